@@ -1,0 +1,175 @@
+/*
+ * The command between fork and execve: first what can fail, then what cannot be undone.
+ */
+#include "launcher.h"
+
+#include <grp.h>
+#include <linux/capability.h>
+#include <linux/securebits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+/*
+ * A process group of its own, in the foreground of the terminal if there is one. Its parent, init,
+ * is of the same session, so the group is not orphaned and the keyboard can stop it.
+ */
+static int take_terminal(void)
+{
+	if (setpgid(0, 0) < 0)
+		return -1;
+	if (state.slave < 0)
+		return 0;
+	/* SIGTTOU is blocked, as is everything. */
+	if (tcsetpgrp(state.slave, getpid()) < 0)
+		return -1;
+	for (int fd = 0; fd <= 2; fd++)
+		if ((state.slave_at & 1u << fd) != 0 && dup2(state.slave, fd) < 0)
+			return -1;
+	return 0;
+}
+
+_Noreturn void command_main(size_t first_step)
+{
+	if (take_terminal() < 0)
+		fail((int)first_step, errno);
+	run_steps(first_step, state.plan->count);
+	_exit(EXIT_SETUP); /* not reached: the last step is exec */
+}
+
+/* Descriptor FROM of ours becomes TO of the command's. The supervisor puts every FROM above every
+ * TO. */
+int step_descriptor(const struct step *step)
+{
+	int from = (int)step->arg[0].number, to = (int)step->arg[1].number;
+
+	if (to == state.error_fd) {
+		state.error_fd = fcntl(state.error_fd, F_DUPFD_CLOEXEC, from + 1);
+		if (state.error_fd < 0) {
+			state.error_fd = to;
+			return -1;
+		}
+	}
+	if (dup2(from, to) < 0)
+		return -1;
+	return from == to ? 0 : close(from);
+}
+
+/* Inside the new root there is no way out of it; a directory that is not under / would be one. */
+int step_chdir(const struct step *step)
+{
+	char path[4096];
+
+	if (chdir(step->arg[0].text) < 0 || getcwd(path, sizeof path) == NULL)
+		return -1;
+	if (path[0] != '/') {
+		errno = EXDEV;
+		return -1;
+	}
+	return 0;
+}
+
+int step_rlimit(const struct step *step)
+{
+	struct rlimit limit = {.rlim_cur = step->arg[1].number, .rlim_max = step->arg[2].number};
+
+	return setrlimit((int)step->arg[0].number, &limit);
+}
+
+/*
+ * Nothing that is executed from here on can gain a capability: not by being root (securebits), not
+ * from a file (bounding set), not from its parent (ambient set). Before the ids change, for this
+ * needs CAP_SETPCAP.
+ */
+int step_bounding_set(const struct step *step)
+{
+	(void)step;
+	if (prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED |
+					     SECBIT_NO_SETUID_FIXUP_LOCKED |
+					     SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
+					     SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED) < 0)
+		return -1;
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
+		return -1;
+	/* EINVAL: the kernel knows no more. Of the first it knows surely. */
+	for (unsigned long capability = 0;; capability++)
+		if (prctl(PR_CAPBSET_DROP, capability) < 0)
+			return errno == EINVAL && capability > 0 ? 0 : -1;
+}
+
+/* Another identity than the one that set up, where the id map holds more than one. */
+int step_credentials(const struct step *step)
+{
+	uid_t uid = (uid_t)step->arg[0].number;
+	gid_t gid = (gid_t)step->arg[1].number;
+
+	return setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 ? -1
+								      : setresuid(uid, uid, uid);
+}
+
+int step_capabilities(const struct step *step)
+{
+	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct none[2] = {{0}};
+
+	(void)step;
+	return (int)syscall(SYS_capset, &header, none);
+}
+
+int step_no_new_privs(const struct step *step)
+{
+	(void)step;
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+}
+
+/* Take COUNT words of an exec step, where the word at *AT says how many. NULL-terminated. */
+static char **take_words(const struct step *step, size_t *at, size_t count)
+{
+	char **words;
+
+	if (count > step->count - *at) {
+		errno = EPROTO;
+		return NULL;
+	}
+	words = calloc(count + 1, sizeof *words);
+	for (size_t i = 0; words != NULL && i < count; i++)
+		words[i] = (char *)step->arg[(*at)++].text;
+	return words;
+}
+
+static size_t take_count(const struct step *step, size_t *at)
+{
+	return *at < step->count ? strtoul(step->arg[(*at)++].text, NULL, 10) : 0;
+}
+
+/*
+ * exec COUNT PATH... COUNT ARGUMENT... VARIABLE...: execute the first PATH that is there, as
+ * execvp(3) does. Which paths, the supervisor decided; which is there, only the new root can tell.
+ */
+int step_exec(const struct step *step)
+{
+	size_t at = 0;
+	char **paths = take_words(step, &at, take_count(step, &at));
+	char **arguments = paths == NULL ? NULL : take_words(step, &at, take_count(step, &at));
+	char **environment = arguments == NULL ? NULL : take_words(step, &at, step->count - at);
+	int error = ENOENT;
+	sigset_t none;
+
+	if (environment == NULL)
+		return -1;
+	umask(state.umask);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+	for (; *paths != NULL; paths++) {
+		execve(*paths, arguments, environment);
+		if (errno == EACCES)
+			error = EACCES;
+		else if (errno != ENOENT && errno != ENOTDIR)
+			return -1;
+	}
+	errno = error;
+	return -1;
+}

@@ -1,0 +1,304 @@
+/*
+ * PID 1 of the capsule.
+ *
+ * It builds the view, forks the command and then waits for four things at once: its children, the
+ * supervisor's word, the supervisor's death and the deadline. When the command ends, everything
+ * ends. It was executed from a file of its own and is not dumpable: nothing of the caller is in its
+ * memory, and nobody inside may look.
+ */
+#include "launcher.h"
+
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <time.h>
+
+/* A byte of the lifeline is a signal's number, with this bit if it is for the whole process group.
+ */
+#define TO_GROUP 0x80
+
+static int64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+int step_undumpable(const struct step *step)
+{
+	(void)step;
+	return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+}
+
+int step_session(const struct step *step)
+{
+	(void)step;
+	return setsid() < 0 ? -1 : 0;
+}
+
+int step_deadline(const struct step *step)
+{
+	state.deadline_ms = step->arg[0].number;
+	return 0;
+}
+
+/* Send the pty's master to the supervisor: the only one who holds it from here on. */
+static int send_master(int master)
+{
+	char byte = 0, room[CMSG_SPACE(sizeof(int))] = {0};
+	struct iovec data = {.iov_base = &byte, .iov_len = 1};
+	struct msghdr message = {
+		.msg_iov = &data,
+		.msg_iovlen = 1,
+		.msg_control = room,
+		.msg_controllen = sizeof room,
+	};
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(header), &master, sizeof master);
+	return sendmsg(TERMINAL_FD, &message, MSG_NOSIGNAL) < 0 ? -1 : 0;
+}
+
+/*
+ * A terminal of the capsule's own, from its own devpts, so that what runs inside never holds the
+ * user's. Init becomes its controlling process; the command, in a process group of its own whose
+ * parent is in the same session, can be stopped and continued from the keyboard.
+ */
+int step_terminal(const struct step *step)
+{
+	cleanup_fd int master = open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+	struct winsize size = {
+		.ws_row = (unsigned short)step->arg[1].number,
+		.ws_col = (unsigned short)step->arg[2].number,
+	};
+	struct termios mode;
+	int locked = 0;
+
+	state.slave_at = (unsigned)step->arg[0].number;
+	if (master < 0 || ioctl(master, TIOCSPTLCK, &locked) < 0)
+		return -1;
+	state.slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (state.slave < 0 || ioctl(state.slave, TIOCSCTTY, 0) < 0)
+		return -1;
+	if (ioctl(state.slave, TIOCSWINSZ, &size) < 0 || tcgetattr(state.slave, &mode) < 0)
+		return -1;
+	mode.c_iflag |= IUTF8;
+	/* Output alone goes to a terminal that is not raw: leave newlines to that one. */
+	if ((state.slave_at & 1) == 0)
+		mode.c_oflag &= ~(tcflag_t)OPOST;
+	if (tcsetattr(state.slave, TCSANOW, &mode) < 0)
+		return -1;
+	return send_master(master);
+}
+
+struct watch {
+	pid_t command;
+	int status; /* the command's wait status, once it ended */
+	bool ended;
+	bool stop_told; /* since the supervisor's last word: a flood of stops cannot fill the pipe
+			 */
+	int64_t started;
+};
+
+static void note_child(struct watch *watch, pid_t pid, int status)
+{
+	struct record stopped = {.kind = RECORD_STOPPED};
+
+	if (pid != watch->command)
+		return;
+	if (!WIFSTOPPED(status)) {
+		watch->status = status;
+		watch->ended = true;
+	} else if (!watch->stop_told) {
+		stopped.value[0] = WSTOPSIG(status);
+		watch->stop_told = send_record(&stopped) == 0;
+	}
+}
+
+/* Take every child that is ready; with BLOCK set, every child there is. */
+static void reap(struct watch *watch, bool block)
+{
+	for (;;) {
+		int status;
+		pid_t pid = waitpid(-1, &status, block ? 0 : WNOHANG | WUNTRACED);
+
+		if (pid > 0)
+			note_child(watch, pid, status);
+		else if (pid == 0 || errno != EINTR)
+			return;
+	}
+}
+
+/*
+ * The end: kill all, reap all, and say how it went. Once each process has been waited for, what
+ * RUSAGE_CHILDREN holds is the account of the whole tree.
+ */
+static _Noreturn void end(struct watch *watch, enum end_reason reason)
+{
+	int64_t wall = now_ns() - watch->started;
+	struct record record = {.kind = RECORD_ENDED};
+	struct rusage usage;
+
+	kill(-1, SIGKILL);
+	reap(watch, true);
+	getrusage(RUSAGE_CHILDREN, &usage);
+	record.value[0] = watch->status;
+	record.value[1] = reason;
+	record.value[2] = wall / 1000;
+	record.value[3] = (int64_t)usage.ru_utime.tv_sec * 1000000 + usage.ru_utime.tv_usec;
+	record.value[4] = (int64_t)usage.ru_stime.tv_sec * 1000000 + usage.ru_stime.tv_usec;
+	record.value[5] = usage.ru_maxrss;
+	record.value[6] = usage.ru_minflt;
+	record.value[7] = usage.ru_majflt;
+	record.value[8] = usage.ru_nvcsw;
+	record.value[9] = usage.ru_nivcsw;
+	send_record(&record);
+	_exit(0);
+}
+
+/* Process group in the foreground of the terminal, else the command's own. */
+static pid_t foreground(const struct watch *watch)
+{
+	pid_t group = state.slave >= 0 ? tcgetpgrp(state.slave) : -1;
+
+	return group > 1 ? group : watch->command;
+}
+
+/* Bytes of the lifeline are signals to pass on; its end is the supervisor's. */
+static void hear_supervisor(struct watch *watch)
+{
+	unsigned char words[64];
+	ssize_t count = read(LIFELINE_FD, words, sizeof words);
+
+	if (count < 0 && (errno == EINTR || errno == EAGAIN))
+		return;
+	if (count <= 0)
+		_exit(0); /* PID 1 ends, and the kernel kills the rest of the namespace */
+	watch->stop_told = false;
+	for (ssize_t i = 0; i < count; i++) {
+		int number = words[i] & ~TO_GROUP;
+
+		kill(words[i] & TO_GROUP ? -foreground(watch) : watch->command, number);
+	}
+}
+
+/* Signals that came from outside the namespace, where the sender has no pid, are for the command.
+ */
+static void hear_signals(struct watch *watch, int signals)
+{
+	struct signalfd_siginfo info;
+
+	while (read(signals, &info, sizeof info) == (ssize_t)sizeof info)
+		if (info.ssi_signo != SIGCHLD && info.ssi_pid == 0)
+			kill(watch->command, (int)info.ssi_signo);
+	reap(watch, false);
+}
+
+/* Milliseconds to the deadline for poll(2), rounded up so that it never wakes before it. */
+static int time_left(const struct watch *watch)
+{
+	int64_t left;
+
+	if (state.deadline_ms == 0)
+		return -1;
+	left = (int64_t)state.deadline_ms - (now_ns() - watch->started) / 1000000;
+	return left <= 0 ? 0 : left > INT_MAX ? INT_MAX : (int)left;
+}
+
+static _Noreturn void watch_over(struct watch *watch, int signals)
+{
+	struct pollfd wait[] = {
+		{.fd = signals, .events = POLLIN},
+		{.fd = LIFELINE_FD, .events = POLLIN},
+		{.fd = SUPERVISOR_FD, .events = POLLIN},
+	};
+
+	for (;;) {
+		int left = time_left(watch);
+
+		if (left == 0)
+			end(watch, END_DEADLINE);
+		if (poll(wait, 3, left) < 0 && errno != EINTR)
+			_exit(EXIT_SETUP);
+		if (wait[2].revents != 0)
+			_exit(0);
+		if (wait[1].revents != 0)
+			hear_supervisor(watch);
+		if (wait[0].revents != 0)
+			hear_signals(watch, signals);
+		if (watch->ended)
+			end(watch, END_COMMAND);
+	}
+}
+
+/* Keep what init itself uses. A descriptor of the command's that stayed open here would never
+ * close. */
+static void close_unused(int signals)
+{
+	const int keep[] = {STATUS_FD, LIFELINE_FD, SUPERVISOR_FD, state.slave, signals};
+	int highest = 0;
+
+	for (size_t i = 0; i < sizeof keep / sizeof keep[0]; i++)
+		if (keep[i] > highest)
+			highest = keep[i];
+	for (int fd = 0; fd < highest; fd++) {
+		bool kept = false;
+
+		for (size_t i = 0; i < sizeof keep / sizeof keep[0]; i++)
+			kept = kept || keep[i] == fd;
+		if (!kept)
+			close(fd);
+	}
+	syscall(SYS_close_range, (unsigned)highest + 1, ~0u, 0);
+}
+
+/* The maps are complete when the byte is there. No byte: the launcher failed, and has said so. */
+static void wait_for_maps(void)
+{
+	char byte;
+	ssize_t got;
+
+	do {
+		got = read(state.go, &byte, 1);
+	} while (got < 0 && errno == EINTR);
+	if (got != 1)
+		_exit(EXIT_SETUP);
+	close(state.go);
+}
+
+_Noreturn void init_main(size_t first_step)
+{
+	size_t first_of_command = plan_phase_end(state.plan, first_step, INIT);
+	struct watch watch = {0};
+	sigset_t all;
+	int signals;
+
+	wait_for_maps();
+	run_steps(first_step, first_of_command);
+	/* All signals are blocked since the launcher's first lines; the descriptor takes them in
+	 * turn. */
+	sigfillset(&all);
+	signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (signals < 0)
+		fail((int)first_of_command, errno);
+	watch.started = now_ns();
+	watch.command = fork();
+	if (watch.command < 0)
+		fail((int)first_of_command, errno);
+	if (watch.command == 0)
+		command_main(first_of_command);
+	close_unused(signals);
+	watch_over(&watch, signals);
+}

@@ -1,0 +1,42 @@
+/*
+ * The parts of the launcher, and what each offers to the others.
+ */
+#ifndef CAPSULE_LAUNCHER_H
+#define CAPSULE_LAUNCHER_H
+
+#include "plan.h"
+
+/* State that steps hand to later steps. The launcher is single-threaded and runs one plan. */
+struct state {
+	const struct plan *plan;
+	int go;		      /* init: end of file or a byte when the id maps are written */
+	pid_t init;	      /* launcher: init's pid */
+	uint64_t deadline_ms; /* init: 0 is none */
+	int slave;	      /* init: the terminal for the command, or -1 */
+	unsigned slave_at;    /* bits 0-2: which of descriptors 0-2 are the terminal */
+	mode_t umask;	      /* the caller's, for the command */
+	int error_fd; /* ERROR_FD, until a named descriptor of the command takes its place */
+};
+
+extern struct state state;
+
+/* main.c: the one way in which anything before exec fails: say which step, and die. */
+_Noreturn void fail(int step, int error);
+
+/* main.c: perform steps FROM..TO; does not return if one fails. */
+void run_steps(size_t from, size_t to);
+
+/* init.c: PID 1 from its first to its last instruction. */
+_Noreturn void init_main(size_t first_step);
+
+/* confine.c: the command from fork to execve. */
+_Noreturn void command_main(size_t first_step);
+
+/* main.c: send one record to the supervisor. */
+int send_record(const struct record *record);
+
+#define STEP(function, word, phases, signature) int step_##function(const struct step *step);
+#include "steps.def"
+#undef STEP
+
+#endif

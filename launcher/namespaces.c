@@ -1,0 +1,170 @@
+/*
+ * The steps of the launcher on the host: namespaces and id maps.
+ */
+#include "launcher.h"
+
+#include <grp.h>
+#include <linux/landlock.h>
+#include <linux/mount.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+/* Supplementary groups of the caller reach files that uid and gid alone do not. */
+int step_drop_groups(const struct step *step)
+{
+	(void)step;
+	return setgroups(0, NULL);
+}
+
+/* Whether the kernel has the call: anything but ENOSYS. Bad arguments make it harmless. */
+static bool has_call(long number)
+{
+	return syscall(number, -1, 0, 0, 0, 0) >= 0 || errno != ENOSYS;
+}
+
+/* Tell the supervisor what this kernel, under these filters, lets us call. */
+int step_features(const struct step *step)
+{
+	struct record record = {.kind = RECORD_FEATURES};
+	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, 1 /* ..._VERSION */);
+
+	(void)step;
+	record.value[0] = has_call(SYS_mount_setattr);
+	record.value[1] = has_call(SYS_openat2);
+	record.value[2] =
+		has_call(SYS_fsopen) && has_call(SYS_open_tree) && has_call(SYS_move_mount);
+	record.value[3] = abi > 0 ? abi : 0;
+	record.value[4] = prctl(PR_GET_SECCOMP);
+	/* With no filter given: EFAULT where filters exist, EINVAL where they do not. */
+	record.value[5] = prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, NULL) < 0 && errno == EFAULT;
+	return send_record(&record);
+}
+
+/*
+ * Clone init into the namespaces. Init becomes the supervisor's child, not ours (CLONE_PARENT):
+ * whoever waits for init knows that the whole PID namespace is gone, and we need not stay for it.
+ */
+int step_namespaces(const struct step *step)
+{
+	struct record started = {.kind = RECORD_STARTED};
+	size_t next = (size_t)(step - state.plan->step) + 1;
+	int go[2];
+	long pid;
+
+	if (pipe2(go, O_CLOEXEC) < 0)
+		return -1;
+	pid = syscall(SYS_clone, step->arg[0].number | CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+	if (pid < 0)
+		return -1;
+	if (pid == 0) {
+		close(go[1]);
+		state.go = go[0];
+		init_main(plan_phase_end(state.plan, next, LAUNCH));
+	}
+	close(go[0]);
+	state.go = go[1];
+	state.init = (pid_t)pid;
+	started.value[0] = pid;
+	return send_record(&started);
+}
+
+/* Write TEXT to /proc/<init>/NAME, in one write as the kernel demands of maps. */
+static int write_init_file(const char *name, const char *text)
+{
+	char path[64];
+	cleanup_fd int fd = -1;
+	size_t size = strlen(text);
+	ssize_t done;
+
+	snprintf(path, sizeof path, "/proc/%d/%s", (int)state.init, name);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	done = write(fd, text, size);
+	if (done < 0)
+		return -1;
+	if ((size_t)done != size) {
+		errno = EIO;
+		return -1;
+	}
+	return 0;
+}
+
+/* Before gid_map: an unprivileged caller may not map groups while setgroups(2) is allowed
+ * (CVE-2014-8989). */
+int step_deny_setgroups(const struct step *step)
+{
+	(void)step;
+	return write_init_file("setgroups", "deny");
+}
+
+int step_gid_map(const struct step *step)
+{
+	return write_init_file("gid_map", step->arg[0].text);
+}
+
+int step_uid_map(const struct step *step)
+{
+	return write_init_file("uid_map", step->arg[0].text);
+}
+
+/* Run newuidmap(1) or newgidmap(1), found by the supervisor: PROGRAM PID then the map's numbers. */
+int step_map_helper(const struct step *step)
+{
+	char numbers[1024], pid[16];
+	char *argv[64] = {(char *)step->arg[0].text, pid};
+	char *const no_environment[] = {NULL};
+	size_t count = 2;
+	pid_t helper;
+	int status;
+
+	snprintf(pid, sizeof pid, "%d", (int)state.init);
+	if (strlen(step->arg[1].text) >= sizeof numbers) {
+		errno = E2BIG;
+		return -1;
+	}
+	strcpy(numbers, step->arg[1].text);
+	for (char *word = strtok(numbers, " "); word != NULL; word = strtok(NULL, " ")) {
+		if (count + 1 == sizeof argv / sizeof argv[0]) {
+			errno = E2BIG;
+			return -1;
+		}
+		argv[count++] = word;
+	}
+	helper = fork();
+	if (helper < 0)
+		return -1;
+	if (helper == 0) {
+		int null = open("/dev/null", O_RDWR);
+		sigset_t none;
+
+		sigemptyset(&none);
+		sigprocmask(SIG_SETMASK, &none, NULL);
+		/* Its words would land in the output of a command that never ran. */
+		for (int fd = 0; fd <= 2; fd++)
+			if (dup2(null, fd) < 0)
+				_exit(127);
+		execve(argv[0], argv, no_environment);
+		_exit(127);
+	}
+	while (waitpid(helper, &status, 0) < 0)
+		if (errno != EINTR)
+			return -1;
+	if (status != 0) {
+		errno = EPERM;
+		return -1;
+	}
+	return 0;
+}
+
+/* The end of a plan that tries the host and runs nothing. */
+int step_stop(const struct step *step)
+{
+	(void)step;
+	_exit(0);
+}

@@ -1,0 +1,163 @@
+/*
+ * Reading a plan.
+ *
+ *	capsule-plan 1 NUL { WORD NUL COUNT NUL { ARGUMENT NUL } }
+ *
+ * Everything is checked before anything is done: an unknown step, a wrong number of arguments, a
+ * number that is none, a relative path, a step out of its phase or bytes left over refuse the
+ * whole.
+ */
+#include "plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct reader {
+	char *at;
+	char *end;
+};
+
+static const char *next_word(struct reader *in)
+{
+	char *word = in->at;
+	char *nul = word == in->end ? NULL : memchr(word, '\0', (size_t)(in->end - word));
+
+	if (nul == NULL)
+		return NULL;
+	in->at = nul + 1;
+	return word;
+}
+
+/* Decimal digits only: no sign, no space, no leading zero, no overflow. */
+static bool parse_number(const char *word, uint64_t *number)
+{
+	uint64_t value = 0;
+
+	if (word[0] == '\0' || (word[0] == '0' && word[1] != '\0'))
+		return false;
+	for (; *word != '\0'; word++) {
+		unsigned digit = (unsigned)(unsigned char)*word - '0';
+
+		if (digit > 9 || value > (UINT64_MAX - digit) / 10)
+			return false;
+		value = value * 10 + digit;
+	}
+	*number = value;
+	return true;
+}
+
+static const struct step_kind *find_kind(const char *word)
+{
+	for (size_t i = 0; i < step_kind_count; i++)
+		if (strcmp(step_kinds[i].word, word) == 0)
+			return &step_kinds[i];
+	return NULL;
+}
+
+static bool parse_argument(char letter, const char *word, union arg *arg)
+{
+	if (letter == 'n')
+		return parse_number(word, &arg->number);
+	arg->text = word;
+	return letter != 'p' || word[0] == '/';
+}
+
+static bool parse_arguments(struct reader *in, struct step *step, union arg *arg)
+{
+	const char *letters = step->kind->signature;
+	bool variadic = letters[0] == '*';
+
+	if (!variadic && strlen(letters) != step->count)
+		return false;
+	step->arg = arg;
+	for (size_t i = 0; i < step->count; i++) {
+		const char *word = next_word(in);
+
+		if (word == NULL || !parse_argument(variadic ? 's' : letters[i], word, &arg[i]))
+			return false;
+	}
+	return true;
+}
+
+/* One step. Its arguments go to ARG, which has a place for every word of the plan. */
+static bool parse_step(struct reader *in, struct step *step, union arg *arg)
+{
+	const char *word = next_word(in);
+	const char *count = next_word(in);
+	uint64_t number;
+
+	if (word == NULL || count == NULL || !parse_number(count, &number))
+		return false;
+	if (number > (uint64_t)(in->end - in->at))
+		return false;
+	step->count = (size_t)number;
+	step->kind = find_kind(word);
+	return step->kind != NULL && parse_arguments(in, step, arg);
+}
+
+size_t plan_phase_end(const struct plan *plan, size_t from, enum phase phase)
+{
+	while (from < plan->count && (plan->step[from].kind->phases & phase) != 0)
+		from++;
+	return from;
+}
+
+/* The phases follow each other, and the end is there: either an exec or a stop, once, at the end.
+ */
+static bool check_order(const struct plan *plan)
+{
+	size_t at = plan_phase_end(plan, 0, LAUNCH);
+
+	at = plan_phase_end(plan, at, INIT);
+	if (plan_phase_end(plan, at, COMMAND) != plan->count || plan->count == 0)
+		return false;
+	for (size_t i = 0; i < plan->count; i++) {
+		const char *word = plan->step[i].kind->word;
+		bool ends = strcmp(word, "exec") == 0 || strcmp(word, "stop") == 0;
+
+		if (ends != (i + 1 == plan->count))
+			return false;
+	}
+	return true;
+}
+
+int plan_parse(struct plan *plan, char *text, size_t size)
+{
+	struct reader in = {text, text + size};
+	const char *version = next_word(&in);
+	size_t words = 0;
+	union arg *arg;
+
+	*plan = (struct plan){0};
+	if (version == NULL || strcmp(version, PLAN_VERSION) != 0 || text[size - 1] != '\0')
+		goto refuse;
+	for (char *at = in.at; at < in.end; at++)
+		words += *at == '\0';
+	/* A step has at least two words, and no more arguments than there are words. */
+	plan->step = calloc(words / 2 + 1, sizeof *plan->step);
+	arg = calloc(words + 1, sizeof *arg);
+	if (plan->step == NULL || arg == NULL) {
+		free(plan->step);
+		free(arg);
+		errno = ENOMEM;
+		return -1;
+	}
+	plan->step[0].arg = arg;
+	while (in.at < in.end) {
+		struct step *step = &plan->step[plan->count++];
+
+		if (!parse_step(&in, step, arg))
+			goto refuse_free;
+		arg += step->count;
+	}
+	if (check_order(plan))
+		return 0;
+refuse_free:
+	/* The first step's arguments begin the one array; an empty plan still holds it. */
+	free(plan->step[0].arg);
+	free(plan->step);
+refuse:
+	*plan = (struct plan){0};
+	errno = EPROTO;
+	return -1;
+}

@@ -1,0 +1,52 @@
+/*
+ * The plan: what the supervisor decided, as a list of steps.
+ */
+#ifndef CAPSULE_PLAN_H
+#define CAPSULE_PLAN_H
+
+#include "util.h"
+#include <stddef.h>
+
+/* Where a step may stand. A plan goes through these once, in this order. */
+enum phase { LAUNCH = 1, INIT = 2, COMMAND = 4 };
+
+union arg {
+	const char *text;
+	uint64_t number;
+};
+
+struct step;
+typedef int (*step_function)(const struct step *step);
+
+struct step_kind {
+	const char *word;
+	unsigned phases;
+	const char *signature;
+	step_function run; /* 0, or -1 with errno set */
+};
+
+struct step {
+	const struct step_kind *kind;
+	size_t count;
+	union arg *arg;
+};
+
+struct plan {
+	size_t count;
+	struct step *step;
+};
+
+/* Larger than any argument list and environment that execve(2) takes. */
+#define PLAN_MAX (8u << 20)
+#define PLAN_VERSION "capsule-plan 1"
+
+extern const struct step_kind step_kinds[];
+extern const size_t step_kind_count;
+
+/* Parse TEXT, which must stay in place while the plan is used. -1 with errno EPROTO or ENOMEM. */
+int plan_parse(struct plan *plan, char *text, size_t size);
+
+/* First step at or after FROM that does not belong to the PHASE. */
+size_t plan_phase_end(const struct plan *plan, size_t from, enum phase phase);
+
+#endif

@@ -1,0 +1,95 @@
+/*
+ * What every part of the launcher needs: descriptors, the two pipes, the raw system calls.
+ */
+#ifndef CAPSULE_UTIL_H
+#define CAPSULE_UTIL_H
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <linux/types.h>
+
+/* Where the supervisor puts its descriptors; src/capsule/launch.py says the same. */
+enum {
+	PLAN_FD = 3,	   /* the plan: a memfd, read once */
+	ERROR_FD = 4,	   /* one report (step, errno), or end of file when the command runs */
+	STATUS_FD = 5,	   /* records: started, stopped, ended */
+	LIFELINE_FD = 6,   /* end of file: the supervisor is gone; a byte: a signal to pass on */
+	SUPERVISOR_FD = 7, /* pidfd of the supervisor, readable when it is gone */
+	TERMINAL_FD = 8, /* socket over which the pty's master leaves (only with a terminal step) */
+	FIRST_USER_FD = 10,
+};
+
+/* Exit status of a launcher, init or command that failed before exec. The error pipe says why. */
+#define EXIT_SETUP 125
+
+enum record_kind {
+	RECORD_STARTED = 1, /* init's pid, as the host sees it */
+	RECORD_FEATURES,
+	RECORD_STOPPED,
+	RECORD_ENDED,
+};
+
+/* One message on the status pipe; far below PIPE_BUF, so a write is all or nothing. */
+struct record {
+	int64_t kind;
+	int64_t value[11];
+};
+
+enum end_reason { END_COMMAND, END_DEADLINE };
+
+static inline void close_fd(int *fd)
+{
+	if (*fd >= 0)
+		close(*fd);
+}
+#define cleanup_fd __attribute__((cleanup(close_fd)))
+
+/* Write all of DATA, whatever a signal or a full pipe cuts off. */
+static inline int write_all(int fd, const void *data, size_t size)
+{
+	const char *at = data;
+
+	while (size > 0) {
+		ssize_t done = write(fd, at, size);
+
+		if (done < 0 && errno == EINTR)
+			continue;
+		if (done <= 0)
+			return -1;
+		at += done;
+		size -= (size_t)done;
+	}
+	return 0;
+}
+
+/* Numbers of system calls younger than the oldest C library we build with; the same on every CPU.
+ */
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#define SYS_move_mount 429
+#define SYS_fsopen 430
+#define SYS_fsconfig 431
+#define SYS_fsmount 432
+#define SYS_fspick 433
+#endif
+#ifndef SYS_close_range
+#define SYS_close_range 436
+#endif
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+#ifndef SYS_landlock_create_ruleset
+#define SYS_landlock_create_ruleset 444
+#endif
+
+#endif

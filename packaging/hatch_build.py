@@ -1,0 +1,137 @@
+"""Build hook: compiles the launcher and places it inside the package.
+
+There is one static executable for each CPU architecture and nothing that depends on the version
+of Python, so the wheel is `py3-none-linux_<cpu>`. Building it writes nothing into the source tree;
+only an editable install, which runs from the tree, gets its launcher there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.config import BuilderConfig
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+NAME = "capsule-launch"
+CPUS = ("x86_64", "aarch64")
+
+# CFLAGS and LDFLAGS are not read: what hardens the launcher is not left to the environment.
+# -static-pie: no loader and no library of the host takes part, and addresses are random, for some
+# 0.01 ms a start over -static. -U: some distributions predefine _FORTIFY_SOURCE.
+FLAGS = shlex.split(
+    "-std=gnu11 -O2 -Wall -Wextra -Werror"
+    " -fstack-protector-strong -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2"
+    " -fPIE -static-pie -Wl,-z,relro,-z,now,-z,noexecstack"
+)
+REMEDY = (
+    "install gcc and the static C library"
+    " (Debian and Ubuntu: gcc libc6-dev; Fedora: gcc glibc-static) and run the same command again"
+)
+
+
+class LauncherBuildHook(BuildHookInterface[BuilderConfig]):
+    """Compiles launcher/*.c for the wheel at hand."""
+
+    scratch: tempfile.TemporaryDirectory[str] | None = None
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and tell hatchling where the executable goes and which CPU the wheel is for."""
+        forget_bytecode()
+        if sys.platform != "linux":
+            raise not_installed(f"it runs on Linux only, and this is {sys.platform}")
+        root = Path(self.root)
+        compiler = find_compiler()
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-linux_{target_cpu(compiler)}"
+        if version == "editable":
+            compile_launcher(compiler, root, root / "src" / "capsule" / NAME)
+        else:
+            self.scratch = tempfile.TemporaryDirectory(prefix="capsule-build-")
+            executable = Path(self.scratch.name) / NAME
+            compile_launcher(compiler, root, executable)
+            build_data["force_include"][str(executable)] = f"capsule/{NAME}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
+        """Remove the scratch directory, now that the wheel holds the executable."""
+        if self.scratch:
+            self.scratch.cleanup()
+
+
+def find_compiler() -> list[str]:
+    """Return the command of the C compiler: $CC, or the first of the usual names."""
+    if named := shlex.split(os.environ.get("CC", "")):
+        if shutil.which(named[0]):
+            return named
+        raise not_installed(f"CC names {named[0]}, which was not found; unset CC, or {REMEDY}")
+    for name in ("cc", "gcc", "clang"):
+        if shutil.which(name):
+            return [name]
+    raise not_installed(f"no C compiler was found (cc, gcc or clang); {REMEDY}")
+
+
+def target_cpu(compiler: list[str]) -> str:
+    """Return the CPU that the compiler compiles for, which need not be the one it runs on."""
+    machine = run([*compiler, "-dumpmachine"]).stdout.strip()
+    cpu = machine.partition("-")[0]
+    if cpu not in CPUS:
+        raise not_installed(
+            f"it runs on {' and '.join(CPUS)} only,"
+            f" and {compiler[0]} compiles for {machine or 'an unknown machine'}"
+        )
+    return cpu
+
+
+def compile_launcher(compiler: list[str], root: Path, executable: Path) -> None:
+    """Compile the launcher into `executable`, replacing in one step one that may be running."""
+    # Relative names and a fixed order: the same sources give the same bytes wherever the tree lies.
+    sources = sorted(str(path.relative_to(root)) for path in (root / "launcher").glob("*.c"))
+    unfinished = executable.with_name(f".{NAME}.new")
+    build = run([*compiler, *FLAGS, "-o", str(unfinished), *sources], cwd=root)
+    if build.returncode != 0:
+        unfinished.unlink(missing_ok=True)
+        if not makes_static_programs(compiler):
+            raise not_installed(f"{compiler[0]} cannot make a static program; {REMEDY}")
+        raise not_installed(
+            f"its launcher does not compile with {compiler[0]}:\n{build.stderr.rstrip()}"
+        )
+    unfinished.chmod(0o755)
+    unfinished.replace(executable)
+
+
+def makes_static_programs(compiler: list[str]) -> bool:
+    """Tell whether the compiler, with the launcher's flags, manages the smallest program."""
+    program = '#include <stdio.h>\nint main(void) { return puts("") < 0; }\n'
+    with tempfile.TemporaryDirectory(prefix="capsule-build-") as scratch:
+        command = [*compiler, *FLAGS, "-x", "c", "-", "-o", f"{scratch}/a.out"]
+        return run(command, stdin=program).returncode == 0
+
+
+def run(
+    command: list[str], *, cwd: Path | None = None, stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a compiler with untranslated messages."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    return subprocess.run(
+        command, cwd=cwd, input=stdin, env=environment, text=True, capture_output=True, check=False
+    )
+
+
+def forget_bytecode() -> None:
+    """Remove the bytecode that Python wrote beside this file on loading it."""
+    if __spec__.cached:
+        with contextlib.suppress(OSError):
+            Path(__spec__.cached).unlink()
+            Path(__spec__.cached).parent.rmdir()
+
+
+def not_installed(reason: str) -> SystemExit:
+    """Make the end of the build: one sentence, where an exception would bring a page of frames."""
+    return SystemExit(f"Capsule was not installed: {reason}.")

@@ -1,0 +1,256 @@
+"""The glue: who reads this has read the architecture."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from .command import resolve
+from .errors import PolicyError
+from .host import probe
+from .launch import launch
+from .plan import Plan, Terminal, make_plan
+from .policy import Limits, Policy
+from .spawn import FIRST_USER_FD
+from .supervise import Encoding, Process, Streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import IO, Any
+
+    from .result import Result
+
+    Args = Sequence[str | bytes | os.PathLike[str]]
+    Stdio = int | IO[Any] | None
+
+# The values of subprocess, so that either module's names do; INHERIT is Capsule's own.
+PIPE, STDOUT, DEVNULL, INHERIT = -1, -2, -3, -4
+
+
+def run(
+    args: Args,
+    policy: Policy | None = None,
+    *,
+    input: bytes | str | None = None,
+    stdin: Stdio = None,
+    stdout: Stdio = PIPE,
+    stderr: Stdio = PIPE,
+    text: bool = False,
+    encoding: str | None = None,
+    errors: str | None = None,
+    check: bool = False,
+    pass_fds: Iterable[int] = (),
+    **overrides: Any,
+) -> Result:
+    """Run a command in a capsule and return how it ended.
+
+    The words are those of `subprocess.run`; docs/python.md lists the differences. Output is
+    captured up to ``Limits.output``, standard input is empty, the environment is the default one.
+
+    Args:
+        args: the command and its arguments; never a shell string.
+        policy: what it may see and do; None is ``Policy()``.
+        input: what it reads from standard input.
+        stdin: DEVNULL (which None means), INHERIT, a descriptor or a file.
+        stdout: PIPE, DEVNULL, INHERIT, a descriptor or a file.
+        stderr: likewise, or STDOUT.
+        text: give and take str instead of bytes.
+        encoding: of that text, UTF-8 unless given; implies *text*.
+        errors: how to decode, "replace" unless given; implies *text*.
+        check: raise CommandFailed unless the command ended with status 0.
+        pass_fds: further descriptors that the command keeps, under their own numbers.
+        overrides: fields of the policy or of its limits to change: ``timeout=5``, ``cwd="/data"``.
+
+    Raises:
+        PolicyError: the request is wrong; nothing was started.
+        HostError: this host cannot give what is required.
+        SetupError: a step failed; the command did not run.
+        CommandFailed: only with *check*.
+    """
+    if input is not None and stdin is not None:
+        raise PolicyError("input and stdin exclude each other", field="input")
+    with start(
+        args,
+        policy,
+        input=input,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        text=text,
+        encoding=encoding,
+        errors=errors,
+        pass_fds=pass_fds,
+        **overrides,
+    ) as process:
+        result = process.wait()
+    return result.check() if check else result
+
+
+def start(
+    args: Args,
+    policy: Policy | None = None,
+    *,
+    input: bytes | str | None = None,
+    stdin: Stdio = None,
+    stdout: Stdio = PIPE,
+    stderr: Stdio = PIPE,
+    text: bool = False,
+    encoding: str | None = None,
+    errors: str | None = None,
+    pass_fds: Iterable[int] = (),
+    terminal: Terminal | None = None,
+    **overrides: Any,
+) -> Process:
+    """Start a command in a capsule and return once it runs.
+
+    As `run`, but ``stdin=PIPE`` gives a writer, and `Process.stdout` and `Process.stderr` read while
+    the command runs. Use it in a ``with`` block: leaving it kills and reaps everything.
+
+    Args:
+        args: as `run`, and so are those that are not named here.
+        policy: as `run`.
+        input: as `run`.
+        stdin: as `run`, or PIPE.
+        stdout: as `run`.
+        stderr: as `run`.
+        text: as `run`.
+        encoding: as `run`.
+        errors: as `run`.
+        pass_fds: as `run`.
+        terminal: give the command a terminal of its own; `Process.terminal` is its other side.
+        overrides: as `run`.
+
+    Raises:
+        PolicyError, HostError, SetupError: as `run`.
+    """
+    policy = override(policy, overrides)
+    host = probe()
+    command = resolve(args, policy)
+    coding = _encoding(text, encoding, errors)
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+        streams = Streams(input=_input_bytes(input, coding), encoding=coding)
+        ours.callback(streams.close)
+        given = PIPE if input is not None else DEVNULL if stdin is None else stdin
+        stdio = [
+            _open_stdin(given, streams, theirs),
+            (out := _open_output(stdout, "stdout", streams, theirs, 1)),
+            out if stderr == STDOUT else _open_output(stderr, "stderr", streams, theirs, 2),
+        ]
+        passed = _checked_fds(pass_fds)
+        pairs = _pairs(passed)
+        plan = make_plan(policy, host, command, descriptors=pairs, terminal=terminal)
+        sources = _padded(passed, pairs)
+        if terminal is None:
+            running = launch(plan, host, command, stdio, passed=sources)
+            master = None
+        else:
+            from .terminal import launch_with_terminal
+
+            running, master = launch_with_terminal(plan, host, command, stdio, sources)
+        ours.pop_all()
+        return Process(running, plan, policy.limits, streams, master)
+
+
+def plan(args: Args, policy: Policy | None = None, **overrides: Any) -> Plan:
+    """Return every step that `run` would take, in order; nothing is executed.
+
+    ``print(capsule.plan(["make"]))`` shows the text of ``capsule plan make``.
+
+    Raises:
+        PolicyError, HostError: as `run`.
+    """
+    policy = override(policy, overrides)
+    return make_plan(policy, probe(), resolve(args, policy))
+
+
+def override(policy: Policy | None, overrides: Mapping[str, Any]) -> Policy:
+    """The policy with some of its fields, or of its limits', changed. None leaves a field as it is."""
+    policy = Policy() if policy is None else policy
+    given = {name: value for name, value in overrides.items() if value is not None}
+    limits = {name: given.pop(name) for name in Limits.__value_fields__ if name in given}
+    if limits:
+        given["limits"] = given.get("limits", policy.limits).replace(**limits)
+    return policy.replace(**given) if given else policy
+
+
+# --- descriptors ---------------------------------------------------------------------------
+
+
+def _encoding(text: bool, encoding: str | None, errors: str | None) -> Encoding | None:
+    if not (text or encoding or errors):
+        return None
+    return Encoding(encoding or "utf-8", errors or "replace")
+
+
+def _input_bytes(data: bytes | str | None, coding: Encoding | None) -> bytes:
+    if isinstance(data, str):
+        if coding is None:
+            raise PolicyError("input: text needs text=True", field="input", value="...")
+        return data.encode(coding.encoding)
+    return b"" if data is None else bytes(data)
+
+
+def _null(theirs: contextlib.ExitStack) -> int:
+    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    theirs.callback(os.close, fd)
+    return fd
+
+
+def _open_stdin(given: Stdio, streams: Streams, theirs: contextlib.ExitStack) -> int:
+    if given != PIPE:
+        return _open(given, "stdin", 0, theirs)
+    read, write = os.pipe()
+    theirs.callback(os.close, read)
+    streams.stdin = write
+    return read
+
+
+def _open_output(
+    given: Stdio, name: str, streams: Streams, theirs: contextlib.ExitStack, number: int
+) -> int:
+    if given != PIPE:
+        return _open(given, name, number, theirs)
+    read, write = os.pipe()
+    theirs.callback(os.close, write)
+    setattr(streams, name, read)
+    return write
+
+
+def _open(given: Stdio, name: str, number: int, theirs: contextlib.ExitStack) -> int:
+    """The descriptor that is meant. One of the caller's own that is closed becomes /dev/null."""
+    if given == DEVNULL or given is None:
+        return _null(theirs)
+    fd = number if given == INHERIT else given if isinstance(given, int) else given.fileno()
+    try:
+        os.fstat(fd)
+    except OSError:
+        if given == INHERIT:
+            return _null(theirs)
+        raise PolicyError(f"{name}: descriptor {fd} is not open", field=name, value=fd) from None
+    return fd
+
+
+def _checked_fds(fds: Iterable[int]) -> tuple[int, ...]:
+    passed = tuple(sorted(set(fds)))
+    for fd in passed:
+        try:
+            os.fstat(fd)
+        except OSError:
+            message = f"pass_fds: descriptor {fd} is not open"
+            raise PolicyError(message, field="pass_fds", value=fd) from None
+        if fd <= 2:
+            hint = "descriptors 0 to 2 are stdin, stdout and stderr"
+            raise PolicyError(f"pass_fds: {fd} is standard", field="pass_fds", value=fd, hint=hint)
+    return passed
+
+
+def _pairs(passed: Sequence[int]) -> list[tuple[int, int]]:
+    """(Where the launcher gets it, the command's number). The former lie above all of the latter."""
+    base = max(FIRST_USER_FD, passed[-1] + 1) if passed else FIRST_USER_FD
+    return [(base + i, fd) for i, fd in enumerate(passed)]
+
+
+def _padded(passed: Sequence[int], pairs: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """What spawn puts where: launcher's number to the caller's."""
+    return {ours: fd for (ours, _), fd in zip(pairs, passed, strict=True)}

@@ -1,0 +1,303 @@
+"""What is to be run: the argument vector, where its program lies, and what that needs to be seen.
+
+This reads the host's files with the caller's rights, before the plan, so that the plan can be pure.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from .errors import PolicyError
+from .values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .policy import Policy
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PASSED_ON = ("PATH", "LANG", "LANGUAGE", "TERM", "COLORTERM", "TZ")
+
+# Where a private home, or the working directory, would hide or reveal what it must not.
+SYSTEM_PLACES = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+OWN_PLACES = ("/etc", "/proc", "/dev", "/sys", "/run")
+SHARED_PLACES = ("/tmp", "/var/tmp", "/var", "/home", "/mnt", "/media", "/opt", "/srv", "/boot")
+
+_SCRIPT_DEPTH = 4
+
+
+class Command(Value):
+    """A command with all that was found out about it.
+
+    Attributes:
+        args: the argument vector.
+        paths: the paths to execute, the first that is there counts.
+        found: the one that is there on the host, or None.
+        cwd: working directory inside.
+        env: NAME=VALUE words.
+        home: home directory inside.
+        working_directory: directory of the host to show read-only at its own path, or None.
+        shown: (path, reason) of what else of the host the program needs, read-only.
+        root_entries: (path inside, link target or None) of what ``Policy.root`` holds.
+    """
+
+    args: tuple[str, ...]
+    paths: tuple[str, ...]
+    found: str | None
+    cwd: str
+    env: tuple[str, ...]
+    home: str
+    working_directory: str | None = None
+    shown: tuple[tuple[str, str], ...] = ()
+    root_entries: tuple[tuple[str, str | None], ...] = ()
+
+
+def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> Command:
+    """Find out where the command lies and what it needs.
+
+    Raises:
+        PolicyError: there is no command, or a word of it cannot be passed on.
+    """
+    words = _words(args)
+    homes = _homes()
+    home = _home(policy, homes[0])
+    env = _environment(policy, home)
+    cwd, working_directory = _working_directory(policy, homes)
+    paths = _candidates(words[0], env.get("PATH", os.defpath), cwd)
+    found = None if policy.root else next(filter(_is_executable, paths), None)
+    shown: dict[str, str] = {}
+    if found is not None:
+        for path, reason in _needs(found, env.get("PATH", os.defpath), homes):
+            shown.setdefault(path, reason)
+    return Command(
+        args=words,
+        paths=paths,
+        found=found,
+        cwd=cwd,
+        env=tuple(f"{name}={value}" for name, value in env.items()),
+        home=home,
+        working_directory=working_directory,
+        shown=tuple(shown.items()),
+        root_entries=() if policy.root is None else _root_entries(policy.root),
+    )
+
+
+def is_below(path: str, top: str) -> bool:
+    """Whether a path is *top* or lies below it. Both are normal and absolute."""
+    return path == top or path.startswith(top.rstrip("/") + "/")
+
+
+def _words(args: Sequence[str | bytes | os.PathLike[str]]) -> tuple[str, ...]:
+    if isinstance(args, (str, bytes)) or not args:
+        hint = 'pass a list of words, for instance ["ls", "-l"]; a shell is ["sh", "-c", "..."]'
+        raise PolicyError(f"args: not a command: {args!r}", field="args", value=args, hint=hint)
+    try:
+        words = tuple(os.fsdecode(word) for word in args)
+    except TypeError:
+        raise PolicyError("args: not all words are text", field="args", value=args) from None
+    if not words[0] or any("\0" in word for word in words):
+        raise PolicyError("args: an empty command or a NUL byte", field="args", value=args)
+    return words
+
+
+def _root_entries(root: str) -> tuple[tuple[str, str | None], ...]:
+    """What lies directly in a directory that is to be the root, but for what Capsule makes itself."""
+    own = ("proc", "dev", "sys", "tmp")
+    try:
+        with os.scandir(root) as entries:
+            found = {e.name: os.readlink(e.path) if e.is_symlink() else None for e in entries}
+    except OSError as error:
+        hint = "pass a directory that holds a root file system, for instance an unpacked image"
+        message = f"root: cannot read {root}: {error.strerror}"
+        raise PolicyError(message, field="root", value=root, hint=hint) from None
+    return tuple((f"/{name}", found[name]) for name in sorted(found) if name not in own)
+
+
+def _homes() -> list[str]:
+    """Home directories, the caller's first: none of them is shown unasked."""
+    own = os.environ.get("HOME", "")
+    homes = [os.path.normpath(own)] if own.startswith("/") and own != "/" else ["/root"]
+    uid = str(os.geteuid())
+    try:
+        with open("/etc/passwd", encoding="utf-8", errors="surrogateescape") as lines:
+            rows = [line.rstrip("\n").split(":") for line in lines]
+    except OSError:
+        rows = []
+    homes += [
+        os.path.normpath(row[5])
+        for row in rows
+        if len(row) == 7 and (row[2] in (uid, "0") or (row[2].isdigit() and int(row[2]) >= 1000))
+    ]
+    homes += [real for home in homes if (real := os.path.realpath(home)) != home]
+    return [home for home in homes if home.startswith("/") and home != "/"]
+
+
+def _home(policy: Policy, own: str) -> str:
+    """Where the private home is: at the caller's own path, unless that is part of the system."""
+    places = (*SYSTEM_PLACES, *OWN_PLACES)
+    if policy.root or any(is_below(own, place) for place in places) or own in SHARED_PLACES:
+        return "/root"
+    return own
+
+
+def _environment(policy: Policy, home: str) -> dict[str, str]:
+    if policy.env is not None:
+        return dict(policy.env)
+    host = os.environ
+    if policy.inherit_env:
+        env = dict(host)
+    else:
+        env = {n: host[n] for n in host if n in PASSED_ON or n.startswith("LC_")}
+        env["HOME"] = home
+        env["USER"] = "root" if policy.uid == 0 else "user"
+    env.setdefault("PATH", DEFAULT_PATH)
+    for name, value in policy.extra_env:
+        if value is not None:
+            env[name] = value
+        elif name in host:
+            env[name] = host[name]
+    return env
+
+
+def _working_directory(policy: Policy, homes: list[str]) -> tuple[str, str | None]:
+    """(Where the command starts, what to show there). Homes and system places are never shown."""
+    try:
+        base = os.getcwd()
+    except FileNotFoundError:
+        base = ""
+    if policy.cwd is None and policy.root:
+        return "/", None
+    if not base and (policy.cwd is None or not policy.cwd.startswith("/")):
+        hint = "change to a directory that exists, or name one with --chdir (cwd=)"
+        raise PolicyError("cwd: the working directory is gone", field="cwd", hint=hint)
+    cwd = os.path.normpath(os.path.join(base, policy.cwd or "."))
+    cwd = "/" + cwd.lstrip("/")
+    if policy.root or any(is_below(cwd, mount.at) for mount in policy.mounts):
+        return cwd, None
+    if _may_show(cwd, homes) and os.path.isdir(cwd):
+        return cwd, cwd
+    return (cwd, None) if policy.cwd is not None or _is_inside(cwd, homes) else ("/", None)
+
+
+def _may_show(path: str, homes: list[str]) -> bool:
+    """Whether a directory may be shown without being asked for."""
+    for name in {path, os.path.realpath(path)}:
+        if name == "/" or name in SHARED_PLACES or any(is_below(home, name) for home in homes):
+            return False
+        if any(is_below(name, place) for place in OWN_PLACES):
+            return False
+    return True
+
+
+def _is_inside(path: str, homes: list[str]) -> bool:
+    """Whether a directory that is not shown still has a namesake in every capsule."""
+    places = ("/", "/tmp", "/var/tmp", "/etc", "/proc", "/dev", "/run", "/var")
+    return path in places or is_below(homes[0], path)
+
+
+def _candidates(name: str, search: str, cwd: str) -> tuple[str, ...]:
+    """The paths that execvp(3) would try, in its order. Relative parts of PATH are not searched."""
+    if "/" in name:
+        return (os.path.join(cwd, name),)
+    folders = [folder for folder in search.split(":") if folder.startswith("/")]
+    return tuple(os.path.join(folder, name) for folder in folders) or (f"/usr/bin/{name}",)
+
+
+def _is_executable(path: str) -> bool:
+    return os.path.isfile(path) and os.access(path, os.X_OK)
+
+
+def _needs(found: str, search: str, homes: list[str]) -> Iterator[tuple[str, str]]:
+    """What lies outside of the system's places but has to be seen for the program to start."""
+    program: str | None = found
+    for _ in range(_SCRIPT_DEPTH):
+        if program is None:
+            return
+        for hop in _hops(program):
+            yield from _around(hop, homes)
+        program = _interpreter(os.path.realpath(program), search)
+
+
+def _hops(path: str) -> Iterator[str]:
+    """The path, and each path that its links lead to."""
+    for _ in range(40):
+        yield path
+        try:
+            target = os.readlink(path)
+        except OSError:
+            break
+        path = os.path.normpath(os.path.join(os.path.dirname(path), target))
+    real = os.path.realpath(path)
+    if real != path:
+        yield real
+
+
+def _around(path: str, homes: list[str]) -> Iterator[tuple[str, str]]:
+    """The file itself, and the prefix in which its libraries lie."""
+    if any(is_below(path, place) for place in SYSTEM_PLACES):
+        return
+    folder = os.path.dirname(path)
+    prefix = os.path.dirname(folder)
+    if os.path.basename(folder) in ("bin", "sbin", "shims") and _may_show(prefix, homes):
+        yield from _prefix(prefix, folder)
+    yield path, "the command"
+
+
+def _prefix(prefix: str, folder: str) -> Iterator[tuple[str, str]]:
+    if os.path.basename(prefix) == ".cargo":
+        # Its other files hold the registry's token. What rustup starts lies elsewhere.
+        yield folder, "its toolchain"
+        rustup = os.environ.get("RUSTUP_HOME", os.path.join(os.path.dirname(prefix), ".rustup"))
+        if os.path.isdir(rustup):
+            yield rustup, "its toolchain"
+    elif os.path.basename(prefix) == ".local":
+        # Beside the programs of one user lie the data of all: only what programs are made of.
+        for part in ("bin", "lib", "lib64"):
+            if os.path.isdir(f"{prefix}/{part}"):
+                yield f"{prefix}/{part}", "its toolchain"
+    elif any(os.path.exists(f"{prefix}/{part}") for part in ("pyvenv.cfg", "lib", "lib64", "libexec")):
+        yield prefix, "its toolchain"
+        yield from _base_python(prefix)
+
+
+def _base_python(prefix: str) -> Iterator[tuple[str, str]]:
+    """The installation that a virtual environment was made from; PEP 405."""
+    for name in _venv_homes(prefix):
+        base = os.path.dirname(os.path.normpath(name))
+        if base not in ("/", prefix) and not any(is_below(base, place) for place in SYSTEM_PLACES):
+            yield base, "its Python"
+    if prefix == sys.prefix != sys.base_prefix and not is_below(sys.base_prefix, "/usr"):
+        yield sys.base_prefix, "its Python"
+
+
+def _venv_homes(prefix: str) -> Iterator[str]:
+    try:
+        with open(f"{prefix}/pyvenv.cfg", encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                name, _, value = line.partition("=")
+                if name.strip().lower() == "home" and value.strip().startswith("/"):
+                    yield value.strip()
+    except OSError:
+        return
+
+
+def _interpreter(path: str, search: str) -> str | None:
+    """What a script's first line names; execve(2). Through env(1) too."""
+    try:
+        with open(path, "rb") as file:
+            first = file.read(256).split(b"\n", 1)[0]
+    except OSError:
+        return None
+    if not first.startswith(b"#!"):
+        return None
+    words = os.fsdecode(first[2:]).split()
+    if not words or not words[0].startswith("/"):
+        return None
+    if os.path.basename(words[0]) != "env":
+        return words[0]
+    names = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
+    if not names:
+        return None
+    return next(filter(_is_executable, _candidates(names[0], search, "/")), None)

@@ -1,0 +1,177 @@
+"""What a failed step means and what to do: one table, from the step and the errno to a sentence."""
+
+from __future__ import annotations
+
+import errno
+
+from . import steps as s
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .command import Command
+    from .host import Host
+    from .steps import Step
+
+    Hint = str | Callable[["Step"], str]
+
+_NO_USERNS = (
+    "this host does not let you make user namespaces; `capsule doctor` says which setting it is"
+)
+_PROC = (
+    "the /proc of this container is covered in places, so the kernel gives out no new one; "
+    "run the container with an unmasked /proc (docker: --security-opt systempaths=unconfined)"
+)
+
+
+def _missing(step: Step) -> str:
+    return f"{step.path} does not exist on this host: create it, or correct the path"
+
+
+def _unreadable(step: Step) -> str:
+    return f"you may not open {step.path}, or search a directory above it: check its permissions"
+
+
+def _no_place(step: Step) -> str:
+    return (
+        f"the place {step.path} would have to be made inside a directory of the host, which Capsule "
+        "does not do: create it there first, or choose another place"
+    )
+
+
+# (class of step, errno) -> what to do. The errno 0 stands for any that has no row of its own.
+HINTS: dict[tuple[type[Step], int], Hint] = {
+    (s.Namespaces, errno.EPERM): _NO_USERNS,
+    (s.Namespaces, errno.EACCES): _NO_USERNS,
+    (s.Namespaces, errno.ENOSPC): (
+        "the limit of user namespaces or their nesting is reached: raise the sysctls "
+        "user.max_user_namespaces and user.max_*_namespaces"
+    ),
+    (s.Namespaces, errno.EUSERS): "user namespaces are nested too deeply (32 levels)",
+    (s.Namespaces, errno.EINVAL): "the kernel was built without one of these namespaces",
+    (s.Namespaces, errno.EAGAIN): "too many processes of this user: raise ulimit -u",
+    (s.Namespaces, errno.ENOMEM): "the host is out of memory",
+    (s.UidMap, errno.EPERM): _NO_USERNS,
+    (s.GidMap, errno.EPERM): _NO_USERNS,
+    (s.DenySetgroups, errno.EPERM): _NO_USERNS,
+    (s.DenySetgroups, errno.EACCES): _NO_USERNS,
+    (s.DenySetgroups, errno.ENOENT): "/proc has to be mounted on the host",
+    (s.MapHelper, errno.EPERM): (
+        "newuidmap or newgidmap refused the map: check the caller's lines in /etc/subuid and "
+        "/etc/subgid, and that the helpers are set-uid root"
+    ),
+    (s.Private, errno.EPERM): (
+        "the user namespace came without capabilities: AppArmor restricts it. As root, install a "
+        "profile that grants userns to Capsule's launcher; `capsule doctor` prints it"
+    ),
+    (s.Private, errno.EACCES): (
+        "the user namespace came without capabilities: AppArmor restricts it. As root, install a "
+        "profile that grants userns to Capsule's launcher; `capsule doctor` prints it"
+    ),
+    (s.Tree, errno.ENOENT): _missing,
+    (s.Tree, errno.ENOTDIR): _missing,
+    (s.Tree, errno.EACCES): _unreadable,
+    (s.Tree, errno.ELOOP): "its symbolic links lead in a circle",
+    (s.Tree, errno.ENAMETOOLONG): "the path is longer than the kernel takes (4095 bytes)",
+    (s.Tree, errno.EINVAL): "a mount below it cannot be copied (for instance a namespace file)",
+    (s.Tree, errno.EPERM): "the kernel refuses to restrict this mount; show a directory below it",
+    (
+        s.Device,
+        errno.ENOENT,
+    ): "the host's /dev lacks this device; mount a devtmpfs or create the node",
+    (s.Device, errno.ENODEV): "the host's /dev holds something else under this name: repair it",
+    (s.Proc, errno.EPERM): _PROC,
+    (s.Identity, errno.EINVAL): "the id is not in the map: choose another --uid or --gid",
+    (s.PivotRoot, errno.EINVAL): (
+        "the current root is no mount point of its own (a chroot): start Capsule outside of it"
+    ),
+    (s.Attach, errno.ENOENT): _no_place,
+    (s.Attach, errno.ENOTDIR): "a file can only be put over a file, a directory over a directory",
+    (s.Attach, errno.EISDIR): "a file can only be put over a file, a directory over a directory",
+    (s.Attach, errno.EINVAL): "a file can only be put over a file, a directory over a directory",
+    (s.Attach, errno.ELOOP): "the symbolic links at the place lead in a circle",
+    (s.Attach, errno.EXDEV): "the place leads through a link of /proc: choose another",
+    (s.Attach, errno.ENOSPC): (
+        "the host's limit of mounts is reached, not the disk's: raise the sysctl fs.mount-max"
+    ),
+    (s.Tmpfs, errno.ENOENT): _no_place,
+    (s.Tmpfs, errno.ENOTDIR): "a file stands where the tmpfs is to be: choose another place",
+    (s.Tmpfs, errno.EINVAL): "the size is more than the kernel takes",
+    (s.Directory, errno.ENOENT): _no_place,
+    (s.Symlink, errno.ENOENT): _no_place,
+    (s.Symlink, errno.EEXIST): "something else stands there already: choose another place",
+    (s.File, errno.ENOENT): _no_place,
+    (s.File, errno.EEXIST): "something else stands there already: choose another place",
+    (s.Terminal, errno.ENOSPC): "the host has no pty left: raise the sysctl kernel.pty.max",
+    (s.Terminal, errno.ENOMEM): "the host is out of memory",
+    (s.Descriptor, errno.EBADF): "the descriptor is above this process's limit of open files",
+    (
+        s.Chdir,
+        errno.ENOENT,
+    ): "the directory is not in the capsule's view: show it with --ro or --rw",
+    (s.Chdir, errno.ENOTDIR): "this is not a directory: choose another with --chdir",
+    (s.Chdir, errno.EACCES): "the command may not enter the directory with its ids",
+    (s.Chdir, errno.EXDEV): "the directory is not inside the capsule",
+    (s.Exec, errno.E2BIG): "arguments and environment together are longer than execve(2) takes",
+    (
+        s.Exec,
+        errno.ENOEXEC,
+    ): "the file is neither a program of this CPU nor a script with a #! line",
+    (s.Exec, errno.EISDIR): "this is a directory, not a program",
+    (s.Exec, errno.ETXTBSY): "the program is being written at this moment",
+    (s.Exec, errno.ENOMEM): "the host is out of memory",
+    (s.Step, errno.ENOMEM): "the host is out of memory",
+    (s.Step, errno.EMFILE): "too many open files: raise ulimit -n",
+    (s.Step, errno.ENFILE): "too many open files on this host: raise the sysctl fs.file-max",
+    (s.Step, errno.EAGAIN): "too many processes of this user: raise ulimit -u",
+    (s.Step, errno.ENOSPC): (
+        "a limit of the kernel is reached, not the disk's: look at the sysctls fs.mount-max and "
+        "user.max_mnt_namespaces"
+    ),
+    (s.Step, errno.ENOSYS): (
+        "the kernel, or a seccomp filter around Capsule, does not offer this call: `capsule doctor`"
+    ),
+    (s.Step, errno.EPERM): (
+        "the kernel, AppArmor or a seccomp filter around Capsule forbids it: `capsule doctor`"
+    ),
+    (s.Step, errno.EACCES): (
+        "the kernel, AppArmor or a seccomp filter around Capsule forbids it: `capsule doctor`"
+    ),
+}
+
+
+def hint_for(step: Step, error: int, host: Host, command: Command | None) -> str | None:
+    """Return what to do about a failed step, or None if nothing better than its errno is known."""
+    if isinstance(step, s.Exec) and command is not None and error in (errno.ENOENT, errno.EACCES):
+        return _exec_hint(error, host, command)
+    hint = HINTS.get((type(step), error)) or HINTS.get((s.Step, error))
+    return hint(step) if callable(hint) else hint
+
+
+def _exec_hint(error: int, host: Host, command: Command) -> str:
+    name = command.args[0]
+    if command.found is None and error == errno.ENOENT:
+        if "/" in name:
+            return f"there is no {name}; inside, only what is shown exists: see `capsule plan`"
+        return f"no directory of PATH has {name}: install it, or correct the name"
+    if error == errno.ENOENT:
+        return (
+            f"{command.found} is there, but the interpreter that it names (its #! line or its dynamic "
+            "loader) is not in the view: show it with --ro"
+        )
+    if command.found is None:
+        return f"{name} is there but is not executable: chmod +x"
+    if host.uid == 0:
+        return (
+            f"started by root, the command runs as an unprivileged user of the host, who may not "
+            f"execute {command.found}: check the permissions of it and of the directories above it"
+        )
+    return f"{command.found} may not be executed: check its permissions"
+
+
+def exit_code_for(step: Step, error: int, command: Command | None) -> int:
+    """127: the command was not found. 126: it is there but cannot be executed. 125: all else."""
+    if not isinstance(step, s.Exec):
+        return 125
+    return 127 if error == errno.ENOENT and (command is None or command.found is None) else 126

@@ -1,0 +1,267 @@
+"""What this host offers: facts, found by trying, never judgements."""
+
+from __future__ import annotations
+
+import os
+
+from . import spawn, steps
+from .errors import InternalError
+from .values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# The programs of the host. On most systems all but the first are links into it.
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+
+# What programs need of /etc to start and to behave as usual; nothing that names users or services.
+ETC = (
+    "alternatives", "bash.bashrc", "crypto-policies", "debian_version", "fonts", "inputrc",
+    "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "locale.alias", "locale.conf", "localtime",
+    "lsb-release", "mime.types", "os-release", "pki", "profile", "protocols", "redhat-release",
+    "services", "ssl", "system-release", "terminfo", "timezone",
+)  # fmt: skip
+# Run-time systems that keep a part of themselves in /etc, under a name with a version.
+ETC_PREFIXES = ("java-",)
+# Up to this size a file is copied: cheaper than a mount.
+COPIED_SIZE = 32 << 10
+
+# Parts of /proc that tell of the host or change it. Covered where the kernel has them.
+PROC_MASKED = (
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kallsyms", "/proc/kcore", "/proc/keys",
+    "/proc/key-users", "/proc/kmsg", "/proc/kpagecgroup", "/proc/kpagecount", "/proc/kpageflags",
+    "/proc/latency_stats", "/proc/mtd", "/proc/sched_debug", "/proc/scsi", "/proc/sysrq-trigger",
+    "/proc/timer_list", "/proc/timer_stats",
+)  # fmt: skip
+PROC_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys")
+
+HELPERS = ("/usr/bin", "/bin", "/usr/local/bin")
+
+
+class Range(Value):
+    """A range of subordinate ids: *count* host ids from *start* on."""
+
+    start: int
+    count: int
+
+
+class Host(Value):
+    """The facts that decide a plan. A test makes its own; `probe` finds the real ones.
+
+    Attributes:
+        kernel: the release, as in uname(2).
+        uid: effective user id of the caller.
+        gid: effective group id of the caller.
+        initial_ids: whether ids are the kernel's own: the initial user namespace, not a container's.
+        mount_api: fsopen(2), open_tree(2), move_mount(2) are there (5.2).
+        openat2: openat2(2) is there (5.6).
+        mount_setattr: mount_setattr(2) is there (5.12).
+        landlock_abi: version of Landlock, 0 for none.
+        outer_seccomp: the caller is under a seccomp filter itself.
+        seccomp: filters can be installed.
+        system: (path, link target or None) for each of SYSTEM that is there.
+        etc: likewise for ETC, without those in etc_files.
+        etc_files: (path, content) of the small files among ETC.
+        masked: those of PROC_MASKED that are there.
+        masked_for_all: those of them that not only the host's root may open.
+        read_only: those of PROC_READ_ONLY that are there.
+        subuids: the caller's range of /etc/subuid, or None.
+        subgids: likewise of /etc/subgid.
+        newuidmap: path of newuidmap(1), or None.
+        newgidmap: path of newgidmap(1), or None.
+        resolv_conf: the file that /etc/resolv.conf is, or None.
+    """
+
+    kernel: str = "5.10"
+    uid: int = 1000
+    gid: int = 1000
+    initial_ids: bool = True
+    mount_api: bool = True
+    openat2: bool = True
+    mount_setattr: bool = True
+    landlock_abi: int = 0
+    outer_seccomp: bool = False
+    seccomp: bool = True
+    system: tuple[tuple[str, str | None], ...] = ()
+    etc: tuple[tuple[str, str | None], ...] = ()
+    etc_files: tuple[tuple[str, str], ...] = ()
+    masked: tuple[str, ...] = ()
+    masked_for_all: tuple[str, ...] = ()
+    read_only: tuple[str, ...] = ()
+    subuids: Range | None = None
+    subgids: Range | None = None
+    newuidmap: str | None = None
+    newgidmap: str | None = None
+    resolv_conf: str | None = None
+
+
+_cache: dict[tuple[int, int], Host] = {}
+
+
+def probe(*, refresh: bool = False) -> Host:
+    """Return what this host offers, found once per process and identity.
+
+    The launcher tries the system calls; nothing is guessed from the kernel's version.
+
+    Args:
+        refresh: look again, for instance after packages were installed.
+
+    Raises:
+        HostError: the launcher cannot be started.
+        InternalError: the launcher did not answer.
+    """
+    identity = (os.geteuid(), os.getegid())
+    if refresh or identity not in _cache:
+        _cache[identity] = _probe(*identity)
+    return _cache[identity]
+
+
+def _probe(uid: int, gid: int) -> Host:
+    mount_setattr, openat2, mount_api, landlock_abi, outer, filters = _features()
+    etc, etc_files = _etc()
+    return Host(
+        kernel=os.uname().release,
+        uid=uid,
+        gid=gid,
+        initial_ids=_has_initial_ids(),
+        mount_api=bool(mount_api),
+        openat2=bool(openat2),
+        mount_setattr=bool(mount_setattr),
+        landlock_abi=landlock_abi,
+        outer_seccomp=outer > 0,
+        seccomp=bool(filters),
+        system=_entries(SYSTEM),
+        etc=etc,
+        etc_files=etc_files,
+        masked=tuple(filter(os.path.exists, PROC_MASKED)),
+        masked_for_all=tuple(filter(_is_open_to_others, PROC_MASKED)),
+        read_only=tuple(filter(os.path.exists, PROC_READ_ONLY)),
+        subuids=_subordinate("/etc/subuid", uid),
+        subgids=_subordinate("/etc/subgid", uid),
+        newuidmap=_helper("newuidmap"),
+        newgidmap=_helper("newgidmap"),
+        resolv_conf=_resolv_conf(),
+    )
+
+
+def _features() -> tuple[int, ...]:
+    """What the launcher's own system calls answered."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        child = spawn.spawn(steps.encode((steps.Features(), steps.Stop())), (null, null, null))
+    finally:
+        os.close(null)
+    try:
+        record = spawn.read_record(child.status)
+    finally:
+        spawn.reap(child.pid)
+        for fd in (child.error, child.status, child.lifeline):
+            os.close(fd)
+    if record is None or record[0] != spawn.FEATURES:
+        raise InternalError("the launcher did not say what the kernel offers")
+    return record[1:7]
+
+
+def _has_initial_ids() -> bool:
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as table:
+            return table.read().split() == ["0", "0", "4294967295"]
+    except OSError:
+        return True
+
+
+def _entries(paths: Iterable[str]) -> tuple[tuple[str, str | None], ...]:
+    """Each path that is there, with its target if it is a link that stays within the system."""
+    found: list[tuple[str, str | None]] = []
+    for path in paths:
+        try:
+            target = os.readlink(path)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            found.append((path, None))
+            continue
+        inside = os.path.normpath(os.path.join(os.path.dirname(path), target))
+        if not os.path.exists(path):
+            continue
+        found.append((path, target if inside.startswith(("/usr/", "/etc/alternatives/")) else None))
+    return tuple(found)
+
+
+def _etc() -> tuple[tuple[tuple[str, str | None], ...], tuple[tuple[str, str], ...]]:
+    """(What is linked or mounted, what is copied) of /etc."""
+    shown: list[tuple[str, str | None]] = []
+    copied: list[tuple[str, str]] = []
+    for path, target in _entries(_etc_names()):
+        content = _small_text(path) if target is None else None
+        if content is None:
+            shown.append((path, target))
+        else:
+            copied.append((path, content))
+    return tuple(shown), tuple(copied)
+
+
+def _etc_names() -> list[str]:
+    try:
+        names = os.listdir("/etc")
+    except OSError:
+        names = []
+    wanted = set(ETC)
+    return [f"/etc/{n}" for n in sorted(names) if n in wanted or n.startswith(ETC_PREFIXES)]
+
+
+def _small_text(path: str) -> str | None:
+    """The content of a file that is small, readable and without NUL bytes, else None."""
+    try:
+        if not os.path.isfile(path) or os.path.getsize(path) > COPIED_SIZE:
+            return None
+        with open(path, "rb") as file:
+            data = file.read(COPIED_SIZE + 1)
+    except OSError:
+        return None
+    return None if b"\0" in data else os.fsdecode(data)
+
+
+def _is_open_to_others(path: str) -> bool:
+    try:
+        return os.stat(path).st_mode & 0o066 != 0
+    except OSError:
+        return False
+
+
+def _subordinate(table: str, uid: int) -> Range | None:
+    """The first range of the caller in a table of subuid(5)."""
+    try:
+        with open(table, encoding="utf-8", errors="surrogateescape") as lines:
+            rows = [line.strip().split(":") for line in lines]
+    except OSError:
+        return None
+    mine = {str(uid), _user_name(uid)} if any(len(row) == 3 for row in rows) else set()
+    for row in rows:
+        if len(row) == 3 and row[0] in mine and row[1].isdigit() and row[2].isdigit():
+            return Range(int(row[1]), int(row[2]))
+    return None
+
+
+def _user_name(uid: int) -> str:
+    import pwd  # rarely needed: only where there are subordinate ids at all
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _helper(name: str) -> str | None:
+    """A set-uid program, only where a package puts it: PATH is the caller's to change."""
+    for folder in HELPERS:
+        path = f"{folder}/{name}"
+        if os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def _resolv_conf() -> str | None:
+    path = os.path.realpath("/etc/resolv.conf")
+    return path if os.path.isfile(path) else None

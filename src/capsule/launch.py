@@ -1,0 +1,114 @@
+"""From a plan to a running command, or to the error that says why not."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from . import spawn
+from .errors import InternalError, SetupError
+from .hints import exit_code_for, hint_for
+from .values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from .command import Command
+    from .host import Host
+    from .plan import Plan
+    from .spawn import Child
+
+
+class Running(Value):
+    """A capsule whose command runs.
+
+    Attributes:
+        pid: init's process id on the host; init is a child of this process.
+        pidfd: descriptor of init, readable when the whole PID namespace is gone.
+        status: reads records.
+        lifeline: its end ends the capsule; a byte is a signal to pass on.
+    """
+
+    pid: int
+    pidfd: int
+    status: int
+    lifeline: int
+
+
+def launch(
+    plan: Plan,
+    host: Host,
+    command: Command | None,
+    stdio: Sequence[int],
+    *,
+    passed: Mapping[int, int] | None = None,
+    terminal: int | None = None,
+    launcher: str = spawn.LAUNCHER,
+) -> Running:
+    """Start the capsule and return when its command runs.
+
+    Raises:
+        SetupError: a step failed; everything was taken down.
+        HostError: the launcher could not be started.
+        InternalError: the launcher broke its protocol.
+    """
+    child = spawn.spawn(plan.encode(), stdio, passed=passed, terminal=terminal, launcher=launcher)
+    init = 0
+    try:
+        report = os.read(child.error, spawn.REPORT.size)
+        init = _started(child)
+        if report or not init:
+            raise _failure(report, plan, host, command)
+        running = Running(init, os.pidfd_open(init), child.status, child.lifeline)
+    except BaseException:
+        # Also what Ctrl-C raises while the launcher is at work.
+        _take_down(child, init)
+        raise
+    spawn.reap(child.pid)
+    os.close(child.error)
+    return running
+
+
+def _started(child: Child) -> int:
+    """Init's pid from the first record, or 0 if the launcher did not come so far."""
+    record = spawn.read_record(child.status)
+    if record is None:
+        return 0
+    if record[0] != spawn.STARTED:
+        raise InternalError(f"the first record of the status pipe is of kind {record[0]}")
+    return record[1]
+
+
+def _failure(
+    report: bytes, plan: Plan, host: Host, command: Command | None
+) -> SetupError | InternalError:
+    if not report:
+        return InternalError("the launcher ended without a report")
+    if len(report) != spawn.REPORT.size:
+        return InternalError("the report of the launcher is cut off")
+    index, error = spawn.REPORT.unpack(report)
+    if not 0 <= index < len(plan.steps):
+        return InternalError(f"the launcher refused the plan: {os.strerror(error)}")
+    step = plan.steps[index]
+    hint = hint_for(step, error, host, command)
+    code = exit_code_for(step, error, command)
+    return SetupError(step, index, len(plan.steps), error, hint=hint, exit_code=code)
+
+
+def _take_down(child: Child, init: int) -> None:
+    """End and reap a launcher and, if it was cloned, its init; then nothing of the capsule is left."""
+    os.kill(child.pid, signal.SIGKILL)
+    spawn.reap(child.pid)
+    if not init:
+        # With the launcher gone, init is the last one that can write: this ends.
+        os.set_blocking(child.status, False)
+        try:
+            init = _started(child)
+        except (BlockingIOError, InternalError):
+            init = 0
+    if init:
+        os.kill(init, signal.SIGKILL)
+        spawn.reap(init)
+    for fd in (child.error, child.status, child.lifeline):
+        os.close(fd)

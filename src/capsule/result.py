@@ -1,0 +1,123 @@
+"""What a run comes to: frozen values."""
+
+from __future__ import annotations
+
+import enum
+import signal
+
+from .errors import CommandFailed
+from .values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Self
+
+
+class Outcome(enum.Enum):
+    """How a run ended. What the command itself did is told apart from what was done to it."""
+
+    EXITED = "exited"
+    SIGNALED = "signaled"
+    TIMED_OUT = "timed out"
+    OUTPUT_LIMIT = "output limit"
+    KILLED = "killed"
+
+
+class Usage(Value):
+    """What a run cost, from wait4(2) over the whole tree of processes.
+
+    Processes whose parent ignores SIGCHLD are never waited for and so not counted.
+
+    Attributes:
+        wall: seconds from the command's start to its end.
+        cpu_user: seconds of CPU time in user mode.
+        cpu_system: seconds of CPU time in the kernel.
+        peak_memory: bytes of the largest resident set that any single process had (ru_maxrss).
+        minor_faults: page faults served without I/O.
+        major_faults: page faults that needed I/O.
+        voluntary_switches: context switches by waiting.
+        involuntary_switches: context switches by the scheduler.
+    """
+
+    wall: float = 0.0
+    cpu_user: float = 0.0
+    cpu_system: float = 0.0
+    peak_memory: int = 0
+    minor_faults: int = 0
+    major_faults: int = 0
+    voluntary_switches: int = 0
+    involuntary_switches: int = 0
+
+
+class Result(Value):
+    """How a command ended and what it left.
+
+    Attributes:
+        args: the command's argument vector.
+        outcome: how it ended.
+        returncode: as in `subprocess`: 0 to 255, or -N for signal N. Of a command that was killed
+            for meeting a limit it is -9.
+        stdout: what it wrote, bytes or str; None unless it was captured.
+        stderr: likewise.
+        truncated: whether output was cut off at the output limit.
+        usage: what it cost.
+        namespaces: the kinds of namespace that were entered.
+        protections: each protection in force, and how it was enforced.
+        denials: what the program tried and was refused, as far as it was recorded.
+        detail: more of the outcome in words, or "".
+    """
+
+    args: tuple[str, ...]
+    outcome: Outcome
+    returncode: int
+    stdout: Any = None
+    stderr: Any = None
+    truncated: bool = False
+    usage: Usage = Usage()
+    namespaces: tuple[str, ...] = ()
+    protections: Mapping[str, str] = {}
+    denials: tuple[str, ...] = ()
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the command ended by itself with status 0."""
+        return self.outcome is Outcome.EXITED and self.returncode == 0
+
+    @property
+    def signal(self) -> int | None:
+        """Number of the signal that ended the command, or None."""
+        return -self.returncode if self.returncode < 0 else None
+
+    @property
+    def exit_status(self) -> int:
+        """What a shell sees: the status, 128+N for signal N, 124 if it timed out."""
+        if self.outcome is Outcome.TIMED_OUT:
+            return 124
+        return 128 - self.returncode if self.returncode < 0 else self.returncode
+
+    def describe(self) -> str:
+        """One line: how the command ended."""
+        if self.outcome is Outcome.EXITED:
+            return f"{self.args[0]} exited with status {self.returncode}"
+        if self.outcome is Outcome.SIGNALED:
+            return f"{self.args[0]} was ended by {_signal_name(-self.returncode)}"
+        return f"{self.args[0]}: {self.outcome.value}{': ' if self.detail else ''}{self.detail}"
+
+    def check(self) -> Self:
+        """Return the result itself if the command succeeded.
+
+        Raises:
+            CommandFailed: it did not end by itself with status 0.
+        """
+        if not self.ok:
+            raise CommandFailed(self)
+        return self
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

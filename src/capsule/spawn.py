@@ -1,0 +1,174 @@
+"""The only code that starts the launcher: one posix_spawn(3).
+
+posix_spawn, because it costs the same in a process of 2 GB as in a small one and is safe beside other
+threads, which fork(2) is not. The launcher's descriptors have fixed numbers, which launcher/util.h
+knows too.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+from .errors import HostError, InternalError
+from .values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+# Next to the package and nowhere else: no PATH, no environment variable can name another one.
+LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "capsule-launch")
+
+PLAN_FD, ERROR_FD, STATUS_FD, LIFELINE_FD, SUPERVISOR_FD, TERMINAL_FD = range(3, 9)
+FIRST_USER_FD = 10
+
+STARTED, FEATURES, STOPPED, ENDED = range(1, 5)
+RECORD = struct.Struct("=12q")
+REPORT = struct.Struct("=2i")
+
+
+class Child(Value):
+    """A launcher that was started, and our ends of its pipes.
+
+    Attributes:
+        pid: the launcher's process id; it ends as soon as init is on its way.
+        error: reads one report (step, errno), or end of file when the command runs.
+        status: reads records.
+        lifeline: its end ends the capsule; a byte is a signal to pass on.
+    """
+
+    pid: int
+    error: int
+    status: int
+    lifeline: int
+
+
+class _Descriptors:
+    """Descriptors that are closed when the block ends, whatever happens in it."""
+
+    def __init__(self) -> None:
+        self.owned: list[int] = []
+
+    def own(self, fd: int) -> int:
+        self.owned.append(fd)
+        return fd
+
+    def pipe(self) -> tuple[int, int]:
+        """(Reading end, writing end), both close-on-exec."""
+        read, write = os.pipe()
+        return self.own(read), self.own(write)
+
+    def keep(self, fds: Iterable[int]) -> None:
+        for fd in fds:
+            self.owned.remove(fd)
+
+    def raised(self, fd: int, above: int) -> int:
+        """The descriptor itself, or a copy above all the numbers that the launcher's will take."""
+        return fd if fd >= above else self.own(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above))
+
+    def __enter__(self) -> _Descriptors:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for fd in self.owned:
+            os.close(fd)
+
+
+def spawn(
+    plan: bytes,
+    stdio: Sequence[int],
+    *,
+    passed: Mapping[int, int] | None = None,
+    terminal: int | None = None,
+    launcher: str = LAUNCHER,
+) -> Child:
+    """Start the launcher with a plan.
+
+    Args:
+        plan: the encoded plan.
+        stdio: three descriptors to become 0, 1 and 2.
+        passed: further ones: number in the launcher, from FIRST_USER_FD on, to ours.
+        terminal: socket over which a pty's master is to come, if the plan opens one.
+        launcher: the launcher's path.
+
+    Raises:
+        HostError: the kernel refuses a process, a pipe or memory, or the launcher cannot be run.
+        InternalError: the launcher is missing.
+    """
+    try:
+        with _Descriptors() as fds:
+            child = _spawn(fds, plan, (stdio, passed or {}, terminal), launcher)
+            fds.keep((child.error, child.status, child.lifeline))
+            return child
+    except FileNotFoundError:
+        raise InternalError(f"the launcher is missing: {launcher}") from None
+    except PermissionError as error:
+        hint = "is it on a file system mounted noexec? Install Capsule on one that is not"
+        raise HostError(
+            f"cannot execute the launcher {launcher}: {error.strerror}", hint=hint
+        ) from None
+    except OSError as error:
+        raise HostError(f"cannot start the launcher: {error.strerror}", hint=_remedy(error)) from None
+
+
+def _remedy(error: OSError) -> str | None:
+    return {
+        errno.EMFILE: "too many open files in this process: close some or raise ulimit -n",
+        errno.ENFILE: "too many open files on this host: raise the sysctl fs.file-max",
+        errno.EAGAIN: "too many processes of this user: raise ulimit -u",
+        errno.ENOMEM: "the host is out of memory",
+        errno.ENOEXEC: "the launcher is for another CPU: install Capsule for this one",
+    }.get(error.errno or 0)
+
+
+def _spawn(
+    fds: _Descriptors,
+    plan: bytes,
+    given: tuple[Sequence[int], Mapping[int, int], int | None],
+    launcher: str,
+) -> Child:
+    stdio, passed, terminal = given
+    memory = fds.own(os.memfd_create("capsule-plan", os.MFD_CLOEXEC))
+    if os.write(memory, plan) != len(plan):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    error, error_end = fds.pipe()
+    status, status_end = fds.pipe()
+    lifeline_end, lifeline = fds.pipe()
+    supervisor = fds.own(os.pidfd_open(os.getpid()))
+    wanted = {
+        **dict(enumerate(stdio)),
+        PLAN_FD: memory,
+        ERROR_FD: error_end,
+        STATUS_FD: status_end,
+        LIFELINE_FD: lifeline_end,
+        SUPERVISOR_FD: supervisor,
+        **passed,
+    }
+    if terminal is not None:
+        wanted[TERMINAL_FD] = terminal
+    # A source that lay among the targets would be overwritten before its turn.
+    above = max(wanted) + 1
+    actions = [(os.POSIX_SPAWN_DUP2, fds.raised(fd, above), to) for to, fd in wanted.items()]
+    pid = os.posix_spawn(launcher, ["capsule-launch"], {}, file_actions=actions)
+    return Child(pid, error, status, lifeline)
+
+
+def read_record(fd: int) -> tuple[int, ...] | None:
+    """The next record of a status pipe: (kind, eleven values), or None at the end of file."""
+    data = os.read(fd, RECORD.size)
+    if not data:
+        return None
+    if len(data) != RECORD.size:
+        raise InternalError("a record of the status pipe is cut off")
+    return RECORD.unpack(data)
+
+
+def reap(pid: int) -> int | None:
+    """Wait for a child and return its wait status; None if somebody else took it."""
+    try:
+        return os.waitpid(pid, 0)[1]
+    except ChildProcessError:
+        return None

@@ -1,0 +1,416 @@
+"""The vocabulary of steps: what the launcher can do, one class a thing.
+
+A step is a tuple of its arguments. `encode` writes it for the launcher, `describe` for people. The
+words, their order of arguments and the signatures are those of launcher/steps.def; a test compares.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, ClassVar
+
+# mount_setattr(2) and fsmount(2)
+READ_ONLY = 0x1
+NO_SUID = 0x2
+NO_DEV = 0x4
+NO_EXEC = 0x8
+
+# clone(2)
+NAMESPACES = {
+    "mount": 0x00020000,
+    "cgroup": 0x02000000,
+    "uts": 0x04000000,
+    "ipc": 0x08000000,
+    "user": 0x10000000,
+    "pid": 0x20000000,
+    "net": 0x40000000,
+}
+
+VERSION = "capsule-plan 1"
+
+
+class Step(tuple):  # type: ignore[type-arg]
+    """One thing that the launcher does. Subclasses name it; the values are the tuple's.
+
+    Attributes:
+        word: its name in the plan.
+        signature: a letter an argument: p absolute path, s word, n number; * any number of words.
+        text: what `describe` prints, a format string for the arguments.
+        path_at: which argument is the path that an error is about, or None.
+    """
+
+    __slots__ = ()
+    word: ClassVar[str]
+    signature: ClassVar[str] = ""
+    text: ClassVar[str]
+    path_at: ClassVar[int | None] = None
+
+    def __new__(cls, *values: Any) -> Step:
+        """Take the arguments one by one."""
+        return tuple.__new__(cls, values)
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self))})"
+
+    def words(self) -> Iterable[str]:
+        """The arguments, as the launcher reads them."""
+        return map(str, self[: len(self.signature)])
+
+    def describe(self) -> str:
+        """The step in words, on one line whatever is in a name."""
+        return self.text.format(*map(_show, self))
+
+    @property
+    def path(self) -> str | None:
+        """The path that an error of this step is about."""
+        return None if self.path_at is None else str(self[self.path_at])
+
+
+def _show(value: object) -> object:
+    """Text that cannot break out of its line or into the terminal."""
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return value.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def encode(steps: Iterable[Step]) -> bytes:
+    """The plan as the launcher reads it: NUL-separated words, a version first."""
+    words = [VERSION]
+    for step in steps:
+        arguments = list(step.words())
+        words += (step.word, str(len(arguments)), *arguments)
+    words.append("")
+    return "\0".join(words).encode("utf-8", "surrogateescape")
+
+
+def describe_attributes(attributes: int) -> str:
+    """Mount attributes in words."""
+    names = {READ_ONLY: "read-only", NO_SUID: "nosuid", NO_DEV: "nodev", NO_EXEC: "noexec"}
+    return ", ".join(name for bit, name in names.items() if attributes & bit) or "as it is"
+
+
+def describe_size(size: int) -> str:
+    """Bytes in the largest unit that needs no fraction."""
+    for unit, name in ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")):
+        if size and size % unit == 0:
+            return f"{size // unit}{name}"
+    return str(size)
+
+
+class Features(Step):
+    """Ask what the kernel offers."""
+
+    __slots__ = ()
+    word, text = "features", "ask the kernel what it offers"
+
+
+class DropGroups(Step):
+    """setgroups(2) with no groups."""
+
+    __slots__ = ()
+    word, text = "drop-groups", "drop the supplementary groups"
+
+
+class Namespaces(Step):
+    """clone(2) init into new namespaces. Arguments: the CLONE_NEW* flags."""
+
+    __slots__ = ()
+    word, signature = "namespaces", "n"
+
+    def names(self) -> tuple[str, ...]:
+        """The kinds of namespace, in the order of the manual's names."""
+        return tuple(name for name, flag in NAMESPACES.items() if self[0] & flag)
+
+    def describe(self) -> str:
+        """Name every namespace."""
+        return f"enter new namespaces: {', '.join(self.names())}"
+
+
+class DenySetgroups(Step):
+    """Write "deny" to /proc/PID/setgroups; user_namespaces(7)."""
+
+    __slots__ = ()
+    word, text = "deny-setgroups", "deny setgroups in the user namespace"
+
+
+class UidMap(Step):
+    """Write /proc/PID/uid_map. Arguments: the map's text."""
+
+    __slots__ = ()
+    word, signature, text = "uid-map", "s", "map user ids (inside outside count): {0}"
+
+
+class GidMap(Step):
+    """Write /proc/PID/gid_map. Arguments: the map's text."""
+
+    __slots__ = ()
+    word, signature, text = "gid-map", "s", "map group ids (inside outside count): {0}"
+
+
+class MapHelper(Step):
+    """Have newuidmap(1) or newgidmap(1) write a map. Arguments: the program, the map's numbers."""
+
+    __slots__ = ()
+    word, signature, text, path_at = "map-helper", "ps", "map ids with {0}: {1}", 0
+
+
+class Undumpable(Step):
+    """prctl(2) PR_SET_DUMPABLE 0 for init: nobody inside may look into it."""
+
+    __slots__ = ()
+    word, text = "undumpable", "make init undumpable"
+
+
+class Session(Step):
+    """setsid(2)."""
+
+    __slots__ = ()
+    word, text = "session", "start a session of its own"
+
+
+class Private(Step):
+    """mount(2) MS_REC|MS_PRIVATE."""
+
+    __slots__ = ()
+    word, text = "private", "make the propagation of all mounts private"
+
+
+class Tree(Step):
+    """open_tree(2) a copy of a host tree. Arguments: the path, the attributes."""
+
+    __slots__ = ()
+    word, signature, path_at = "tree", "pn", 0
+
+    def describe(self) -> str:
+        """Name the source and its attributes."""
+        return f"take {_show(self[0])} from the host ({describe_attributes(self[1])})"
+
+
+class Device(Step):
+    """Take a device node of the host. Arguments: the path, major, minor, the attributes."""
+
+    __slots__ = ()
+    word, signature, path_at = "device", "pnnn", 0
+    text = "take the device {0} ({1}:{2}) from the host"
+
+
+class Proc(Step):
+    """Make a procfs of the new PID namespace."""
+
+    __slots__ = ()
+    word, text = "proc", "make a proc file system of the new PID namespace"
+
+
+class Identity(Step):
+    """setresuid(2) and setresgid(2) of init. Arguments: uid, gid inside."""
+
+    __slots__ = ()
+    word, signature, text = "identity", "nn", "become uid {0}, gid {1}"
+
+
+class PivotRoot(Step):
+    """pivot_root(2) to a new tmpfs and detach the old root. Arguments: bytes, inodes."""
+
+    __slots__ = ()
+    word, signature = "pivot-root", "nn"
+
+    def describe(self) -> str:
+        """Name the size."""
+        return f"make an empty {describe_size(self[0])} tmpfs the root and let the host's tree go"
+
+
+class Directory(Step):
+    """mkdir(2). Arguments: the path, the mode."""
+
+    __slots__ = ()
+    word, signature, path_at = "directory", "pn", 0
+
+    def describe(self) -> str:
+        """Name the mode in octal."""
+        return f"make the directory {_show(self[0])} ({self[1]:04o})"
+
+
+class Symlink(Step):
+    """symlink(2). Arguments: the target, the path."""
+
+    __slots__ = ()
+    word, signature, text, path_at = "symlink", "sp", "link {1} to {0}", 1
+
+
+class File(Step):
+    """Make a file. Arguments: the path, the mode, the content."""
+
+    __slots__ = ()
+    word, signature, path_at = "file", "pns", 0
+
+    def describe(self) -> str:
+        """Name the size, not the content."""
+        size = len(self[2].encode("utf-8", "surrogateescape"))
+        return f"write {_show(self[0])} ({self[1]:04o}, {size} bytes)"
+
+
+class Tmpfs(Step):
+    """Mount a tmpfs. Arguments: path, bytes, inodes, mode, attributes, uid and gid of its root."""
+
+    __slots__ = ()
+    word, signature, path_at = "tmpfs", "pnnnnnn", 0
+
+    def describe(self) -> str:
+        """Name the place, the size and the attributes."""
+        how = describe_attributes(self[4])
+        return f"mount a {describe_size(self[1])} tmpfs at {_show(self[0])} ({self[3]:04o}, {how})"
+
+
+class Devpts(Step):
+    """Mount a devpts of its own. Arguments: the path."""
+
+    __slots__ = ()
+    word, signature, text, path_at = "devpts", "p", "mount a devpts of its own at {0}", 0
+
+
+class Attach(Step):
+    """move_mount(2) what was taken. Arguments: which, the path; and, for people, what it is."""
+
+    __slots__ = ()
+    word, signature, text, path_at = "attach", "np", "attach {2} at {1}", 1
+
+
+class Remount(Step):
+    """mount(2) MS_REMOUNT. Arguments: the path, attributes to add, whether also all below."""
+
+    __slots__ = ()
+    word, signature, path_at = "remount", "pnn", 0
+
+    def describe(self) -> str:
+        """Name the place and the attributes."""
+        below = " and all mounts below it" if self[2] else ""
+        return f"remount {_show(self[0])}{below} ({describe_attributes(self[1])})"
+
+
+class Mask(Step):
+    """Cover a path with an empty file or directory. Arguments: the path, attributes."""
+
+    __slots__ = ()
+    word, signature, text, path_at = "mask", "pn", "cover {0} with emptiness", 0
+
+
+class Protect(Step):
+    """Bind a path over itself. Arguments: the path, attributes."""
+
+    __slots__ = ()
+    word, signature, path_at = "protect", "pn", 0
+
+    def describe(self) -> str:
+        """Name the place and the attributes."""
+        return f"bind {_show(self[0])} over itself ({describe_attributes(self[1])})"
+
+
+class Loopback(Step):
+    """Bring up the loopback interface."""
+
+    __slots__ = ()
+    word, text = "loopback", "bring up the loopback interface"
+
+
+class Hostname(Step):
+    """sethostname(2). Arguments: the name."""
+
+    __slots__ = ()
+    word, signature, text = "hostname", "s", "set the hostname to {0}"
+
+
+class Terminal(Step):
+    """Open a pty. Arguments: which of descriptors 0-2 become it, as bits; rows; columns."""
+
+    __slots__ = ()
+    word, signature = "terminal", "nnn"
+    text = "open a terminal of its own ({1} rows, {2} columns)"
+
+
+class Deadline(Step):
+    """Kill everything after a time. Arguments: milliseconds from the command's start."""
+
+    __slots__ = ()
+    word, signature, text = "deadline", "n", "end everything after {0} ms"
+
+
+class Stop(Step):
+    """End a plan that runs no command."""
+
+    __slots__ = ()
+    word, text = "stop", "stop here"
+
+
+class Descriptor(Step):
+    """dup2(2). Arguments: ours, the command's."""
+
+    __slots__ = ()
+    word, signature, text = "descriptor", "nn", "pass on descriptor {1}"
+
+
+class Chdir(Step):
+    """chdir(2). Arguments: the path."""
+
+    __slots__ = ()
+    word, signature, text, path_at = "chdir", "p", "change to the directory {0}", 0
+
+
+class Rlimit(Step):
+    """setrlimit(2). Arguments: the resource's number, soft, hard; and, for people, its name."""
+
+    __slots__ = ()
+    word, signature, text = "rlimit", "nnn", "limit {3} to {1}"
+
+
+class BoundingSet(Step):
+    """Empty the bounding and ambient sets and lock the securebits; capabilities(7)."""
+
+    __slots__ = ()
+    word, text = "bounding-set", "empty the bounding and ambient sets, lock the securebits"
+
+
+class Credentials(Step):
+    """setgroups(2), setresgid(2), setresuid(2) of the command. Arguments: uid, gid inside."""
+
+    __slots__ = ()
+    word, signature, text = "credentials", "nn", "run as uid {0}, gid {1}, no other groups"
+
+
+class Capabilities(Step):
+    """capset(2) with three empty sets."""
+
+    __slots__ = ()
+    word, text = "capabilities", "drop all capabilities"
+
+
+class NoNewPrivs(Step):
+    """prctl(2) PR_SET_NO_NEW_PRIVS."""
+
+    __slots__ = ()
+    word, text = "no-new-privs", "set no_new_privs"
+
+
+class Exec(Step):
+    """execve(2). Arguments: tuples of the paths to try, of the arguments, of NAME=VALUE."""
+
+    __slots__ = ()
+    word, signature = "exec", "*"
+
+    def words(self) -> Iterable[str]:
+        """Each list with its length before it, but for the last."""
+        paths, arguments, environment = self
+        return (str(len(paths)), *paths, str(len(arguments)), *arguments, *environment)
+
+    def describe(self) -> str:
+        """The command's words; never its environment, which may hold secrets."""
+        return "execute " + " ".join(str(_show(word)) or "''" for word in self[1])
+
+    @property
+    def path(self) -> str | None:
+        """What was to be executed, as the caller wrote it."""
+        return str(self[1][0])
