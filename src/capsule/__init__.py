@@ -2,16 +2,17 @@
 
 General layout, from top to bottom; nothing imports upward:
 
-    cli, doctor     the command line
-    api             run(), start(), plan(): glue
-    terminal        a pty for interactive runs
-    supervise       Process: pipes, deadline, kill, reap, Result
-    launch          plan -> running command, or the error that says why not
-    plan            pure: policy x host x command -> steps; the one place that orders them
-    command         where the program lies and what it needs
-    host            what this kernel offers
-    spawn           the only code that starts the launcher
-    steps, hints, policy, result, values, errors
+    cli, doctor         the command line; options and report are its two ends
+    api                 run(), start(), plan(): glue
+    terminal            a pty for interactive runs
+    supervise, streams  Process: pipes, kill, reap, Result
+    launch              plan -> running command, or the error that says why not
+    plan                pure: policy x host x command -> steps; the one place that orders them
+    view, identity      pure parts of it: what stands where, and who runs
+    command             where the program lies and what it needs
+    host                what this kernel offers
+    spawn               the only code that starts the launcher
+    steps, step, hints, policy, result, values, errors
 """
 
 from .api import DEVNULL, INHERIT, PIPE, STDOUT, plan, run, start

@@ -12,7 +12,8 @@ from .launch import launch
 from .plan import Plan, Terminal, make_plan
 from .policy import Limits, Policy
 from .spawn import FIRST_USER_FD
-from .supervise import Encoding, Process, Streams
+from .streams import Encoding, Streams
+from .supervise import Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

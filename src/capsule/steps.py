@@ -6,100 +6,19 @@ words, their order of arguments and the signatures are those of launcher/steps.d
 
 from __future__ import annotations
 
+from .step import NAMESPACES as NAMESPACES
+from .step import NO_DEV as NO_DEV
+from .step import NO_EXEC as NO_EXEC
+from .step import NO_SUID as NO_SUID
+from .step import READ_ONLY as READ_ONLY
+from .step import Step as Step
+from .step import describe_attributes, describe_size
+from .step import encode as encode
+from .step import show as show
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, ClassVar
-
-# mount_setattr(2) and fsmount(2)
-READ_ONLY = 0x1
-NO_SUID = 0x2
-NO_DEV = 0x4
-NO_EXEC = 0x8
-
-# clone(2)
-NAMESPACES = {
-    "mount": 0x00020000,
-    "cgroup": 0x02000000,
-    "uts": 0x04000000,
-    "ipc": 0x08000000,
-    "user": 0x10000000,
-    "pid": 0x20000000,
-    "net": 0x40000000,
-}
-
-VERSION = "capsule-plan 1"
-
-
-class Step(tuple):  # type: ignore[type-arg]
-    """One thing that the launcher does. Subclasses name it; the values are the tuple's.
-
-    Attributes:
-        word: its name in the plan.
-        signature: a letter an argument: p absolute path, s word, n number; * any number of words.
-        text: what `describe` prints, a format string for the arguments.
-        path_at: which argument is the path that an error is about, or None.
-    """
-
-    __slots__ = ()
-    word: ClassVar[str]
-    signature: ClassVar[str] = ""
-    text: ClassVar[str]
-    path_at: ClassVar[int | None] = None
-
-    def __new__(cls, *values: Any) -> Step:
-        """Take the arguments one by one."""
-        return tuple.__new__(cls, values)
-
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        return tuple(self)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(repr, self))})"
-
-    def words(self) -> Iterable[str]:
-        """The arguments, as the launcher reads them."""
-        return map(str, self[: len(self.signature)])
-
-    def describe(self) -> str:
-        """The step in words, on one line whatever is in a name."""
-        return self.text.format(*map(_show, self))
-
-    @property
-    def path(self) -> str | None:
-        """The path that an error of this step is about."""
-        return None if self.path_at is None else str(self[self.path_at])
-
-
-def _show(value: object) -> object:
-    """Text that cannot break out of its line or into the terminal."""
-    if not isinstance(value, str) or value.isprintable():
-        return value
-    return value.encode("unicode_escape", "surrogatepass").decode("ascii")
-
-
-def encode(steps: Iterable[Step]) -> bytes:
-    """The plan as the launcher reads it: NUL-separated words, a version first."""
-    words = [VERSION]
-    for step in steps:
-        arguments = list(step.words())
-        words += (step.word, str(len(arguments)), *arguments)
-    words.append("")
-    return "\0".join(words).encode("utf-8", "surrogateescape")
-
-
-def describe_attributes(attributes: int) -> str:
-    """Mount attributes in words."""
-    names = {READ_ONLY: "read-only", NO_SUID: "nosuid", NO_DEV: "nodev", NO_EXEC: "noexec"}
-    return ", ".join(name for bit, name in names.items() if attributes & bit) or "as it is"
-
-
-def describe_size(size: int) -> str:
-    """Bytes in the largest unit that needs no fraction."""
-    for unit, name in ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")):
-        if size and size % unit == 0:
-            return f"{size // unit}{name}"
-    return str(size)
 
 
 class Features(Step):
@@ -188,7 +107,7 @@ class Tree(Step):
 
     def describe(self) -> str:
         """Name the source and its attributes."""
-        return f"take {_show(self[0])} from the host ({describe_attributes(self[1])})"
+        return f"take {show(self[0])} from the host ({describe_attributes(self[1])})"
 
 
 class Device(Step):
@@ -232,7 +151,7 @@ class Directory(Step):
 
     def describe(self) -> str:
         """Name the mode in octal."""
-        return f"make the directory {_show(self[0])} ({self[1]:04o})"
+        return f"make the directory {show(self[0])} ({self[1]:04o})"
 
 
 class Symlink(Step):
@@ -251,7 +170,7 @@ class File(Step):
     def describe(self) -> str:
         """Name the size, not the content."""
         size = len(self[2].encode("utf-8", "surrogateescape"))
-        return f"write {_show(self[0])} ({self[1]:04o}, {size} bytes)"
+        return f"write {show(self[0])} ({self[1]:04o}, {size} bytes)"
 
 
 class Tmpfs(Step):
@@ -263,7 +182,7 @@ class Tmpfs(Step):
     def describe(self) -> str:
         """Name the place, the size and the attributes."""
         how = describe_attributes(self[4])
-        return f"mount a {describe_size(self[1])} tmpfs at {_show(self[0])} ({self[3]:04o}, {how})"
+        return f"mount a {describe_size(self[1])} tmpfs at {show(self[0])} ({self[3]:04o}, {how})"
 
 
 class Devpts(Step):
@@ -289,7 +208,7 @@ class Remount(Step):
     def describe(self) -> str:
         """Name the place and the attributes."""
         below = " and all mounts below it" if self[2] else ""
-        return f"remount {_show(self[0])}{below} ({describe_attributes(self[1])})"
+        return f"remount {show(self[0])}{below} ({describe_attributes(self[1])})"
 
 
 class Mask(Step):
@@ -307,7 +226,7 @@ class Protect(Step):
 
     def describe(self) -> str:
         """Name the place and the attributes."""
-        return f"bind {_show(self[0])} over itself ({describe_attributes(self[1])})"
+        return f"bind {show(self[0])} over itself ({describe_attributes(self[1])})"
 
 
 class Loopback(Step):
@@ -408,7 +327,7 @@ class Exec(Step):
 
     def describe(self) -> str:
         """The command's words; never its environment, which may hold secrets."""
-        return "execute " + " ".join(str(_show(word)) or "''" for word in self[1])
+        return "execute " + " ".join(str(show(word)) or "''" for word in self[1])
 
     @property
     def path(self) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import select
@@ -13,57 +14,23 @@ import warnings
 from . import spawn
 from .errors import InternalError
 from .result import Outcome, Result, Usage
+from .streams import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import IO, Any, Self
 
     from .launch import Running
     from .plan import Plan
     from .policy import Limits
+    from .streams import Streams
 
 _CHUNK = 1 << 16
 _TO_GROUP = 0x80
 _END_OF_COMMAND, _END_BY_DEADLINE = range(2)
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
-
-
-class Encoding:
-    """How bytes become text, as in `subprocess`; None of both is bytes."""
-
-    def __init__(self, encoding: str, errors: str) -> None:
-        self.encoding, self.errors = encoding, errors
-
-    def decode(self, data: bytes) -> str:
-        """Text with universal newlines."""
-        text = data.decode(self.encoding, self.errors)
-        return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-class Streams:
-    """Our ends of the pipes to the command; -1 for each that is no pipe."""
-
-    def __init__(
-        self,
-        stdin: int = -1,
-        stdout: int = -1,
-        stderr: int = -1,
-        *,
-        input: bytes = b"",
-        encoding: Encoding | None = None,
-    ) -> None:
-        self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
-        self.input = memoryview(input)
-        self.encoding = encoding
-
-    def close(self) -> None:
-        """Close what is open."""
-        for name in ("stdin", "stdout", "stderr"):
-            fd = getattr(self, name)
-            if fd >= 0:
-                os.close(fd)
-                setattr(self, name, -1)
 
 
 class Process:
@@ -97,6 +64,11 @@ class Process:
         self._streams = streams
         self._files: dict[str, IO[Any]] = {}
         self._captured: dict[int, bytearray] = {}
+        self._sinks: dict[int, int] = {}
+        self._output = 0
+        self._watched: dict[int, tuple[int, Callable[[], object]]] = {}
+        self._poller = select.poll()
+        self.on_stop: Callable[[int], None] | None = None
         self._ended: tuple[int, ...] | None = None
         self._killed = False
         self._truncated = False
@@ -225,95 +197,109 @@ class Process:
         if self._running is not None:
             self.kill()
             with contextlib.suppress(InternalError):
-                self._read_status_to_end()
+                while not self._has_ended():
+                    self._read_status()
             self._release()
 
-    # --- the loop ------------------------------------------------------------------------
+    # --- the loop
+
+    def watch(self, fd: int, events: int, handler: Callable[[], object]) -> None:
+        """Have `wait` call a handler whenever poll(2) reports one of the events."""
+        self._watched[fd] = (events, handler)
+        self._poller.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Undo `watch`."""
+        if self._watched.pop(fd, None) is not None:
+            self._poller.unregister(fd)
+
+    def pass_through(self, stdout: int, stderr: int) -> None:
+        """Write what the command writes on to descriptors of ours instead of keeping it."""
+        self._sinks = {self._streams.stdout: stdout, self._streams.stderr: stderr}
 
     def _pump(self, timeout: float | None) -> bool:
         """Move output and input until the end (true) or the timeout (false)."""
-        running = self._running
-        if running is None or self._ended is not None:
+        if self._running is None or self._has_ended():
             return True
         until = None if timeout is None else time.monotonic() + timeout
-        poller = self._poller(running)
-        while True:
+        self._watch_streams(self._running)
+        while not self._has_ended():
             left = None if until is None else max(0.0, until - time.monotonic()) * 1000
-            events = poller.poll(left)
+            events = self._poller.poll(left)
             for fd, _ in events:
-                if fd == running.status:
-                    if self._read_status():
-                        return True
-                elif fd == self._streams.stdin:
-                    self._write_input(poller)
-                elif not self._read_output(fd):
-                    poller.unregister(fd)
-            if not events and left is not None and until is not None and time.monotonic() >= until:
+                # A handler before this one may have ended the watch.
+                if fd in self._watched:
+                    self._watched[fd][1]()
+            if not events and until is not None and time.monotonic() >= until:
                 return False
+        return True
 
-    def _poller(self, running: Running) -> select.poll:
-        poller = select.poll()
-        poller.register(running.status, _READABLE)
+    def _has_ended(self) -> bool:
+        return self._ended is not None
+
+    def _watch_streams(self, running: Running) -> None:
+        self.watch(running.status, _READABLE, self._read_status)
         for fd in self._outputs():
             os.set_blocking(fd, False)
-            poller.register(fd, _READABLE)
+            self.watch(fd, _READABLE, functools.partial(self._read_output, fd))
         if self._streams.stdin >= 0 and self._streams.input:
             os.set_blocking(self._streams.stdin, False)
-            poller.register(self._streams.stdin, select.POLLOUT)
-        return poller
+            self.watch(self._streams.stdin, select.POLLOUT, self._write_input)
 
     def _outputs(self) -> list[int]:
         return [fd for fd in (self._streams.stdout, self._streams.stderr) if fd >= 0]
 
-    def _read_status(self) -> bool:
-        """Take one record. True at the end: by a record, or because init is gone without one."""
+    def _read_status(self) -> None:
+        """Take one record. The end is one of them, or init's end without one."""
         if self._running is None:
-            return True
+            return
         record = spawn.read_record(self._running.status)
-        if record is not None and record[0] == spawn.STOPPED:
-            self._stopped(record[1])
-            return False
-        if record is not None and record[0] != spawn.ENDED:
+        if record is None:
+            self._ended = ()
+        elif record[0] == spawn.ENDED:
+            self._ended = record
+        elif record[0] != spawn.STOPPED:
             raise InternalError(f"a record of unknown kind {record[0]}")
-        self._ended = () if record is None else record
-        return True
-
-    def _stopped(self, number: int) -> None:
-        """The command was stopped. A terminal's relay overrides this; else it may stay so."""
-
-    def _read_status_to_end(self) -> None:
-        while self._ended is None:
-            self._read_status()
+        elif self.on_stop is not None:
+            self.on_stop(record[1])
 
     def _read_output(self, fd: int) -> bool:
-        """Take what there is of one stream. False at its end."""
-        captured = self._captured.setdefault(fd, bytearray())
-        self._take_buffered(fd, captured)
+        """Take what there is of one stream. False once there is no more for now."""
+        data = self._buffered(fd)
         try:
-            data = os.read(fd, _CHUNK)
+            data += os.read(fd, _CHUNK)
         except BlockingIOError:
-            return True
-        room = self._room()
-        captured += data if room is None else data[:room]
-        if room is not None and len(data) > room:
+            if not data:
+                return False
+        if not data:
+            self.unwatch(fd)
+            return False
+        kept = self.count_output(data)
+        if fd in self._sinks:
+            write_all(self._sinks[fd], kept)
+        else:
+            self._captured.setdefault(fd, bytearray()).extend(kept)
+        return not self._truncated
+
+    def count_output(self, data: bytes) -> bytes:
+        """What of it is within the limit. Beyond, everything is killed."""
+        limit = self._limits.output
+        room = len(data) if limit is None else max(0, limit - self._output)
+        self._output += len(data)
+        if len(data) > room:
             self._truncated = True
             self._kill_init()
-        return bool(data)
+        return data[:room]
 
-    def _take_buffered(self, fd: int, captured: bytearray) -> None:
-        """What the caller's reader has fetched from the pipe but not handed out comes first."""
+    def _buffered(self, fd: int) -> bytes:
+        """What the caller's own reader has fetched from the pipe but not handed out."""
         name = "stdout" if fd == self._streams.stdout else "stderr"
-        reader = self._files.pop(name, None)
-        if reader is not None:
-            binary: Any = getattr(reader, "buffer", reader)
-            captured += binary.peek() if not binary.closed else b""
+        reader: Any = self._files.pop(name, None)
+        if reader is None or reader.closed:
+            return b""
+        return bytes(getattr(reader, "buffer", reader).peek())
 
-    def _room(self) -> int | None:
-        if self._limits.output is None:
-            return None
-        return max(0, self._limits.output - sum(map(len, self._captured.values())))
-
-    def _write_input(self, poller: select.poll) -> None:
+    def _write_input(self) -> None:
         """Write a part of the input. A command that does not read it has a right not to."""
         streams = self._streams
         with contextlib.suppress(BlockingIOError):
@@ -322,7 +308,7 @@ class Process:
             except BrokenPipeError:
                 streams.input = memoryview(b"")
         if not streams.input:
-            poller.unregister(streams.stdin)
+            self.unwatch(streams.stdin)
             os.close(streams.stdin)
             streams.stdin = -1
 
@@ -340,16 +326,11 @@ class Process:
     def _finish(self) -> Result:
         """All inside is dead: what is in the pipes is all there will ever be."""
         for fd in self._outputs():
-            while self._more(fd):
+            while self._read_output(fd):
                 pass
         self._result = self._make_result()
         self._release()
         return self._result
-
-    def _more(self, fd: int) -> bool:
-        """Whether another read may bring something: not at the end, nor once the pipe is empty."""
-        before = len(self._captured.get(fd, b""))
-        return self._read_output(fd) and len(self._captured[fd]) > before and not self._truncated
 
     def _release(self) -> None:
         """Reap init and close everything of ours."""
@@ -398,7 +379,7 @@ class Process:
         return Outcome.EXITED, os.WEXITSTATUS(status), ""
 
     def _text(self, fd: int) -> Any:
-        if fd < 0:
+        if fd < 0 or fd in self._sinks:
             return None
         data = bytes(self._captured.get(fd, b""))
         return data if self._streams.encoding is None else self._streams.encoding.decode(data)

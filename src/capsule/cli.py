@@ -1,0 +1,206 @@
+"""The command line: flags to a policy, and a result to an exit status.
+
+What only some runs need is imported where it is needed: start-up time is a budget.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+
+from . import api, report
+from .errors import CapsuleError, PolicyError
+from .options import parse, to_policy
+from .result import Outcome
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator, Sequence
+    from typing import NoReturn
+
+    from .plan import Terminal
+    from .policy import Policy
+    from .result import Result
+    from .supervise import Process
+
+VERBS = ("run", "plan", "doctor")
+
+HELP = """\
+usage: capsule [run] [OPTIONS] [--] COMMAND [ARG...]
+       capsule plan [OPTIONS] [--] COMMAND [ARG...]
+       capsule doctor [--json]
+
+Run an untrusted program in an isolated environment: its own identity, files,
+processes and network, without root and without a daemon.
+
+  run      run the command (also without the word)
+  plan     print every step that a run would take; nothing is executed
+  doctor   say what this host can enforce, what is missing, and the remedy
+
+  capsule VERB --help   the options of a verb
+  capsule --version     the version
+"""
+
+# Passed on to the command, as a terminal or a service manager would send them to it.
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+# What a terminal sends to the whole foreground process group.
+FORWARDED_TO_GROUP = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(words)
+    except CapsuleError as error:
+        report.say(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        # Nothing runs any more: end as any program does that Ctrl-C ends.
+        _die_of(signal.SIGINT)
+    except BrokenPipeError:
+        # Whoever read our output has gone. The interpreter would try to flush it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
+
+
+def _main(words: list[str]) -> int:
+    if not words or words[0] in ("--help", "-h"):
+        (sys.stdout if words else sys.stderr).write(HELP)
+        return 0 if words else 2
+    if words[0] == "--version":
+        from . import __version__
+
+        print(f"capsule {__version__}")
+        return 0
+    verb = words.pop(0) if words[0] in VERBS else "run"
+    if verb == "doctor":
+        return _doctor(words)
+    options = parse(verb, words)
+    policy = to_policy(options)
+    if verb == "plan":
+        print(api.plan(options.command, policy))
+        return 0
+    return _run(options, policy)
+
+
+def _die_of(number: int) -> NoReturn:
+    """End by a signal, so that a shell that waits sees why."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)
+
+
+def _run(options: argparse.Namespace, policy: Policy) -> int:
+    with report.report_file(options.json) as file:
+        try:
+            result = _run_command(options, policy)
+        except CapsuleError as error:
+            report.write_json(file, report.error_json(error))
+            raise
+        report.write_json(file, report.result_json(result))
+    if options.verbose:
+        report.explain(result)
+    elif not options.quiet and result.outcome not in (Outcome.EXITED, Outcome.SIGNALED):
+        report.say(report.verdict(result))
+    if result.outcome is Outcome.SIGNALED and result.signal in _ends_us:
+        _die_of(result.signal or 0)
+    return result.exit_status
+
+
+# Signals that came to us as well: the shell that sent them wants to see us die of them.
+_ends_us: set[int] = set()
+
+
+def _run_command(options: argparse.Namespace, policy: Policy) -> Result:
+    if options.verbose:
+        report.print_plan(api.plan(options.command, policy))
+    captured = options.json == "-"
+    ttys = [fd for fd in (0, 1, 2) if os.isatty(fd) and not (captured and fd > 0)]
+    limited = policy.limits.output is not None
+    stdio = [
+        api.DEVNULL if fd in ttys else api.PIPE if fd > 0 and limited else api.INHERIT
+        for fd in (0, 1, 2)
+    ]
+    terminal = _terminal(ttys)
+    with api.start(
+        options.command,
+        policy,
+        stdin=stdio[0],
+        stdout=stdio[1],
+        stderr=stdio[2],
+        terminal=terminal,
+    ) as process:
+        if not captured:
+            process.pass_through(1, 2)
+        return _attend(process, ttys)
+
+
+def _terminal(ttys: list[int]) -> Terminal | None:
+    if not ttys:
+        return None
+    from . import terminal
+
+    return terminal.describe(ttys)
+
+
+def _attend(process: Process, ttys: list[int]) -> Result:
+    """Wait, while signals and, with a terminal, keys are passed on."""
+    if process.terminal is None:
+        with _forwarding(process, lambda: _suspend(process), lambda: None):
+            return process.wait()
+    from .terminal import Relay
+
+    keyboard = 0 if 0 in ttys else None
+    # The output may go elsewhere: then the keyboard's terminal is the one to write to.
+    relay = Relay(process, process.terminal, keyboard, next((fd for fd in ttys if fd > 0), 0))
+    if keyboard is not None:
+        _ends_us.add(signal.SIGINT)
+    with relay.active(), _forwarding(process, relay.suspend, relay.resume):
+        return process.wait()
+
+
+def _suspend(process: Process) -> None:
+    """Stop the command with us, as a shell's job, and continue it with us."""
+    process.send_signal(signal.SIGTSTP, group=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    process.send_signal(signal.SIGCONT, group=True)
+
+
+@contextlib.contextmanager
+def _forwarding(process: Process, suspend: object, resume: object) -> Iterator[None]:
+    """Pass signals on within the block. One that was ignored before stays ignored (nohup)."""
+
+    def forward(number: int, _frame: object) -> None:
+        _ends_us.add(number)
+        process.send_signal(number, group=number in FORWARDED_TO_GROUP)
+
+    handlers = {
+        **dict.fromkeys((*FORWARDED, *FORWARDED_TO_GROUP), forward),
+        signal.SIGTSTP: lambda *_: suspend(),  # type: ignore[operator]
+        signal.SIGWINCH: lambda *_: resume(),  # type: ignore[operator]
+        signal.SIGCONT: lambda *_: resume(),  # type: ignore[operator]
+    }
+    before = {number: signal.getsignal(number) for number in handlers}
+    for number, handler in handlers.items():
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _doctor(words: list[str]) -> int:
+    if words in (["--help"], ["-h"]):
+        print("usage: capsule doctor [--json]\n\nSay what this host can enforce, and what to do.")
+        return 0
+    if words not in ([], ["--json"]):
+        raise PolicyError(f"doctor: unknown option {words[0]}", hint="`capsule doctor --help`")
+    from . import doctor
+
+    return doctor.main(json=bool(words))

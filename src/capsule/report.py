@@ -1,0 +1,123 @@
+"""What the command line says about a run, to people and to programs."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+from .errors import CapsuleError, PolicyError
+from .result import Outcome
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import IO
+
+    from .plan import Plan
+    from .result import Result
+
+
+def say(text: str) -> None:
+    """One message on standard error, which may be closed or full."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"capsule: {text}\n")
+        sys.stderr.flush()
+
+
+def print_plan(plan: Plan) -> None:
+    """Every step, on standard error."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{plan}\n")
+        sys.stderr.flush()
+
+
+def verdict(result: Result) -> str:
+    """One line on a run that did not end by itself, with what would let it."""
+    advice = {
+        Outcome.TIMED_OUT: "; raise it with --timeout",
+        Outcome.OUTPUT_LIMIT: "; raise it with --output",
+    }
+    return f"{result.outcome.value}: {result.detail}{advice.get(result.outcome, '')}"
+
+
+def explain(result: Result) -> None:
+    """How the run ended, what it cost and what protected the host."""
+    usage = result.usage
+    say(
+        f"{result.describe()}; wall {usage.wall:.3f} s, user {usage.cpu_user:.3f} s, "
+        f"system {usage.cpu_system:.3f} s, peak memory of one process {usage.peak_memory >> 10} KiB"
+    )
+    for name, how in result.protections.items():
+        say(f"{name}: {how}")
+
+
+@contextlib.contextmanager
+def report_file(name: str | None) -> Iterator[IO[str] | None]:
+    """Open before the run: a report that cannot be written must not cost a run."""
+    if name is None or name == "-":
+        yield None if name is None else sys.stdout
+        return
+    try:
+        file = open(name, "w", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise PolicyError(
+            f"--json: cannot write {name}: {error.strerror}", field="json", value=name
+        ) from None
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):
+            file.close()
+
+
+def write_json(report: IO[str] | None, document: dict[str, object]) -> None:
+    """Write a document to a report, if there is one."""
+    if report is None:
+        return
+    import json
+
+    try:
+        report.write(json.dumps(document, indent=2) + "\n")
+        report.flush()
+    except OSError as error:
+        say(f"cannot write the result: {error.strerror}")
+
+
+def result_json(result: Result) -> dict[str, object]:
+    """The whole result."""
+    fields = {name: getattr(result, name) for name in result.__value_fields__}
+    fields["args"] = [word.encode("utf-8", "replace").decode() for word in result.args]
+    fields["outcome"] = result.outcome.value
+    fields["signal"] = result.signal
+    fields["exit_status"] = result.exit_status
+    fields["stdout"] = _text(result.stdout)
+    fields["stderr"] = _text(result.stderr)
+    fields["usage"] = {name: getattr(result.usage, name) for name in result.usage.__value_fields__}
+    return fields
+
+
+def _text(data: bytes | None) -> object:
+    """Text where it is UTF-8, else base64 under that name: nothing is lost or made up."""
+    if data is None:
+        return None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        import base64
+
+        return {"base64": base64.b64encode(data).decode()}
+
+
+def error_json(error: CapsuleError) -> dict[str, object]:
+    """Why there is no result."""
+    return {
+        "outcome": None,
+        "error": {
+            "type": type(error).__name__,
+            "message": error.message,
+            "hint": error.hint,
+            "exit_status": error.exit_code,
+            "step": getattr(error, "index", None),
+            "errno": getattr(error, "errno", None),
+        },
+    }

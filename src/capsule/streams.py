@@ -1,0 +1,52 @@
+"""The supervisor's ends of the command's standard streams."""
+
+from __future__ import annotations
+
+import os
+import select
+
+
+class Encoding:
+    """How bytes become text, as in `subprocess`; None of both is bytes."""
+
+    def __init__(self, encoding: str, errors: str) -> None:
+        self.encoding, self.errors = encoding, errors
+
+    def decode(self, data: bytes) -> str:
+        """Text with universal newlines."""
+        text = data.decode(self.encoding, self.errors)
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+class Streams:
+    """Our ends of the pipes to the command; -1 for each that is no pipe."""
+
+    def __init__(
+        self,
+        stdin: int = -1,
+        stdout: int = -1,
+        stderr: int = -1,
+        *,
+        input: bytes = b"",
+        encoding: Encoding | None = None,
+    ) -> None:
+        self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
+        self.input = memoryview(input)
+        self.encoding = encoding
+
+    def close(self) -> None:
+        """Close what is open."""
+        for name in ("stdin", "stdout", "stderr"):
+            fd = getattr(self, name)
+            if fd >= 0:
+                os.close(fd)
+                setattr(self, name, -1)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it, waiting for room where the descriptor does not block."""
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:
+            select.select([], [fd], [])

@@ -1,0 +1,174 @@
+"""A terminal for interactive runs: a pty of the capsule's own, relayed by the supervisor.
+
+The user's terminal never enters the capsule, so nothing inside can push input into it (TIOCSTI) or
+change its line discipline. What the user types goes to the pty, whose line discipline makes the
+signals of Ctrl-C and Ctrl-Z inside; what the command writes comes back the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import termios
+import tty
+
+from .launch import launch
+from .plan import Terminal
+from .streams import write_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from .command import Command
+    from .host import Host
+    from .launch import Running
+    from .plan import Plan
+    from .supervise import Process
+
+_CHUNK = 1 << 14
+
+
+def launch_with_terminal(
+    plan: Plan,
+    host: Host,
+    command: Command,
+    stdio: Sequence[int],
+    passed: Mapping[int, int],
+) -> tuple[Running, int]:
+    """As `launch`, for a plan that opens a terminal. Returns the pty's master too."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            running = launch(plan, host, command, stdio, passed=passed, terminal=theirs.fileno())
+        # The launcher has sent it before the command ran, so this does not wait.
+        _, masters, _, _ = socket.recv_fds(ours, 1, 1)
+    return running, masters[0]
+
+
+def describe(fds: Sequence[int]) -> Terminal:
+    """A terminal to stand for those of our descriptors that are terminals, in the same size."""
+    try:
+        rows, columns = termios.tcgetwinsize(fds[0])
+    except termios.error:
+        rows, columns = 24, 80
+    return Terminal(tuple(fds), rows or 24, columns or 80)
+
+
+class Relay:
+    """Between the user's terminal and the capsule's, for as long as the command runs.
+
+    Args:
+        process: a process that was started with a terminal.
+        keyboard: our descriptor to read keys from, or None if standard input is no terminal.
+        screen: our descriptor to write to.
+    """
+
+    def __init__(self, process: Process, master: int, keyboard: int | None, screen: int) -> None:
+        self._process = process
+        self._master = master
+        self._keyboard = keyboard
+        self._screen = screen
+        self._typed = b""
+        self._saved: list[object] | None = None
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Relay within the block. The terminal's mode is restored when it ends, whatever happens."""
+        os.set_blocking(self._master, False)
+        self._process.watch(self._master, select.POLLIN, self._show)
+        self._process.on_stop = self.suspend
+        try:
+            self.resume()
+            yield
+        finally:
+            self._show_rest()
+            self._release_keyboard()
+
+    # --- the two directions
+
+    def _show(self) -> None:
+        """From the pty to the screen. EIO: nobody inside holds it any more."""
+        try:
+            data = os.read(self._master, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._process.unwatch(self._master)
+            return
+        write_all(self._screen, self._process.count_output(data))
+
+    def _show_rest(self) -> None:
+        """What was written last is still in the pty when the command has ended."""
+        with contextlib.suppress(OSError):
+            while data := os.read(self._master, _CHUNK):
+                write_all(self._screen, self._process.count_output(data))
+
+    def _type(self) -> None:
+        """From the keyboard to the pty. While the pty is full, no more is read."""
+        if self._keyboard is None:
+            return
+        if not self._typed:
+            try:
+                self._typed = os.read(self._keyboard, _CHUNK)
+            except (BlockingIOError, OSError):
+                self._typed = b""
+            if not self._typed:
+                self._process.unwatch(self._keyboard)
+                return
+        with contextlib.suppress(BlockingIOError):
+            self._typed = self._typed[os.write(self._master, self._typed) :]
+        if self._typed:
+            self._process.unwatch(self._keyboard)
+            self._process.watch(self._master, select.POLLIN | select.POLLOUT, self._both)
+
+    def _both(self) -> None:
+        """The pty was full: write what is left, then go back to reading keys."""
+        self._show()
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._typed = self._typed[os.write(self._master, self._typed) :]
+        if not self._typed and self._keyboard is not None:
+            self._process.watch(self._master, select.POLLIN, self._show)
+            self._process.watch(self._keyboard, select.POLLIN, self._type)
+
+    # --- the user's terminal
+
+    def resize(self) -> None:
+        """Give the pty the size of the user's terminal; the kernel tells the command (SIGWINCH)."""
+        with contextlib.suppress(termios.error, OSError):
+            termios.tcsetwinsize(self._master, termios.tcgetwinsize(self._screen))
+
+    def resume(self) -> None:
+        """Take the keyboard, if we are in the foreground: in the background it is not ours."""
+        self.resize()
+        if self._keyboard is None or self._saved is not None:
+            return
+        try:
+            if os.tcgetpgrp(self._keyboard) != os.getpgrp():
+                return
+            self._saved = termios.tcgetattr(self._keyboard)
+            tty.setraw(self._keyboard, termios.TCSADRAIN)
+        except (OSError, termios.error):
+            return
+        self._process.watch(self._keyboard, select.POLLIN, self._type)
+
+    def _release_keyboard(self) -> None:
+        if self._keyboard is None or self._saved is None:
+            return
+        saved, self._saved = self._saved, None
+        self._process.unwatch(self._keyboard)
+        with contextlib.suppress(termios.error, OSError):
+            termios.tcsetattr(self._keyboard, termios.TCSADRAIN, saved)  # type: ignore[arg-type]
+
+    def suspend(self, _number: int = signal.SIGTSTP) -> None:
+        """The command was stopped from the keyboard: stop as well, so that the shell has its turn."""
+        self._release_keyboard()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        # Continued, by fg or bg.
+        self.resume()
+        self._process.send_signal(signal.SIGCONT, group=True)
