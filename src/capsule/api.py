@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from .command import resolve
+from .descriptors import Descriptors
 from .errors import PolicyError
 from .host import probe
 from .launch import launch
@@ -129,9 +129,8 @@ def start(
     host = probe()
     command = resolve(args, policy)
     coding = _encoding(text, encoding, errors)
-    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-        streams = Streams(input=_input_bytes(input, coding), encoding=coding)
-        ours.callback(streams.close)
+    streams = Streams(input=_input_bytes(input, coding), encoding=coding)
+    with streams, Descriptors() as theirs:
         given = PIPE if input is not None else DEVNULL if stdin is None else stdin
         stdio = [
             _open_stdin(given, streams, theirs),
@@ -149,8 +148,7 @@ def start(
             from .terminal import launch_with_terminal
 
             running, master = launch_with_terminal(plan, host, command, stdio, sources)
-        ours.pop_all()
-        return Process(running, plan, policy.limits, streams, master)
+        return Process(running, plan, policy.limits, streams.move(), master)
 
 
 def plan(args: Args, policy: Policy | None = None, **overrides: Any) -> Plan:
@@ -192,33 +190,26 @@ def _input_bytes(data: bytes | str | None, coding: Encoding | None) -> bytes:
     return b"" if data is None else bytes(data)
 
 
-def _null(theirs: contextlib.ExitStack) -> int:
-    fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    theirs.callback(os.close, fd)
-    return fd
+def _null(theirs: Descriptors) -> int:
+    return theirs.own(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
 
 
-def _open_stdin(given: Stdio, streams: Streams, theirs: contextlib.ExitStack) -> int:
+def _open_stdin(given: Stdio, streams: Streams, theirs: Descriptors) -> int:
     if given != PIPE:
         return _open(given, "stdin", 0, theirs)
-    read, write = os.pipe()
-    theirs.callback(os.close, read)
-    streams.stdin = write
-    return read
+    read, streams.stdin = os.pipe()
+    return theirs.own(read)
 
 
-def _open_output(
-    given: Stdio, name: str, streams: Streams, theirs: contextlib.ExitStack, number: int
-) -> int:
+def _open_output(given: Stdio, name: str, streams: Streams, theirs: Descriptors, number: int) -> int:
     if given != PIPE:
         return _open(given, name, number, theirs)
     read, write = os.pipe()
-    theirs.callback(os.close, write)
     setattr(streams, name, read)
-    return write
+    return theirs.own(write)
 
 
-def _open(given: Stdio, name: str, number: int, theirs: contextlib.ExitStack) -> int:
+def _open(given: Stdio, name: str, number: int, theirs: Descriptors) -> int:
     """The descriptor that is meant. One of the caller's own that is closed becomes /dev/null."""
     if given == DEVNULL or given is None:
         return _null(theirs)

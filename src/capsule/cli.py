@@ -5,22 +5,20 @@ What only some runs need is imported where it is needed: start-up time is a budg
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import sys
 
-from . import api, report
+from . import api, report, signals
 from .errors import CapsuleError, PolicyError
-from .options import parse, to_policy
+from .options import help_text, parse, to_policy
 from .result import Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from typing import NoReturn
 
+    from .options import Options
     from .plan import Terminal
     from .policy import Policy
     from .result import Result
@@ -45,9 +43,9 @@ processes and network, without root and without a daemon.
 """
 
 # Passed on to the command, as a terminal or a service manager would send them to it.
-FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+FORWARDED = (signals.SIGTERM, signals.SIGUSR1, signals.SIGUSR2)
 # What a terminal sends to the whole foreground process group.
-FORWARDED_TO_GROUP = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
+FORWARDED_TO_GROUP = (signals.SIGINT, signals.SIGQUIT, signals.SIGHUP)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,11 +58,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         # Nothing runs any more: end as any program does that Ctrl-C ends.
-        _die_of(signal.SIGINT)
+        _die_of(signals.SIGINT)
     except BrokenPipeError:
         # Whoever read our output has gone. The interpreter would try to flush it once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 128 + signal.SIGPIPE
+        return 128 + signals.SIGPIPE
+
+
+def entry() -> NoReturn:
+    """The command itself: `main`, without what the interpreter does at its end (2 ms)."""
+    status = main()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            status = status or CapsuleError.exit_code
+    os._exit(status)
 
 
 def _main(words: list[str]) -> int:
@@ -80,6 +89,9 @@ def _main(words: list[str]) -> int:
     if verb == "doctor":
         return _doctor(words)
     options = parse(verb, words)
+    if options.has("--help"):
+        sys.stdout.write(help_text(verb))
+        return 0
     policy = to_policy(options)
     if verb == "plan":
         print(api.plan(options.command, policy))
@@ -89,36 +101,37 @@ def _main(words: list[str]) -> int:
 
 def _die_of(number: int) -> NoReturn:
     """End by a signal, so that a shell that waits sees why."""
-    signal.signal(number, signal.SIG_DFL)
+    signals.set_handler(number, signals.SIG_DFL)
     os.kill(os.getpid(), number)
     os._exit(128 + number)
 
 
-def _run(options: argparse.Namespace, policy: Policy) -> int:
-    with report.report_file(options.json) as file:
-        try:
-            result = _run_command(options, policy)
-        except CapsuleError as error:
-            report.write_json(file, report.error_json(error))
-            raise
-        report.write_json(file, report.result_json(result))
-    if options.verbose:
+def _run(options: Options, policy: Policy) -> int:
+    file = report.Report(options.last("--json"))
+    try:
+        result = _run_command(options, policy)
+    except CapsuleError as error:
+        failure = error
+        file.write(lambda: report.error_json(failure))
+        raise
+    written = file.write(lambda: report.result_json(result))
+    if options.has("--verbose"):
         report.explain(result)
-    elif not options.quiet and result.outcome not in (Outcome.EXITED, Outcome.SIGNALED):
+    elif not options.has("--quiet") and result.outcome not in (Outcome.EXITED, Outcome.SIGNALED):
         report.say(report.verdict(result))
     if result.outcome is Outcome.SIGNALED and result.signal in _ends_us:
         _die_of(result.signal or 0)
-    return result.exit_status
+    return result.exit_status if written else CapsuleError.exit_code
 
 
 # Signals that came to us as well: the shell that sent them wants to see us die of them.
 _ends_us: set[int] = set()
 
 
-def _run_command(options: argparse.Namespace, policy: Policy) -> Result:
-    if options.verbose:
+def _run_command(options: Options, policy: Policy) -> Result:
+    if options.has("--verbose"):
         report.print_plan(api.plan(options.command, policy))
-    captured = options.json == "-"
+    captured = options.last("--json") == "-"
     ttys = [fd for fd in (0, 1, 2) if os.isatty(fd) and not (captured and fd > 0)]
     limited = policy.limits.output is not None
     stdio = [
@@ -150,7 +163,7 @@ def _terminal(ttys: list[int]) -> Terminal | None:
 def _attend(process: Process, ttys: list[int]) -> Result:
     """Wait, while signals and, with a terminal, keys are passed on."""
     if process.terminal is None:
-        with _forwarding(process, lambda: _suspend(process), lambda: None):
+        with _Forwarding(process, lambda: _suspend(process), lambda: None):
             return process.wait()
     from .terminal import Relay
 
@@ -158,41 +171,47 @@ def _attend(process: Process, ttys: list[int]) -> Result:
     # The output may go elsewhere: then the keyboard's terminal is the one to write to.
     relay = Relay(process, process.terminal, keyboard, next((fd for fd in ttys if fd > 0), 0))
     if keyboard is not None:
-        _ends_us.add(signal.SIGINT)
-    with relay.active(), _forwarding(process, relay.suspend, relay.resume):
+        _ends_us.add(signals.SIGINT)
+    with relay, _Forwarding(process, relay.suspend, relay.resume):
         return process.wait()
 
 
 def _suspend(process: Process) -> None:
     """Stop the command with us, as a shell's job, and continue it with us."""
-    process.send_signal(signal.SIGTSTP, group=True)
-    os.kill(os.getpid(), signal.SIGSTOP)
-    process.send_signal(signal.SIGCONT, group=True)
+    process.send_signal(signals.SIGTSTP, group=True)
+    os.kill(os.getpid(), signals.SIGSTOP)
+    process.send_signal(signals.SIGCONT, group=True)
 
 
-@contextlib.contextmanager
-def _forwarding(process: Process, suspend: object, resume: object) -> Iterator[None]:
+class _Forwarding:
     """Pass signals on within the block. One that was ignored before stays ignored (nohup)."""
 
-    def forward(number: int, _frame: object) -> None:
-        _ends_us.add(number)
-        process.send_signal(number, group=number in FORWARDED_TO_GROUP)
+    def __init__(
+        self, process: Process, suspend: Callable[[], None], resume: Callable[[], None]
+    ) -> None:
+        self._process = process
+        self._handlers: dict[int, signals.Handler] = {
+            **dict.fromkeys((*FORWARDED, *FORWARDED_TO_GROUP), self._forward),
+            signals.SIGTSTP: lambda *_: suspend(),
+            signals.SIGWINCH: lambda *_: resume(),
+            signals.SIGCONT: lambda *_: resume(),
+        }
+        self._before: dict[int, signals.Handler] = {}
 
-    handlers = {
-        **dict.fromkeys((*FORWARDED, *FORWARDED_TO_GROUP), forward),
-        signal.SIGTSTP: lambda *_: suspend(),  # type: ignore[operator]
-        signal.SIGWINCH: lambda *_: resume(),  # type: ignore[operator]
-        signal.SIGCONT: lambda *_: resume(),  # type: ignore[operator]
-    }
-    before = {number: signal.getsignal(number) for number in handlers}
-    for number, handler in handlers.items():
-        if before[number] is not signal.SIG_IGN:
-            signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+    def _forward(self, number: int, _frame: object) -> None:
+        _ends_us.add(number)
+        self._process.send_signal(number, group=number in FORWARDED_TO_GROUP)
+
+    def __enter__(self) -> None:
+        for number, handler in self._handlers.items():
+            before = signals.get_handler(number)
+            if before != signals.SIG_IGN:
+                self._before[number] = before
+                signals.set_handler(number, handler)
+
+    def __exit__(self, *_exception: object) -> None:
+        for number, before in self._before.items():
+            signals.set_handler(number, before)
 
 
 def _doctor(words: list[str]) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 
 from . import spawn, steps
+from .descriptors import Descriptors
 from .errors import InternalError
 from .values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
 # The programs of the host. On most systems all but the first are links into it.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -118,49 +120,60 @@ def probe(*, refresh: bool = False) -> Host:
 
 
 def _probe(uid: int, gid: int) -> Host:
-    mount_setattr, openat2, mount_api, landlock_abi, outer, filters = _features()
-    etc, etc_files = _etc()
+    with _Asking() as kernel:
+        # Meanwhile the launcher asks.
+        etc, etc_files = _etc()
+        facts: dict[str, Any] = {
+            "kernel": os.uname().release,
+            "uid": uid,
+            "gid": gid,
+            "initial_ids": _has_initial_ids(),
+            "system": _entries(SYSTEM),
+            "etc": etc,
+            "etc_files": etc_files,
+            "masked": tuple(filter(os.path.exists, PROC_MASKED)),
+            "masked_for_all": tuple(filter(_is_open_to_others, PROC_MASKED)),
+            "read_only": tuple(filter(os.path.exists, PROC_READ_ONLY)),
+            "subuids": _subordinate("/etc/subuid", uid),
+            "subgids": _subordinate("/etc/subgid", uid),
+            "newuidmap": _helper("newuidmap"),
+            "newgidmap": _helper("newgidmap"),
+            "resolv_conf": _resolv_conf(),
+        }
+        mount_setattr, openat2, mount_api, landlock_abi, outer, filters = kernel.answer()
     return Host(
-        kernel=os.uname().release,
-        uid=uid,
-        gid=gid,
-        initial_ids=_has_initial_ids(),
         mount_api=bool(mount_api),
         openat2=bool(openat2),
         mount_setattr=bool(mount_setattr),
         landlock_abi=landlock_abi,
         outer_seccomp=outer > 0,
         seccomp=bool(filters),
-        system=_entries(SYSTEM),
-        etc=etc,
-        etc_files=etc_files,
-        masked=tuple(filter(os.path.exists, PROC_MASKED)),
-        masked_for_all=tuple(filter(_is_open_to_others, PROC_MASKED)),
-        read_only=tuple(filter(os.path.exists, PROC_READ_ONLY)),
-        subuids=_subordinate("/etc/subuid", uid),
-        subgids=_subordinate("/etc/subgid", uid),
-        newuidmap=_helper("newuidmap"),
-        newgidmap=_helper("newgidmap"),
-        resolv_conf=_resolv_conf(),
+        **facts,
     )
 
 
-def _features() -> tuple[int, ...]:
-    """What the launcher's own system calls answered."""
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        child = spawn.spawn(steps.encode((steps.Features(), steps.Stop())), (null, null, null))
-    finally:
-        os.close(null)
-    try:
-        record = spawn.read_record(child.status)
-    finally:
-        spawn.reap(child.pid)
-        for fd in (child.error, child.status, child.lifeline):
+class _Asking:
+    """The launcher at work on the question what its system calls answer."""
+
+    def __enter__(self) -> _Asking:
+        with Descriptors() as fds:
+            null = fds.own(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+            self._child = spawn.spawn(
+                steps.encode((steps.Features(), steps.Stop())), (null, null, null)
+            )
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        spawn.reap(self._child.pid)
+        for fd in (self._child.error, self._child.status, self._child.lifeline):
             os.close(fd)
-    if record is None or record[0] != spawn.FEATURES:
-        raise InternalError("the launcher did not say what the kernel offers")
-    return record[1:7]
+
+    def answer(self) -> tuple[int, ...]:
+        """The values of its record, in the order of step_features."""
+        record = spawn.read_record(self._child.status)
+        if record is None or record[0] != spawn.FEATURES:
+            raise InternalError("the launcher did not say what the kernel offers")
+        return record[1:7]
 
 
 def _has_initial_ids() -> bool:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 
-from . import spawn
+from . import signals, spawn
 from .errors import InternalError, SetupError
-from .hints import exit_code_for, hint_for
 from .values import Value
 
 TYPE_CHECKING = False
@@ -56,7 +54,7 @@ def launch(
     child = spawn.spawn(plan.encode(), stdio, passed=passed, terminal=terminal, launcher=launcher)
     init = 0
     try:
-        report = os.read(child.error, spawn.REPORT.size)
+        report = os.read(child.error, spawn.REPORT_SIZE)
         init = _started(child)
         if report or not init:
             raise _failure(report, plan, host, command)
@@ -85,11 +83,13 @@ def _failure(
 ) -> SetupError | InternalError:
     if not report:
         return InternalError("the launcher ended without a report")
-    if len(report) != spawn.REPORT.size:
+    if len(report) != spawn.REPORT_SIZE:
         return InternalError("the report of the launcher is cut off")
-    index, error = spawn.REPORT.unpack(report)
+    index, error = memoryview(report).cast("i")
     if not 0 <= index < len(plan.steps):
         return InternalError(f"the launcher refused the plan: {os.strerror(error)}")
+    from .hints import exit_code_for, hint_for  # only where something failed
+
     step = plan.steps[index]
     hint = hint_for(step, error, host, command)
     code = exit_code_for(step, error, command)
@@ -98,7 +98,7 @@ def _failure(
 
 def _take_down(child: Child, init: int) -> None:
     """End and reap a launcher and, if it was cloned, its init; then nothing of the capsule is left."""
-    os.kill(child.pid, signal.SIGKILL)
+    os.kill(child.pid, signals.SIGKILL)
     spawn.reap(child.pid)
     if not init:
         # With the launcher gone, init is the last one that can write: this ends.
@@ -108,7 +108,7 @@ def _take_down(child: Child, init: int) -> None:
         except (BlockingIOError, InternalError):
             init = 0
     if init:
-        os.kill(init, signal.SIGKILL)
+        os.kill(init, signals.SIGKILL)
         spawn.reap(init)
     for fd in (child.error, child.status, child.lifeline):
         os.close(fd)

@@ -124,7 +124,8 @@ def _namespaces(policy: Policy) -> s.Namespaces:
 
 
 def _launcher_steps(namespaces: s.Namespaces, ids: Ids, host: Host) -> Iterator[s.Step]:
-    if host.uid == 0:
+    # In a user namespace of a container setgroups may be denied, and there is nothing to drop.
+    if host.uid == 0 and host.initial_ids:
         yield s.DropGroups()
     yield namespaces
     if ids.helpers is not None:

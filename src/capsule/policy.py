@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import enum
-import math
 import os
 
+from .choice import Choice
 from .errors import PolicyError
 from .values import Value
 
@@ -20,6 +19,7 @@ _SIZE_UNITS = {
     **{f"{u}{s}": 1024 ** (n + 1) for n, u in enumerate("KMGT") for s in ("", "I", "IB")},
     **{f"{u}B": 1000 ** (n + 1) for n, u in enumerate("KMGT")},
 }
+_INFINITE = float("inf")
 _TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _LARGEST_SIZE = 2**63 - 1
 # What poll(2) and the launcher count in: more is no limit that anyone means.
@@ -40,7 +40,7 @@ def parse_size(value: int | str, field: str) -> int:
         number = _to_float(digits) if unit else -1.0
     else:
         number, unit = -1.0, 1
-    size = int(number * unit) if 0 <= number * unit < math.inf else -1
+    size = int(number * unit) if 0 <= number * unit < _INFINITE else -1
     if not 0 <= size <= _LARGEST_SIZE or number * unit != size:
         hint = "write bytes or a number with K, M, G, T (1024-based) or KB, MB, GB (1000-based)"
         raise PolicyError(f"{field}: not a size: {value!r}", field=field, value=value, hint=hint)
@@ -66,7 +66,7 @@ def parse_time(value: float | str, field: str) -> float:
 
 def _sum_times(text: str) -> float:
     """Seconds of parts in falling order of unit, or -1: 1m30s is a time, 30s1m and 1m30 are not."""
-    total, last = 0.0, math.inf
+    total, last = 0.0, _INFINITE
     parts = 0
     while text:
         digits, text = _split_number(text)
@@ -118,7 +118,7 @@ def inside_path(value: object, field: str) -> str:
     return "/" + os.path.normpath(path).lstrip("/")
 
 
-class Network(enum.Enum):
+class Network(Choice):
     """Which network the command is given."""
 
     NONE = "none"
@@ -127,7 +127,7 @@ class Network(enum.Enum):
     """The host's: every service that listens on the host, abstract sockets included."""
 
 
-class IdMap(enum.Enum):
+class IdMap(Choice):
     """What the ids inside are on the host; user_namespaces(7)."""
 
     CALLER = "caller"
@@ -138,7 +138,7 @@ class IdMap(enum.Enum):
     """Root inside is root on the host. Only for root, and never by default."""
 
 
-class MountKind(enum.Enum):
+class MountKind(Choice):
     """What a `Mount` does."""
 
     READ_ONLY = "read-only"
@@ -297,7 +297,7 @@ def _mounts(value: Any) -> tuple[Mount, ...]:
     return tuple(value)
 
 
-def _choice(kind: type[enum.Enum], value: Any, field: str) -> enum.Enum:
+def _choice(kind: type[Choice], value: Any, field: str) -> Choice:
     try:
         return kind(value)
     except ValueError:

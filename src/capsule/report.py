@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 
 from .errors import CapsuleError, PolicyError
@@ -10,7 +9,7 @@ from .result import Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
     from typing import IO
 
     from .plan import Plan
@@ -19,16 +18,20 @@ if TYPE_CHECKING:
 
 def say(text: str) -> None:
     """One message on standard error, which may be closed or full."""
-    with contextlib.suppress(OSError, ValueError):
+    try:
         sys.stderr.write(f"capsule: {text}\n")
         sys.stderr.flush()
+    except (OSError, ValueError):
+        pass  # there is nowhere left to say it
 
 
 def print_plan(plan: Plan) -> None:
     """Every step, on standard error."""
-    with contextlib.suppress(OSError):
+    try:
         sys.stderr.write(f"{plan}\n")
         sys.stderr.flush()
+    except OSError:
+        pass  # as above
 
 
 def verdict(result: Result) -> str:
@@ -51,36 +54,39 @@ def explain(result: Result) -> None:
         say(f"{name}: {how}")
 
 
-@contextlib.contextmanager
-def report_file(name: str | None) -> Iterator[IO[str] | None]:
-    """Open before the run: a report that cannot be written must not cost a run."""
-    if name is None or name == "-":
-        yield None if name is None else sys.stdout
-        return
-    try:
-        file = open(name, "w", encoding="utf-8")  # noqa: SIM115
-    except OSError as error:
-        raise PolicyError(
-            f"--json: cannot write {name}: {error.strerror}", field="json", value=name
-        ) from None
-    try:
-        yield file
-    finally:
-        with contextlib.suppress(OSError):
-            file.close()
+class Report:
+    """Where the result is written as JSON. Opened before the run: to find out later would cost a run.
 
+    Args:
+        name: a file's name, "-" for standard output, None for nowhere.
 
-def write_json(report: IO[str] | None, document: dict[str, object]) -> None:
-    """Write a document to a report, if there is one."""
-    if report is None:
-        return
-    import json
+    Raises:
+        PolicyError: the file cannot be written.
+    """
 
-    try:
-        report.write(json.dumps(document, indent=2) + "\n")
-        report.flush()
-    except OSError as error:
-        say(f"cannot write the result: {error.strerror}")
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+        self._file: IO[str] | None = sys.stdout if name == "-" else None
+        if name not in (None, "-"):
+            try:
+                self._file = open(str(name), "w", encoding="utf-8")  # noqa: SIM115
+            except OSError as error:
+                message = f"--json: cannot write {name}: {error.strerror}"
+                raise PolicyError(message, field="json", value=name) from None
+
+    def write(self, document: Callable[[], dict[str, object]]) -> bool:
+        """Write a document. False if the disk is full or the reader is gone."""
+        if self._file is None:
+            return True
+        import json
+
+        try:
+            with self._file as file:
+                file.write(json.dumps(document(), indent=2) + "\n")
+        except OSError as error:
+            say(f"cannot write the result to {self.name}: {error.strerror}")
+            return False
+        return True
 
 
 def result_json(result: Result) -> dict[str, object]:

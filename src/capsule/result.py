@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import enum
-import signal
-
+from . import signals
+from .choice import Choice
 from .errors import CommandFailed
 from .values import Value
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
 
-class Outcome(enum.Enum):
+class Outcome(Choice):
     """How a run ended. What the command itself did is told apart from what was done to it."""
 
     EXITED = "exited"
@@ -102,7 +101,7 @@ class Result(Value):
         if self.outcome is Outcome.EXITED:
             return f"{self.args[0]} exited with status {self.returncode}"
         if self.outcome is Outcome.SIGNALED:
-            return f"{self.args[0]} was ended by {_signal_name(-self.returncode)}"
+            return f"{self.args[0]} was ended by {signals.name(-self.returncode)}"
         return f"{self.args[0]}: {self.outcome.value}{': ' if self.detail else ''}{self.detail}"
 
     def check(self) -> Self:
@@ -114,10 +113,3 @@ class Result(Value):
         if not self.ok:
             raise CommandFailed(self)
         return self
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

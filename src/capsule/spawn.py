@@ -8,16 +8,15 @@ knows too.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import struct
 
+from .descriptors import Descriptors
 from .errors import HostError, InternalError
 from .values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 # Next to the package and nowhere else: no PATH, no environment variable can name another one.
 LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "capsule-launch")
@@ -26,8 +25,8 @@ PLAN_FD, ERROR_FD, STATUS_FD, LIFELINE_FD, SUPERVISOR_FD, TERMINAL_FD = range(3,
 FIRST_USER_FD = 10
 
 STARTED, FEATURES, STOPPED, ENDED = range(1, 5)
-RECORD = struct.Struct("=12q")
-REPORT = struct.Struct("=2i")
+RECORD_SIZE = 12 * 8  # of 64-bit integers
+REPORT_SIZE = 2 * 4  # of 32-bit integers
 
 
 class Child(Value):
@@ -44,37 +43,6 @@ class Child(Value):
     error: int
     status: int
     lifeline: int
-
-
-class _Descriptors:
-    """Descriptors that are closed when the block ends, whatever happens in it."""
-
-    def __init__(self) -> None:
-        self.owned: list[int] = []
-
-    def own(self, fd: int) -> int:
-        self.owned.append(fd)
-        return fd
-
-    def pipe(self) -> tuple[int, int]:
-        """(Reading end, writing end), both close-on-exec."""
-        read, write = os.pipe()
-        return self.own(read), self.own(write)
-
-    def keep(self, fds: Iterable[int]) -> None:
-        for fd in fds:
-            self.owned.remove(fd)
-
-    def raised(self, fd: int, above: int) -> int:
-        """The descriptor itself, or a copy above all the numbers that the launcher's will take."""
-        return fd if fd >= above else self.own(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above))
-
-    def __enter__(self) -> _Descriptors:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        for fd in self.owned:
-            os.close(fd)
 
 
 def spawn(
@@ -99,7 +67,7 @@ def spawn(
         InternalError: the launcher is missing.
     """
     try:
-        with _Descriptors() as fds:
+        with Descriptors() as fds:
             child = _spawn(fds, plan, (stdio, passed or {}, terminal), launcher)
             fds.keep((child.error, child.status, child.lifeline))
             return child
@@ -125,7 +93,7 @@ def _remedy(error: OSError) -> str | None:
 
 
 def _spawn(
-    fds: _Descriptors,
+    fds: Descriptors,
     plan: bytes,
     given: tuple[Sequence[int], Mapping[int, int], int | None],
     launcher: str,
@@ -149,21 +117,23 @@ def _spawn(
     }
     if terminal is not None:
         wanted[TERMINAL_FD] = terminal
-    # A source that lay among the targets would be overwritten before its turn.
-    above = max(wanted) + 1
-    actions = [(os.POSIX_SPAWN_DUP2, fds.raised(fd, above), to) for to, fd in wanted.items()]
-    pid = os.posix_spawn(launcher, ["capsule-launch"], {}, file_actions=actions)
+    # A source that lay among the targets would be overwritten before its turn: so first all go up, then
+    # each to its place. What is left up there, the launcher closes.
+    above = max(*wanted, *wanted.values()) + 1
+    up = [(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate(wanted.values(), above)]
+    down = [(os.POSIX_SPAWN_DUP2, n, to) for n, to in enumerate(wanted, above)]
+    pid = os.posix_spawn(launcher, ["capsule-launch"], {}, file_actions=up + down)
     return Child(pid, error, status, lifeline)
 
 
 def read_record(fd: int) -> tuple[int, ...] | None:
     """The next record of a status pipe: (kind, eleven values), or None at the end of file."""
-    data = os.read(fd, RECORD.size)
+    data = os.read(fd, RECORD_SIZE)
     if not data:
         return None
-    if len(data) != RECORD.size:
+    if len(data) != RECORD_SIZE:
         raise InternalError("a record of the status pipe is cut off")
-    return RECORD.unpack(data)
+    return tuple(memoryview(data).cast("q"))
 
 
 def reap(pid: int) -> int | None:

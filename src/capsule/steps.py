@@ -4,6 +4,8 @@ A step is a tuple of its arguments. `encode` writes it for the launcher, `descri
 words, their order of arguments and the signatures are those of launcher/steps.def; a test compares.
 """
 
+# ruff: noqa: PLC0414  (names that belong to the vocabulary, re-exported)
+
 from __future__ import annotations
 
 from .step import NAMESPACES as NAMESPACES

@@ -34,6 +34,19 @@ class Streams:
         self.input = memoryview(input)
         self.encoding = encoding
 
+    def move(self) -> Streams:
+        """The same streams with another owner: this one closes nothing any more."""
+        moved = Streams(self.stdin, self.stdout, self.stderr, encoding=self.encoding)
+        moved.input = self.input
+        self.stdin = self.stdout = self.stderr = -1
+        return moved
+
+    def __enter__(self) -> Streams:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close what is open."""
         for name in ("stdin", "stdout", "stderr"):

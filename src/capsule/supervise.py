@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import io
 import os
 import select
-import signal
 import time
-import warnings
 
-from . import spawn
+from . import signals, spawn
 from .errors import InternalError
 from .result import Outcome, Result, Usage
 from .streams import write_all
@@ -69,6 +65,7 @@ class Process:
         self._watched: dict[int, tuple[int, Callable[[], object]]] = {}
         self._poller = select.poll()
         self.on_stop: Callable[[int], None] | None = None
+        self.on_end: Callable[[], None] | None = None
         self._ended: tuple[int, ...] | None = None
         self._killed = False
         self._truncated = False
@@ -149,17 +146,19 @@ class Process:
 
         SIGKILL ends the whole capsule. After the end this does nothing.
         """
-        if number == signal.SIGKILL:
+        if number == signals.SIGKILL:
             self.kill()
             return
         if self._running is not None and self._ended is None:
             byte = bytes([int(number) | (_TO_GROUP if group else 0)])
-            with contextlib.suppress(BrokenPipeError):
+            try:
                 os.write(self._running.lifeline, byte)
+            except BrokenPipeError:
+                pass  # it ended this moment
 
     def terminate(self) -> None:
         """Send SIGTERM to the command."""
-        self.send_signal(signal.SIGTERM)
+        self.send_signal(signals.SIGTERM)
 
     def kill(self) -> None:
         """Kill everything in the capsule, at once."""
@@ -169,8 +168,7 @@ class Process:
 
     def _kill_init(self) -> None:
         if self._running is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._running.pidfd, signal.SIGKILL)
+            signals.send_by_pidfd(self._running.pidfd, signals.SIGKILL)
 
     def __enter__(self) -> Self:
         return self
@@ -185,6 +183,8 @@ class Process:
 
     def __del__(self) -> None:
         if getattr(self, "_running", None) is not None:
+            import warnings
+
             warnings.warn(f"capsule of {self.args[0]!r} still runs", ResourceWarning, stacklevel=2)
             self._end()
 
@@ -196,9 +196,8 @@ class Process:
         """Kill, reap and close, whatever state this is in."""
         if self._running is not None:
             self.kill()
-            with contextlib.suppress(InternalError):
-                while not self._has_ended():
-                    self._read_status()
+            while not self._has_ended():
+                self._read_status()
             self._release()
 
     # --- the loop
@@ -241,10 +240,13 @@ class Process:
         self.watch(running.status, _READABLE, self._read_status)
         for fd in self._outputs():
             os.set_blocking(fd, False)
-            self.watch(fd, _READABLE, functools.partial(self._read_output, fd))
+            self.watch(fd, _READABLE, self._reader(fd))
         if self._streams.stdin >= 0 and self._streams.input:
             os.set_blocking(self._streams.stdin, False)
             self.watch(self._streams.stdin, select.POLLOUT, self._write_input)
+
+    def _reader(self, fd: int) -> Callable[[], object]:
+        return lambda: self._read_output(fd)
 
     def _outputs(self) -> list[int]:
         return [fd for fd in (self._streams.stdout, self._streams.stderr) if fd >= 0]
@@ -302,11 +304,12 @@ class Process:
     def _write_input(self) -> None:
         """Write a part of the input. A command that does not read it has a right not to."""
         streams = self._streams
-        with contextlib.suppress(BlockingIOError):
-            try:
-                streams.input = streams.input[os.write(streams.stdin, streams.input[:_CHUNK]) :]
-            except BrokenPipeError:
-                streams.input = memoryview(b"")
+        try:
+            streams.input = streams.input[os.write(streams.stdin, streams.input[:_CHUNK]) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            streams.input = memoryview(b"")
         if not streams.input:
             self.unwatch(streams.stdin)
             os.close(streams.stdin)
@@ -315,8 +318,10 @@ class Process:
     def _close_stdin(self) -> None:
         writer = self._files.get("stdin")
         if writer is not None and not writer.closed:
-            with contextlib.suppress(BrokenPipeError):
+            try:
                 writer.close()
+            except BrokenPipeError:
+                pass  # the command has closed its end
         if self._streams.stdin >= 0 and not self._streams.input:
             os.close(self._streams.stdin)
             self._streams.stdin = -1
@@ -328,6 +333,8 @@ class Process:
         for fd in self._outputs():
             while self._read_output(fd):
                 pass
+        if self.on_end is not None:
+            self.on_end()
         self._result = self._make_result()
         self._release()
         return self._result
@@ -341,8 +348,10 @@ class Process:
         for fd in (running.pidfd, running.status, running.lifeline):
             os.close(fd)
         for file in self._files.values():
-            with contextlib.suppress(OSError, ValueError):
+            try:
                 file.close()
+            except (OSError, ValueError):
+                pass  # what was not written has no reader any more
         self._streams.close()
         if self.terminal is not None:
             os.close(self.terminal)
@@ -367,13 +376,13 @@ class Process:
         """(Outcome, returncode, detail). What was done to the command comes before what it did."""
         if self._truncated:
             limit = self._limits.output
-            return Outcome.OUTPUT_LIMIT, -signal.SIGKILL, f"more than {limit} bytes of output"
+            return Outcome.OUTPUT_LIMIT, -signals.SIGKILL, f"more than {limit} bytes of output"
         if not self._ended:
             who = "by the caller" if self._killed else "from outside of the capsule"
-            return Outcome.KILLED, -signal.SIGKILL, f"killed {who}"
+            return Outcome.KILLED, -signals.SIGKILL, f"killed {who}"
         status, reason = self._ended[1:3]
         if reason == _END_BY_DEADLINE:
-            return Outcome.TIMED_OUT, -signal.SIGKILL, f"after {self._limits.timeout:g} s"
+            return Outcome.TIMED_OUT, -signals.SIGKILL, f"after {self._limits.timeout:g} s"
         if os.WIFSIGNALED(status):
             return Outcome.SIGNALED, -os.WTERMSIG(status), ""
         return Outcome.EXITED, os.WEXITSTATUS(status), ""

@@ -10,18 +10,18 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import signal
 import socket
 import termios
 import tty
 
+from . import signals
 from .launch import launch
 from .plan import Terminal
 from .streams import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from .command import Command
     from .host import Host
@@ -75,18 +75,16 @@ class Relay:
         self._typed = b""
         self._saved: list[object] | None = None
 
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
-        """Relay within the block. The terminal's mode is restored when it ends, whatever happens."""
+    def __enter__(self) -> None:
+        """Begin. When the block ends, the terminal's mode is restored, whatever happened."""
         os.set_blocking(self._master, False)
         self._process.watch(self._master, select.POLLIN, self._show)
         self._process.on_stop = self.suspend
-        try:
-            self.resume()
-            yield
-        finally:
-            self._show_rest()
-            self._release_keyboard()
+        self._process.on_end = self._show_rest
+        self.resume()
+
+    def __exit__(self, *_exception: object) -> None:
+        self._release_keyboard()
 
     # --- the two directions
 
@@ -165,10 +163,10 @@ class Relay:
         with contextlib.suppress(termios.error, OSError):
             termios.tcsetattr(self._keyboard, termios.TCSADRAIN, saved)  # type: ignore[arg-type]
 
-    def suspend(self, _number: int = signal.SIGTSTP) -> None:
+    def suspend(self, _number: int = signals.SIGTSTP) -> None:
         """The command was stopped from the keyboard: stop as well, so that the shell has its turn."""
         self._release_keyboard()
-        os.kill(os.getpid(), signal.SIGSTOP)
+        os.kill(os.getpid(), signals.SIGSTOP)
         # Continued, by fg or bg.
         self.resume()
-        self._process.send_signal(signal.SIGCONT, group=True)
+        self._process.send_signal(signals.SIGCONT, group=True)

@@ -139,7 +139,7 @@ def _place_command(places: dict[str, Source | s.Step], notes: list[str], command
     shown: list[tuple[str, str]] = list(command.shown)
     if command.working_directory is not None:
         shown.append((command.working_directory, "the working directory"))
-    elif command.cwd in SHARED_PLACES or is_below(command.home, command.cwd):
+    elif command.cwd in SHARED_PLACES or (command.cwd != "/" and is_below(command.home, command.cwd)):
         places.setdefault(command.cwd, s.Directory(command.cwd, 0o755))
     visible = [path for path, place in places.items() if isinstance(place, Source)]
     for path, reason in sorted(shown, key=lambda pair: pair[0].count("/")):

@@ -1,0 +1,61 @@
+"""Signals by number.
+
+The standard `signal` turns each number into a member of an enumeration, which costs 5 ms to
+import; this is the C module below it.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    Handler = Callable[[int, FrameType | None], object] | int | None
+
+SIGHUP: int = _signal.SIGHUP
+SIGINT: int = _signal.SIGINT
+SIGQUIT: int = _signal.SIGQUIT
+SIGKILL: int = _signal.SIGKILL
+SIGUSR1: int = _signal.SIGUSR1
+SIGUSR2: int = _signal.SIGUSR2
+SIGPIPE: int = _signal.SIGPIPE
+SIGTERM: int = _signal.SIGTERM
+SIGCONT: int = _signal.SIGCONT
+SIGSTOP: int = _signal.SIGSTOP
+SIGTSTP: int = _signal.SIGTSTP
+SIGWINCH: int = _signal.SIGWINCH
+
+SIG_DFL: int = _signal.SIG_DFL
+SIG_IGN: int = _signal.SIG_IGN
+
+
+def get_handler(number: int) -> Handler:
+    """What is done on a signal: signal(2)."""
+    handler: Handler = _signal.getsignal(number)
+    return handler
+
+
+def set_handler(number: int, handler: Handler) -> None:
+    """Change what is done on a signal. Only in the main thread."""
+    _signal.signal(number, handler)
+
+
+def send_by_pidfd(pidfd: int, number: int) -> None:
+    """pidfd_send_signal(2). A process that is gone gets none."""
+    try:
+        _signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        pass
+
+
+def name(number: int) -> str:
+    """SIGTERM for 15."""
+    import signal  # only for a message
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
