@@ -5,14 +5,17 @@ General layout, from top to bottom; nothing imports upward:
     cli, doctor         the command line; options and report are its two ends
     api                 run(), start(), plan(): glue
     terminal            a pty for interactive runs
-    supervise, streams  Process: pipes, kill, reap, Result
+    supervise, streams, verdict
+                        Process: pipes, kill, reap, Result
     launch              plan -> running command, or the error that says why not
     plan                pure: policy x host x command -> steps; the one place that orders them
     view, identity      pure parts of it: what stands where, and who runs
     command             where the program lies and what it needs
     host                what this kernel offers
     spawn               the only code that starts the launcher
-    steps, step, hints, policy, result, values, errors
+    descriptors, signals, choice, values
+                        small things below all
+    steps, step, hints, policy, result, errors
 """
 
 from .api import DEVNULL, INHERIT, PIPE, STDOUT, plan, run, start

@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 UNPRIVILEGED = "kernel.unprivileged_userns_clone"
 APPARMOR = "kernel.apparmor_restrict_unprivileged_userns"
 # Limits of namespaces, by kind; namespaces(7).
-LIMITS = {
-    kind: f"user.max_{'mnt' if kind == 'mount' else kind}_namespaces"
-    for kind in s.NAMESPACES
-}
+LIMITS = {kind: f"user.max_{'mnt' if kind == 'mount' else kind}_namespaces" for kind in s.NAMESPACES}
 SYSCTLS = (UNPRIVILEGED, APPARMOR, *LIMITS.values())
 SETTERS = {6: "CAP_SETGID", 7: "CAP_SETUID"}
 
@@ -80,9 +77,9 @@ class Surroundings(Value):
         return [name for name in names or CALLS if self.filtered and self._is_refused(name)]
 
     def _is_refused(self, name: str) -> bool:
-        _, _, usual, since = CALLS[name]
-        answer = self.answers.get(name, usual[0])
-        return answer not in usual and (answer != errno.ENOSYS or self.kernel >= since)
+        call = CALLS[name]
+        answer = self.answers.get(name, call.usual[0])
+        return answer not in call.usual and (answer != errno.ENOSYS or self.kernel >= call.since)
 
 
 class Failure(Value):
@@ -105,15 +102,25 @@ def conclude(failure: Failure, around: Surroundings) -> Conclusion:
     """Return what was found and the remedy for a trial that failed."""
     found = None
     step, denied = failure.step, failure.errno in _DENIALS
-    if isinstance(step, s.Namespaces):
+    if step is None:
+        found = _no_launcher(failure, around)
+    elif isinstance(step, s.Namespaces):
         found = _no_namespace(step, failure.errno, around)
     elif isinstance(step, (s.DropGroups, s.GidMap, s.UidMap)) and denied:
         found = _powerless_root(around)
-    elif isinstance(step, s.Proc) and failure.errno == errno.EPERM and around.covered:
+    elif isinstance(step, s.Proc) and failure.errno == errno.EPERM:
         found = covered_proc(around)
     elif denied:
         found = seccomp_filter(around) or _confined(around) or _apparmor(around)
     return found or (failure.message, failure.hint or "see the kernel's log for the reason: dmesg")
+
+
+def _no_launcher(failure: Failure, around: Surroundings) -> Conclusion | None:
+    """The launcher could not be started, or it or init was killed."""
+    fatal = any(around.answers[name] < 0 for name in around.refused())
+    if fatal or not failure.hint:
+        return seccomp_filter(around)
+    return seccomp_filter(around, "memfd_create", "pidfd_open", "close_range")
 
 
 def _no_namespace(step: s.Namespaces, error: int, around: Surroundings) -> Conclusion | None:
@@ -202,7 +209,9 @@ def apparmor_profile(launcher: str) -> str:
 def _selinux(around: Surroundings) -> Conclusion | None:
     if not around.selinux:
         return None
-    remedy = "podman: --security-opt label=disable\nelse see what it refused: ausearch -m avc -ts recent"
+    remedy = (
+        "podman: --security-opt label=disable\nelse see what it refused: ausearch -m avc -ts recent"
+    )
     return "SELinux refuses it", remedy
 
 
@@ -219,11 +228,12 @@ def _powerless_root(around: Surroundings) -> Conclusion | None:
 
 
 def covered_proc(around: Surroundings) -> Conclusion:
-    """The kernel gives a new procfs to nobody who sees his own in parts; mount_namespaces(7)."""
+    """The kernel gives a new procfs to nobody who does not see his own whole; mount_namespaces(7)."""
     some = ", ".join(around.covered[:3]) + (", ..." if len(around.covered) > 3 else "")
+    how = f"covered in places ({some})" if some else "covered in places, or read-only"
     remedy = (
         "docker: --security-opt systempaths=unconfined\n"
         "podman: --security-opt unmask=ALL\n"
         "Kubernetes: hostUsers: false, and procMount: Unmasked in the securityContext"
     )
-    return f"parts of /proc are covered ({some}), so the kernel gives out no new one", remedy
+    return f"/proc is {how}, so the kernel gives out no new one", remedy

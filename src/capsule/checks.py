@@ -6,12 +6,13 @@ import enum
 import errno
 import os
 
+from . import causes
 from .causes import seccomp_filter
 from .values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .causes import Surroundings
+    from .causes import Failure, Surroundings
     from .host import Host
 
 
@@ -80,33 +81,33 @@ class Report(Value):
         return json.dumps(report, indent=2)
 
     def __str__(self) -> str:
-        width = max((len(check.name) for check in self.checks), default=0)
-        lines = [f"Capsule on Linux {_printable(self.kernel)}, as uid {self.uid}", ""]
-        for check in self.checks:
-            lines.append(f"{check.state.value:8}  {check.name:{width}}  {_printable(check.found)}")
-            lines += _more(check)
+        width = max(len(name) for name in ("without it", *(check.name for check in self.checks)))
+        lines = [f"Capsule on Linux {_printable(self.kernel)}, as uid {self.uid}"]
+        for title, required in (("The default policy needs", True), ("Beyond it", False)):
+            chosen = [check for check in self.checks if check.required is required]
+            lines += ["", f"{title}:"] if chosen else []
+            for check in chosen:
+                lines += _describe(check, width)
         return "\n".join([*lines, "", self._verdict()])
 
     def _verdict(self) -> str:
         if self.ok:
             return "The default policy can be enforced on this host."
-        # The last check is the default policy itself: it says no more than those before it.
+        # The last of them is the default policy itself: it says no more than those before it.
         failed = [check.name for check in self.checks if check.fails and check.state is State.MISSING]
-        return f"The default policy can NOT be enforced on this host: {', '.join(failed[:-1] or failed)}."
+        return (
+            f"The default policy can NOT be enforced on this host: {', '.join(failed[:-1] or failed)}."
+        )
 
 
-def _more(check: Check) -> list[str]:
-    """What is lost and what repairs it, below the line of a check that is not ok."""
-    if check.state is State.OK:
-        return []
-    parts = [] if check.state is State.UNTRIED else [("without it", check.loses)]
-    parts += [("remedy", line) for line in check.remedy.splitlines()]
-    seen: set[str] = set()
-    lines = []
-    for title, text in parts:
-        lines.append(f"{'':10}{'' if title in seen else title:10}  {_printable(text)}")
-        seen.add(title)
-    return lines
+def _describe(check: Check, width: int) -> list[str]:
+    """The line; and below it, if there is anything to repair, what is lost and how to repair it."""
+    parts = [(check.state.value, check.name, check.found)]
+    if check.state in (State.DEGRADED, State.MISSING):
+        parts.append(("", "without it", check.loses))
+    titles = ["remedy", *[""] * check.remedy.count("\n")]
+    parts += [("", *pair) for pair in zip(titles, check.remedy.splitlines(), strict=False)]
+    return [f"{state:8}  {title:{width}}  {_printable(text)}" for state, title, text in parts]
 
 
 def _printable(text: str) -> str:
@@ -118,39 +119,45 @@ def _printable(text: str) -> str:
 
 # --- lines that follow from facts -----------------------------------------------------------
 
+NOTHING = "Capsule starts nothing"
+NO_OVERLAY = "no private writes over a directory of the host"
+MOUNT_API = ("fsopen", "fsconfig", "fsmount", "open_tree", "move_mount", "openat2")
+# Directories of /proc that are there to be mounted on: what lies on them hides nothing.
+EMPTY_IN_PROC = ("/proc/sys/fs/binfmt_misc", "/proc/fs/nfsd")
+
+
+def untried(name: str, lacks: str, loses: str, *, required: bool = False) -> Check:
+    """What stands on something that is missing."""
+    return Check(name, State.UNTRIED, f"cannot be tried without: {lacks}", loses, required=required)
+
 
 def mount_api(host: Host, around: Surroundings) -> Check:
     """The calls without which nothing can be started, as far as they are there at all."""
-    name, loses = "mount API", "Capsule starts nothing"
     lacks = [] if host.mount_api else ["fsopen, open_tree or move_mount"]
     lacks += [] if host.openat2 else ["openat2"]
-    refused = seccomp_filter(around, "mount", "umount2", "open_tree", "fsconfig", "openat2")
-    if refused is not None:
-        return Check(name, State.MISSING, *_placed(refused, loses), required=True)
-    if lacks:
-        found = f"the kernel does not offer {' and '.join(lacks)}"
-        return Check(name, State.MISSING, found, loses, "run Linux 5.10 or later", required=True)
-    return Check(name, State.OK, "fsopen, open_tree, move_mount, openat2", loses, required=True)
-
-
-def mount_setattr(host: Host, around: Surroundings) -> Check:
-    """Whole trees made read-only at once. Without it the launcher goes through them mount by mount."""
-    name, loses = "mount_setattr", "nothing but time: trees become read-only mount by mount"
-    refused = seccomp_filter(around, "mount_setattr")
-    if refused is not None:
-        # A filter that says ENOSYS is as good as an old kernel; another errno fails the start.
-        state = State.MISSING if host.mount_setattr else State.DEGRADED
-        loses = "Capsule starts nothing" if host.mount_setattr else loses
-        return Check(name, state, *_placed(refused, loses), required=True)
-    if not host.mount_setattr:
-        found = "the kernel does not offer it"
-        return Check(name, State.DEGRADED, found, loses, "run Linux 5.12 or later", required=True)
-    return Check(name, State.OK, "whole trees become read-only at once", loses, required=True)
-
-
-def _placed(conclusion: tuple[str, str], loses: str) -> tuple[str, str, str]:
+    conclusion = seccomp_filter(around, *MOUNT_API)
+    if conclusion is None and lacks:
+        conclusion = f"the kernel does not offer {' and '.join(lacks)}", "run Linux 5.10 or later"
+    if conclusion is None:
+        return Check("mount API", State.OK, ", ".join(MOUNT_API), NOTHING, required=True)
     found, remedy = conclusion
-    return found, loses, remedy
+    return Check("mount API", State.MISSING, found, NOTHING, remedy, required=True)
+
+
+def mount_setattr(host: Host, around: Surroundings) -> Check | None:
+    """The fallback's line; None if the call is there, as far as facts tell."""
+    if host.mount_setattr:
+        return None
+    loses = "nothing but time: trees are made read-only mount by mount"
+    found, remedy = "the kernel does not offer it", "run Linux 5.12 or later"
+    found, remedy = seccomp_filter(around, "mount_setattr") or (found, remedy)
+    return Check("mount_setattr", State.DEGRADED, found, loses, remedy, required=True)
+
+
+def covered_proc(around: Surroundings) -> Check:
+    """What is sure to fail once it can be tried."""
+    found, remedy = causes.covered_proc(around)
+    return Check("proc", State.MISSING, found, NOTHING, remedy, required=True)
 
 
 def landlock(host: Host, around: Surroundings) -> Check:
@@ -158,13 +165,12 @@ def landlock(host: Host, around: Surroundings) -> Check:
     name, loses = "Landlock", "no second wall behind the mount namespace"
     if host.landlock_abi > 0:
         return Check(name, State.OK, f"ABI {host.landlock_abi}", loses)
-    refused = seccomp_filter(around, "landlock_create_ruleset")
-    if refused is not None:
-        return Check(name, State.MISSING, *_placed(refused, loses))
+    found, remedy = "the kernel has none", "run Linux 5.13 or later with CONFIG_SECURITY_LANDLOCK"
+    if around.filtered:
+        found = "the kernel has none, or a seccomp filter around Capsule hides it"
     if around.answers.get("landlock_create_ruleset") == errno.EOPNOTSUPP:
         found, remedy = "left out at boot", "boot with landlock in the parameter lsm="
-    else:
-        found, remedy = "the kernel has none", "run Linux 5.13 or later with CONFIG_SECURITY_LANDLOCK"
+    found, remedy = seccomp_filter(around, "landlock_create_ruleset") or (found, remedy)
     return Check(name, State.MISSING, found, loses, remedy)
 
 
@@ -180,7 +186,7 @@ def seccomp(host: Host) -> Check:
 
 def overlay(around: Surroundings) -> Check:
     """Overlay mounts by a caller who is not root."""
-    name, loses = "overlay", "no private writes over a directory of the host"
+    name, loses = "overlay", NO_OVERLAY
     answer = around.answers.get("overlay")
     if answer == 0:
         return Check(name, State.OK, "a file changed and one removed in a user namespace", loses)
@@ -188,7 +194,25 @@ def overlay(around: Surroundings) -> Check:
         return Check(name, State.UNTRIED, "not tried", loses)
     found = "the trial was killed" if answer < 0 else f"refused: {os.strerror(answer)}"
     remedy = "run Linux 5.11 or later; as root: modprobe overlay"
+    found, remedy = seccomp_filter(around, "mount") or (found, remedy)
     return Check(name, State.MISSING, found, loses, remedy)
+
+
+SUBORDINATE = "subordinate ids"
+ONE_ID = "--uid-map auto: one id inside, no chown to others"
+
+
+def subordinate_ids(host: Host, failure: Failure | None, user: str) -> Check:
+    """The caller's ranges, as the trial with them ended."""
+    if host.subuids is None or host.subgids is None:
+        table = "/etc/subuid" if host.subuids is None else "/etc/subgid"
+        ranges = "--add-subuids 100000-165535 --add-subgids 100000-165535"
+        found, remedy = f"{table} has no range for {user}", f"as root: usermod {ranges} {user}"
+        return Check(SUBORDINATE, State.MISSING, found, ONE_ID, remedy)
+    if failure is not None:
+        return Check(SUBORDINATE, State.MISSING, failure.message, ONE_ID, failure.hint)
+    found = f"{host.subuids.count} uids, {host.subgids.count} gids, mapped"
+    return Check(SUBORDINATE, State.OK, found, ONE_ID)
 
 
 # --- cgroups ------------------------------------------------------------------------------

@@ -115,9 +115,23 @@ def _root_entries(root: str) -> tuple[tuple[str, str | None], ...]:
     return tuple((f"/{name}", found[name]) for name in sorted(found) if name not in own)
 
 
+_homes_cache: dict[tuple[str, int, int], list[str]] = {}
+
+
 def _homes() -> list[str]:
     """Home directories, the caller's first: none of them is shown unasked."""
-    own = os.environ.get("HOME", "")
+    try:
+        changed = os.stat("/etc/passwd").st_mtime_ns
+    except OSError:
+        changed = 0
+    key = (os.environ.get("HOME", ""), os.geteuid(), changed)
+    if key not in _homes_cache:
+        _homes_cache.clear()
+        _homes_cache[key] = _find_homes(key[0])
+    return _homes_cache[key]
+
+
+def _find_homes(own: str) -> list[str]:
     homes = [os.path.normpath(own)] if own.startswith("/") and own != "/" else ["/root"]
     uid = str(os.geteuid())
     try:

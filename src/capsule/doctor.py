@@ -7,46 +7,92 @@ one of them fails, the host's settings are looked at, and `causes` draws the con
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 
 from . import api, checks, spawn
 from . import steps as s
-from .causes import SYSCTLS, Failure, Surroundings, conclude, covered_proc
+from .causes import SYSCTLS, Failure, Surroundings, conclude
 from .checks import Check, Delegation, Report, State
 from .command import resolve
-from .errors import CapsuleError, HostError, SetupError
+from .errors import CapsuleError, SetupError
 from .host import probe
 from .launch import launch
 from .plan import Plan, make_plan
 from .policy import IdMap, Policy
+from .values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from .host import Host
-    from .policy import Policy
 
 # What every host has at this path, in a directory that every capsule has.
 COMMAND, POLICY = ("/bin/sh", "-c", ":"), Policy(cwd="/")
-# Guards against a hang: what is tried takes milliseconds.
+SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "trials.py")
+# A guard against a hang: what is tried takes milliseconds.
 PATIENCE = 20
 
-NOTHING = "Capsule starts nothing"
-# Kind of namespace: (the steps that use it, what is seen if they work, what is lost without it).
-NAMESPACES: dict[str, tuple[tuple[type[s.Step], ...], str, str]] = {
-    "mount": ((s.Private,), "entered, propagation made private", NOTHING),
-    "pid": ((), "entered", NOTHING),
-    "net": ((s.Loopback,), "entered, loopback brought up", "only --net host works"),
-    "ipc": ((), "entered", NOTHING),
-    "uts": ((s.Hostname,), "entered, hostname set", NOTHING),
-    "cgroup": ((), "entered", NOTHING),
-}
-IN_LAUNCHER = (s.DropGroups, s.Namespaces, s.DenySetgroups, s.GidMap, s.UidMap, s.MapHelper)
-TAKE_SOURCES = (s.Private, s.Tree, s.Device)
-MAKE_PROC = (s.Private, s.Proc)
-MAKE_ROOT = (s.Private, s.Identity, s.PivotRoot, s.Tmpfs, s.Devpts)
+
+class Trial(Value):
+    """Some of the default plan's steps, and what they show.
+
+    Attributes:
+        name: of the line in the report.
+        namespaces: the kinds to enter, beside the user namespace.
+        uses: the kinds of steps to take inside.
+        found: what is seen if they work.
+        loses: what is lost if they do not.
+        needs: the lines without which this cannot be tried.
+    """
+
+    name: str
+    namespaces: tuple[str, ...]
+    uses: tuple[type[s.Step], ...]
+    found: str = "entered"
+    loses: str = checks.NOTHING
+    needs: tuple[str, ...] = ("user namespaces",)
+
+
+KINDS = (
+    Trial("mount namespace", ("mount",), (s.Private,), "entered, propagation made private"),
+    Trial("pid namespace", ("pid",), ()),
+    Trial("net namespace", ("net",), (s.Loopback,), "entered, loopback up", "only --net host works"),
+    Trial("ipc namespace", ("ipc",), ()),
+    Trial("uts namespace", ("uts",), (s.Hostname,), "entered, hostname set"),
+    Trial("cgroup namespace", ("cgroup",), ()),
+)
+SOURCES = Trial(
+    "mount_setattr",
+    ("mount",),
+    (s.Private, s.Tree, s.Device),
+    "whole trees made read-only at once",
+    needs=("user namespaces", "mount namespace", "mount API"),
+)
+PROC = Trial(
+    "proc",
+    ("mount", "pid"),
+    (s.Private, s.Proc),
+    "a new one made",
+    needs=("user namespaces", "mount namespace", "pid namespace", "mount API"),
+)
+ROOT = Trial(
+    "root",
+    ("mount",),
+    (s.Private, s.Identity, s.PivotRoot, s.Tmpfs, s.Devpts),
+    "tmpfs and devpts made, pivot_root done",
+    needs=("user namespaces", "mount namespace", "mount API"),
+)
+OF_LAUNCHER: tuple[type[s.Step], ...] = (
+    s.DropGroups,
+    s.Namespaces,
+    s.DenySetgroups,
+    s.GidMap,
+    s.UidMap,
+    s.MapHelper,
+)
 
 
 def main(*, json: bool = False) -> int:
@@ -63,71 +109,249 @@ def examine(host: Host | None = None) -> Report:
     Args:
         host: facts to take in place of those that `probe` finds now.
     """
-    kernel, uid = os.uname().release, os.geteuid()
+    around = look_around()
     try:
-        host = probe(refresh=True) if host is None else host
+        lines = _Examination(probe(refresh=True) if host is None else host, around).lines()
     except CapsuleError as error:
-        lost = Check("launcher", State.MISSING, error.message, NOTHING, error.hint or "", required=True)
-        return Report(kernel, uid, (lost,))
-    return Report(kernel, uid, tuple(_Examination(host).checks()))
+        lines = [_failed("launcher", _failure(error), around)]
+    return Report(os.uname().release, around.uid, tuple(lines))
 
 
 class _Examination:
-    """The trials, in the order in which one stands on another."""
+    """The lines of a report, made in an order in which what stands on another comes after it."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self.around = look_around(host)
-        # As if no call were missing: a plan is wanted all the same, for its steps.
-        able = host.replace(mount_api=True, openat2=True)
-        self.plan = make_plan(POLICY, able, resolve(COMMAND, POLICY))
-        self.done: list[Check] = []
+    def __init__(self, host: Host, around: Surroundings) -> None:
+        self.host, self.around = host, around
+        # As if no call were missing: a plan is wanted for its steps even where it cannot work.
+        self.able = host.replace(mount_api=True, openat2=True)
+        self.plan = make_plan(POLICY, self.able, resolve(COMMAND, POLICY))
+        self.done: dict[str, Check] = {}
 
-    def checks(self) -> list[Check]:
-        """All lines of the report."""
+    def lines(self) -> list[Check]:
+        """All of them."""
         host, around = self.host, self.around
-        self._add(Check("launcher", State.OK, around.launcher, NOTHING, required=True))
-        self._user_namespaces()
-        for kind, (uses, seen, loses) in NAMESPACES.items():
-            self._try(f"{kind} namespace", {kind}, uses, seen, loses)
-        self._add(checks.mount_api(host, around))
-        self._mount_setattr()
-        self._proc()
-        self._try("root", {"mount"}, MAKE_ROOT, "made of tmpfs and devpts, entered by pivot_root")
-        self._default_policy()
-        self._add(checks.overlay(around))
-        self._add(checks.landlock(host, around))
-        self._add(checks.seccomp(host))
-        self._add(checks.cgroup(look_at_cgroup()))
-        self._subordinate_ids()
-        return self.done
+        self.add(Check("launcher", State.OK, around.launcher, checks.NOTHING, required=True))
+        self.add(self.user_namespaces())
+        for trial in KINDS:
+            self.add(self.outcome(trial))
+        self.add(checks.mount_api(host, around))
+        self.add(checks.mount_setattr(host, around) or self.outcome(SOURCES))
+        self.add(self.proc())
+        self.add(self.outcome(ROOT))
+        self.add(self.default_policy())
+        self.add(self.overlay())
+        self.add(checks.landlock(host, around))
+        self.add(checks.seccomp(host))
+        self.add(checks.cgroup(look_at_cgroup()))
+        self.add(self.subordinate_ids())
+        return list(self.done.values())
 
-    def _add(self, check: Check) -> None:
-        self.done.append(check)
+    def add(self, check: Check) -> None:
+        """One more line."""
+        self.done[check.name] = check
 
-    def _state(self, name: str) -> State:
-        return next(check.state for check in self.done if check.name == name)
+    def outcome(self, trial: Trial) -> Check:
+        """Take the steps of a trial, unless something they need is missing."""
+        lacks = next((name for name in trial.needs if self.done[name].fails), None)
+        if lacks is not None:
+            return checks.untried(trial.name, lacks, trial.loses, required=True)
+        failure = attempt(select(self.plan, trial.namespaces, trial.uses), self.host)
+        if failure is not None:
+            return _failed(trial.name, failure, self.around, trial.loses)
+        return Check(trial.name, State.OK, trial.found, trial.loses, required=True)
 
-    def _try(
-        self,
-        name: str,
-        namespaces: set[str],
-        uses: Sequence[type[s.Step]],
-        seen: str,
-        loses: str = NOTHING,
-    ) -> None:
-        """Take steps of these kinds in these namespaces; a line says what came of it."""
-        missing = [check.name for check in self.done if check.fails and check.state is State.MISSING]
-        if missing:
-            found = f"not tried without: {missing[0]}"
-            self._add(Check(name, State.UNTRIED, found, loses, required=True))
-            return
-        failure = attempt(select(self.plan, namespaces, uses), self.host)
+    def user_namespaces(self) -> Check:
+        """One that is entered and, so that there is something to have it for, capabilities in it."""
+        failure = attempt(select(self.plan, (), ()), self.host)
         if failure is None:
-            self._add(Check(name, State.OK, seen, loses, required=True))
-        else:
-            self._failed(name, failure, loses)
+            failure = attempt(select(self.plan, ("uts",), (s.Hostname,)), self.host)
+            if failure is not None and isinstance(failure.step, s.Namespaces):
+                failure = None  # this is the UTS namespace's matter
+        if failure is not None:
+            return _failed("user namespaces", failure, self.around)
+        nested = "" if self.around.initial_ids else ", within another one"
+        found = f"entered, ids mapped, capabilities held{nested}"
+        return Check("user namespaces", State.OK, found, checks.NOTHING, required=True)
 
-    def _failed(self, name: str, failure: Failure, loses: str = NOTHING) -> None:
-        found, remedy = conclude(failure, self.around)
-        self._add(Check(name, State.MISSING, found, loses, remedy, required=True))
+    def proc(self) -> Check:
+        """A new procfs. What covers the old one is said at once, even where this cannot be tried."""
+        check = self.outcome(PROC)
+        if check.state is State.UNTRIED and self.around.covered:
+            return checks.covered_proc(self.around)
+        return check
+
+    def default_policy(self) -> Check:
+        """A real run, which decides."""
+        name, loses = "default policy", "nothing runs, unless another policy asks for less"
+        try:
+            result = api.run(COMMAND, POLICY, timeout=PATIENCE)
+            failure = None if result.ok else Failure(result.describe())
+        except CapsuleError as error:
+            failure = _failure(error)
+        if failure is None:
+            found = f"{' '.join(COMMAND)} was run with it"
+            return Check(name, State.OK, found, loses, required=True)
+        check = _failed(name, failure, self.around, loses)
+        if any(other.fails for other in self.done.values()):
+            return check.replace(found=failure.message, remedy="")
+        return check
+
+    def overlay(self) -> Check:
+        """As the trial in a process of its own ended; no matter if Capsule has no use for it."""
+        for name in ("user namespaces", "mount namespace"):
+            if self.done[name].fails:
+                return checks.untried("overlay", name, checks.NO_OVERLAY)
+        return checks.overlay(self.around)
+
+    def subordinate_ids(self) -> Check:
+        """The map of a whole range of ids."""
+        if self.done["user namespaces"].fails:
+            return checks.untried(checks.SUBORDINATE, "user namespaces", checks.ONE_ID)
+        failure = None
+        try:
+            policy = POLICY.replace(id_map=IdMap.AUTO)
+            plan = make_plan(policy, self.able, resolve(COMMAND, policy))
+            failure = attempt(select(plan, (), ()), self.host)
+        except CapsuleError as error:
+            failure = _failure(error)
+        return checks.subordinate_ids(self.host, failure, _user_name())
+
+
+def _failed(name: str, failure: Failure, around: Surroundings, loses: str = checks.NOTHING) -> Check:
+    found, remedy = conclude(failure, around)
+    return Check(name, State.MISSING, found, loses, remedy, required=True)
+
+
+# --- trials ---------------------------------------------------------------------------------
+
+
+def select(plan: Plan, namespaces: Sequence[str], uses: Sequence[type[s.Step]]) -> tuple[s.Step, ...]:
+    """The plan's steps of some kinds, in some namespaces and a user namespace, and then an end."""
+    kinds: tuple[type[s.Step], ...] = (*OF_LAUNCHER, s.Undumpable, *uses)
+    flags = sum(s.NAMESPACES[kind] for kind in ("user", *namespaces))
+    chosen = [step for step in plan.steps if isinstance(step, kinds)]
+    return (*(s.Namespaces(flags) if isinstance(c, s.Namespaces) else c for c in chosen), s.Stop())
+
+
+def attempt(steps: Sequence[s.Step], host: Host) -> Failure | None:
+    """Take steps, the last of which is `Stop`. None if all went well; nothing is left either way."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        running = launch(Plan(steps=tuple(steps)), host, None, (null, null, null))
+    except CapsuleError as error:
+        return _failure(error)
+    finally:
+        os.close(null)
+    try:
+        # Init's own end, not only the silence of its pipe: a filter may have killed it.
+        return Failure("init was killed while it set up") if spawn.reap(running.pid) else None
+    finally:
+        for fd in (running.pidfd, running.status, running.lifeline):
+            os.close(fd)
+
+
+def _failure(error: CapsuleError) -> Failure:
+    # A hint to ask the doctor is none to the doctor.
+    hint = "" if error.hint is None or "capsule doctor" in error.hint else error.hint
+    if isinstance(error, SetupError):
+        return Failure(f"{error.step.describe()}: {error.strerror}", hint, error.step, error.errno or 0)
+    return Failure(error.message, hint)
+
+
+# --- looking ----------------------------------------------------------------------------------
+
+
+def look_around() -> Surroundings:
+    """What may keep Capsule from something here. Most of it is wanted only if something does."""
+    status = dict(
+        line.split(":\t", 1) for line in _read("/proc/self/status").splitlines() if ":\t" in line
+    )
+    numbers = os.uname().release.split(".")[:2]
+    mounts = [line.split()[4] for line in _read("/proc/self/mountinfo").splitlines()]
+    return Surroundings(
+        kernel=(int(numbers[0]), int(numbers[1])),
+        uid=os.geteuid(),
+        initial_ids=_read("/proc/self/uid_map").split() in ([], ["0", "0", "4294967295"]),
+        launcher=os.path.realpath(spawn.LAUNCHER),
+        sysctls={n: v for n in SYSCTLS if (v := _read(f"/proc/sys/{n.replace('.', '/')}").strip())},
+        filtered=status.get("Seccomp", "0").strip() != "0",
+        answers=_ask(),
+        profile=_profile(_read("/proc/self/attr/apparmor/current")),
+        selinux=_read("/sys/fs/selinux/enforce") == "1",
+        chrooted=bool(mounts) and "/" not in mounts,
+        covered=tuple(m for m in mounts if m.startswith("/proc/") and m not in checks.EMPTY_IN_PROC),
+        capabilities=int(status.get("CapEff", "0"), 16),
+    )
+
+
+def _read(path: str) -> str:
+    """A file of the kernel's, "" if it is not there or not for us."""
+    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+    return ""
+
+
+def _profile(label: str) -> str:
+    """The AppArmor profile, "" if it restricts nothing: "unconfined", "docker-default (enforce)"."""
+    return label.strip() if label.strip().endswith("(enforce)") else ""
+
+
+def _ask() -> dict[str, int]:
+    """What came of the trials that are made in a process of Python's, as far as it got."""
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", SCRIPT],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    words = [line.split(" ", 1) for line in done.stdout.decode("ascii", "replace").splitlines()]
+    return {name: int(answer) for answer, name in words}
+
+
+def look_at_cgroup() -> Delegation:
+    """The caller's own cgroup, by making one below it. The root of the tree is only looked at."""
+    directory = next(_own_cgroups(), "")
+    if not directory:
+        return Delegation()
+    controllers = tuple(_read(f"{directory}/cgroup.controllers").split())
+    # The root alone has no events.
+    top = not os.path.exists(f"{directory}/cgroup.events")
+    error = 0
+    try:
+        if top:
+            error = 0 if os.access(directory, os.W_OK) else errno.EACCES
+        else:
+            child = f"{directory}/capsule-doctor-{os.getpid()}-{os.urandom(4).hex()}"
+            os.mkdir(child)
+            os.rmdir(child)
+    except OSError as refusal:
+        error = refusal.errno or errno.EACCES
+    return Delegation(directory, controllers, top, error)
+
+
+def _own_cgroups() -> Iterator[str]:
+    """Where the caller's cgroup of version 2 can be seen; cgroups(7), proc_pid_mountinfo(5)."""
+    own = [line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::/")]
+    for line in _read("/proc/self/mountinfo").splitlines():
+        fields, _, kind = line.partition(" - ")
+        root, place = fields.split()[3:5]
+        if own and kind.startswith("cgroup2 ") and f"{own[0]}/".startswith(f"{root.rstrip('/')}/"):
+            directory = f"{place}{own[0][len(root.rstrip('/')) :]}".rstrip("/")
+            if os.path.isdir(directory):
+                yield directory
+
+
+def _user_name() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

@@ -36,7 +36,7 @@ PROC_MASKED = (
     "/proc/latency_stats", "/proc/mtd", "/proc/sched_debug", "/proc/scsi", "/proc/sysrq-trigger",
     "/proc/timer_list", "/proc/timer_stats",
 )  # fmt: skip
-PROC_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys")
+PROC_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys")
 
 HELPERS = ("/usr/bin", "/bin", "/usr/local/bin")
 
@@ -96,6 +96,11 @@ class Host(Value):
     newuidmap: str | None = None
     newgidmap: str | None = None
     resolv_conf: str | None = None
+
+    def __repr__(self) -> str:
+        """Without the files' contents."""
+        shown = (n for n in self.__value_fields__ if n not in ("system", "etc", "etc_files"))
+        return f"Host({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
 
 _cache: dict[tuple[int, int], Host] = {}

@@ -117,13 +117,21 @@ def _spawn(
     }
     if terminal is not None:
         wanted[TERMINAL_FD] = terminal
-    # A source that lay among the targets would be overwritten before its turn: so first all go up, then
-    # each to its place. What is left up there, the launcher closes.
-    above = max(*wanted, *wanted.values()) + 1
-    up = [(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate(wanted.values(), above)]
-    down = [(os.POSIX_SPAWN_DUP2, n, to) for n, to in enumerate(wanted, above)]
-    pid = os.posix_spawn(launcher, ["capsule-launch"], {}, file_actions=up + down)
+    pid = os.posix_spawn(launcher, ["capsule-launch"], {}, file_actions=_moves(wanted))
     return Child(pid, error, status, lifeline)
+
+
+def _moves(wanted: Mapping[int, int]) -> list[tuple[int, int, int]]:
+    """File actions that put each descriptor in its place.
+
+    A source that lay among the targets would be overwritten before its turn. So all of them go out of
+    the way first; what is left there, the launcher closes.
+    """
+    taken = {*wanted, *wanted.values()}
+    free = [n for n in range(FIRST_USER_FD, FIRST_USER_FD + 3 * len(wanted)) if n not in taken]
+    away = [(os.POSIX_SPAWN_DUP2, fd, n) for fd, n in zip(wanted.values(), free, strict=False)]
+    back = [(os.POSIX_SPAWN_DUP2, n, to) for to, n in zip(wanted, free, strict=False)]
+    return away + back
 
 
 def read_record(fd: int) -> tuple[int, ...] | None:

@@ -9,8 +9,9 @@ import time
 
 from . import signals, spawn
 from .errors import InternalError
-from .result import Outcome, Result, Usage
+from .result import Result
 from .streams import write_all
+from .verdict import usage, verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 16
 _TO_GROUP = 0x80
-_END_OF_COMMAND, _END_BY_DEADLINE = range(2)
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
@@ -196,8 +196,6 @@ class Process:
         """Kill, reap and close, whatever state this is in."""
         if self._running is not None:
             self.kill()
-            while not self._has_ended():
-                self._read_status()
             self._release()
 
     # --- the loop
@@ -229,15 +227,16 @@ class Process:
                 # A handler before this one may have ended the watch.
                 if fd in self._watched:
                     self._watched[fd][1]()
-            if not events and until is not None and time.monotonic() >= until:
-                return False
-        return True
+            if until is not None and time.monotonic() >= until:
+                break
+        return self._has_ended()
 
     def _has_ended(self) -> bool:
         return self._ended is not None
 
     def _watch_streams(self, running: Running) -> None:
         self.watch(running.status, _READABLE, self._read_status)
+        self.watch(running.pidfd, select.POLLIN, self._notice_end)
         for fd in self._outputs():
             os.set_blocking(fd, False)
             self.watch(fd, _READABLE, self._reader(fd))
@@ -264,6 +263,21 @@ class Process:
             raise InternalError(f"a record of unknown kind {record[0]}")
         elif self.on_stop is not None:
             self.on_stop(record[1])
+
+    def _notice_end(self) -> None:
+        """Init is gone. Its last record is in the pipe, or there is none.
+
+        The pipe's end of file would say the same, but not while somebody who forked this process holds
+        a copy of its other end.
+        """
+        if self._running is None:
+            return
+        os.set_blocking(self._running.status, False)
+        try:
+            while not self._has_ended():
+                self._read_status()
+        except BlockingIOError:
+            self._ended = ()
 
     def _read_output(self, fd: int) -> bool:
         """Take what there is of one stream. False once there is no more for now."""
@@ -358,7 +372,10 @@ class Process:
             self.terminal = None
 
     def _make_result(self) -> Result:
-        outcome, returncode, detail = self._verdict()
+        ended = self._ended or None
+        outcome, returncode, detail = verdict(
+            ended, self._limits, killed=self._killed, truncated=self._truncated
+        )
         return Result(
             args=self.args,
             outcome=outcome,
@@ -366,45 +383,14 @@ class Process:
             stdout=self._text(self._streams.stdout),
             stderr=self._text(self._streams.stderr),
             truncated=self._truncated,
-            usage=_usage(self._ended or ()),
+            usage=usage(ended),
             namespaces=self.namespaces,
             protections=self.protections,
             detail=detail,
         )
-
-    def _verdict(self) -> tuple[Outcome, int, str]:
-        """(Outcome, returncode, detail). What was done to the command comes before what it did."""
-        if self._truncated:
-            limit = self._limits.output
-            return Outcome.OUTPUT_LIMIT, -signals.SIGKILL, f"more than {limit} bytes of output"
-        if not self._ended:
-            who = "by the caller" if self._killed else "from outside of the capsule"
-            return Outcome.KILLED, -signals.SIGKILL, f"killed {who}"
-        status, reason = self._ended[1:3]
-        if reason == _END_BY_DEADLINE:
-            return Outcome.TIMED_OUT, -signals.SIGKILL, f"after {self._limits.timeout:g} s"
-        if os.WIFSIGNALED(status):
-            return Outcome.SIGNALED, -os.WTERMSIG(status), ""
-        return Outcome.EXITED, os.WEXITSTATUS(status), ""
 
     def _text(self, fd: int) -> Any:
         if fd < 0 or fd in self._sinks:
             return None
         data = bytes(self._captured.get(fd, b""))
         return data if self._streams.encoding is None else self._streams.encoding.decode(data)
-
-
-def _usage(record: tuple[int, ...]) -> Usage:
-    if not record:
-        return Usage()
-    wall, user, system, peak, minor, major, voluntary, involuntary = record[3:11]
-    return Usage(
-        wall=wall / 1e6,
-        cpu_user=user / 1e6,
-        cpu_system=system / 1e6,
-        peak_memory=peak * 1024,
-        minor_faults=minor,
-        major_faults=major,
-        voluntary_switches=voluntary,
-        involuntary_switches=involuntary,
-    )

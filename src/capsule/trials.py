@@ -11,69 +11,96 @@ import ctypes
 import errno
 import os
 import sys
+from typing import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CLONE_FS, CLONE_NEWNS, CLONE_NEWUSER = 0x200, 0x20000, 0x10000000
+CLONE_FS, CLONE_PTRACE, CLONE_NEWNS, CLONE_NEWUSER = 0x200, 0x2000, 0x20000, 0x10000000
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
 
-# Calls whose number depends on the CPU. The others have one number on all that Capsule is built for.
-NUMBERS = {
-    "x86_64": {"clone": 56, "mount": 165, "umount2": 166},
-    "aarch64": {"clone": 220, "mount": 40, "umount2": 39},
-}
 BAD = -1
-# name: (number, arguments, what kernels that have it may answer, which kernels surely have it). Each
-# looks at its arguments before the caller's rights and finds them bad: another answer is a filter's,
-# or that of a kernel without it.
-CALLS: dict[str, tuple[int, tuple[int, ...], tuple[int, ...], tuple[int, int]]] = {
-    "clone": (0, (CLONE_NEWUSER | CLONE_FS,), (errno.EINVAL,), (0, 0)),
-    "mount": (0, (BAD, BAD, BAD), (errno.EFAULT,), (0, 0)),
-    "umount2": (0, (BAD, BAD), (errno.EINVAL,), (0, 0)),
-    "open_tree": (428, (BAD, BAD, 0), (errno.EFAULT,), (5, 2)),
-    "fsconfig": (431, (BAD,), (errno.EINVAL,), (5, 2)),
-    "openat2": (437, (BAD,), (errno.EINVAL,), (5, 6)),
-    "mount_setattr": (442, (BAD,), (errno.EINVAL,), (5, 12)),
-    # Its version, which is no error; EOPNOTSUPP if Landlock was left out at boot. Any kernel may have
-    # been built without it.
-    "landlock_create_ruleset": (444, (0, 0, 1), (0, errno.EOPNOTSUPP), (999, 0)),
+
+
+class Call(NamedTuple):
+    """A system call that is made with arguments the kernel finds bad, before it looks at anything else.
+
+    Attributes:
+        numbers: on x86_64 and on aarch64.
+        arguments: the first ones; the rest are 0.
+        usual: what kernels that have it may answer. Another answer is a filter's.
+        since: the release from which on every kernel has it.
+        inside: asked as root of a user namespace: others are refused before they are heard.
+    """
+
+    numbers: tuple[int, int]
+    arguments: tuple[int, ...]
+    usual: tuple[int, ...]
+    since: tuple[int, int] = (0, 0)
+    inside: bool = False
+
+
+CALLS = {
+    "clone": Call((56, 220), (CLONE_NEWUSER | CLONE_FS,), (errno.EINVAL,)),
+    "unshare": Call((272, 97), (CLONE_NEWUSER | CLONE_PTRACE,), (errno.EINVAL,)),
+    "mount": Call((165, 40), (BAD, BAD, BAD), (errno.EFAULT,)),
+    "umount2": Call((166, 39), (BAD, BAD), (errno.EINVAL,)),
+    "memfd_create": Call((319, 279), (BAD,), (errno.EFAULT,), (3, 17)),
+    "open_tree": Call((428, 428), (BAD, BAD), (errno.EFAULT,), (5, 2)),
+    "fsconfig": Call((431, 431), (BAD,), (errno.EINVAL,), (5, 2)),
+    "pidfd_open": Call((434, 434), (BAD,), (errno.EINVAL,), (5, 3)),
+    "close_range": Call((436, 436), (1,), (errno.EINVAL,), (5, 9)),
+    "openat2": Call((437, 437), (BAD,), (errno.EINVAL,), (5, 6)),
+    "mount_setattr": Call((442, 442), (BAD,), (errno.EINVAL,), (5, 12)),
+    # Its version, which is no error; EOPNOTSUPP if Landlock was left out at boot. No release is sure
+    # to have it built in.
+    "landlock_create_ruleset": Call((444, 444), (0, 0, 1), (0, errno.EOPNOTSUPP), (999, 0)),
+    "fsopen": Call((430, 430), (BAD,), (errno.EFAULT,), (5, 2), inside=True),
+    "fsmount": Call((432, 432), (BAD,), (errno.EBADF,), (5, 2), inside=True),
+    "move_mount": Call((429, 429), (BAD, BAD, BAD, BAD), (errno.EFAULT,), (5, 2), inside=True),
+    "pivot_root": Call((155, 41), (BAD, BAD), (errno.EFAULT,), inside=True),
 }
+MACHINES = ("x86_64", "aarch64")
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def ask(name: str) -> int:
-    """The errno of a call with bad arguments, 0 if it succeeded."""
-    number, arguments = CALLS[name][:2]
-    number = number or NUMBERS[os.uname().machine][name]
-    padded = [ctypes.c_long(a) for a in (*arguments, 0, 0, 0, 0, 0, 0)[:6]]
-    ctypes.set_errno(0)
+def ask(call: Call) -> int:
+    """The errno of a call, 0 if it succeeded."""
+    number = call.numbers[MACHINES.index(os.uname().machine)]
+    padded = [ctypes.c_long(a) for a in (*call.arguments, 0, 0, 0, 0, 0, 0)[:6]]
     return 0 if libc.syscall(ctypes.c_long(number), *padded) >= 0 else ctypes.get_errno()
 
 
+def check(result: int, name: str) -> None:
+    """Make an OSError of a C function's failure."""
+    if result < 0:
+        raise OSError(ctypes.get_errno(), name)
+
+
 def mount(source: str, target: str, kind: str | None, flags: int = 0, options: str = "") -> None:
-    """mount(2)."""
+    """Mount a file system; what fails is an OSError."""
     words = [None if w is None else w.encode() for w in (source, target, kind)]
-    if libc.mount(*words, ctypes.c_ulong(flags), options.encode()) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    check(libc.mount(*words, ctypes.c_ulong(flags), options.encode()), "mount")
 
 
-def overlay() -> None:
-    """Mount an overlay in a user namespace; change and remove a file of the lower layer through it.
-
-    Raises:
-        OSError: one of these is refused.
-    """
+def enter() -> None:
+    """Become root of a new user namespace with a mount namespace."""
     uid, gid = os.geteuid(), os.getegid()
-    if libc.unshare(CLONE_NEWUSER | CLONE_NEWNS) < 0:
-        raise OSError(ctypes.get_errno(), "unshare")
+    check(libc.unshare(CLONE_NEWUSER | CLONE_NEWNS), "unshare")
     for name, text in (("setgroups", "deny"), ("gid_map", f"0 {gid} 1"), ("uid_map", f"0 {uid} 1")):
         with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
             file.write(text)
     mount("none", "/", None, MS_REC | MS_PRIVATE)
+
+
+def overlay() -> None:
+    """Mount an overlay; change and remove files of its lower layer.
+
+    Raises:
+        OSError: one of these is refused.
+    """
     # Any directory does that is surely there; /proc has served its turn.
     top = "/proc"
     mount("tmpfs", top, "tmpfs", 0, "size=1M")
@@ -89,23 +116,30 @@ def overlay() -> None:
     os.unlink(f"{top}/merged/removed")
 
 
-def trials() -> Iterator[tuple[str, int]]:
-    """Try all: each name comes with -1 before and its errno after."""
-    known = NUMBERS.get(os.uname().machine, {})
-    for name, (number, *_) in CALLS.items():
-        if number or name in known:
+def answers(*, inside: bool) -> Iterator[tuple[str, int]]:
+    """Ask the calls: each name comes with -1 before and its errno after."""
+    for name, call in CALLS.items():
+        if call.inside is inside and os.uname().machine in MACHINES:
             yield name, -1
-            yield name, ask(name)
-    yield "overlay", -1
-    try:
-        overlay()
-    except OSError as error:
-        yield "overlay", error.errno or errno.EIO
-    else:
-        yield "overlay", 0
+            yield name, ask(call)
+
+
+def trials() -> Iterator[tuple[str, int]]:
+    """Try all; an act is told in the same way as a call."""
+    yield from answers(inside=False)
+    for name, act in (("user namespace", enter), ("overlay", overlay)):
+        yield name, -1
+        try:
+            act()
+        except OSError as error:
+            yield name, error.errno or errno.EIO
+            return
+        yield name, 0
+        if act is enter:
+            yield from answers(inside=True)
 
 
 if __name__ == "__main__":
     for tried, outcome in trials():
-        sys.stdout.write(f"{tried} {outcome}\n")
+        sys.stdout.write(f"{outcome} {tried}\n")
         sys.stdout.flush()
