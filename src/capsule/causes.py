@@ -6,6 +6,7 @@ Pure; `doctor` does the looking.
 from __future__ import annotations
 
 import errno
+import os
 
 from . import steps as s
 from .trials import CALLS
@@ -49,6 +50,8 @@ class Surroundings(Value):
             never answered.
         profile: the AppArmor profile that Capsule itself is under, or "".
         selinux: SELinux enforces.
+        proc: /proc is there.
+        mapped: the uid is one of those that this user namespace has.
         chrooted: the root directory is not a mount point.
         covered: parts of /proc that something is mounted over.
         capabilities: the effective set, as a number.
@@ -63,6 +66,8 @@ class Surroundings(Value):
     answers: Mapping[str, int] = {}
     profile: str = ""
     selinux: bool = False
+    proc: bool = True
+    mapped: bool = True
     chrooted: bool = False
     covered: tuple[str, ...] = ()
     capabilities: int = 0
@@ -102,17 +107,22 @@ def conclude(failure: Failure, around: Surroundings) -> Conclusion:
     """Return what was found and the remedy for a trial that failed."""
     found = None
     step, denied = failure.step, failure.errno in _DENIALS
-    if step is None:
+    if not around.proc:
+        found = "/proc is not mounted", "as root: mount -t proc proc /proc"
+    elif step is None:
         found = _no_launcher(failure, around)
     elif isinstance(step, s.Namespaces):
         found = _no_namespace(step, failure.errno, around)
-    elif isinstance(step, (s.DropGroups, s.GidMap, s.UidMap)) and denied:
-        found = _powerless_root(around)
-    elif isinstance(step, s.Proc) and failure.errno == errno.EPERM:
+    elif (isinstance(step, s.Proc) and denied) or failure.errno == errno.EROFS:
         found = covered_proc(around)
     elif denied:
-        found = seccomp_filter(around) or _confined(around) or _apparmor(around)
-    return found or (failure.message, failure.hint or "see the kernel's log for the reason: dmesg")
+        found = _powerless_root(step, around) or _refused(around)
+    return found or (failure.message, failure.hint or "the kernel's log may tell why: dmesg")
+
+
+def _refused(around: Surroundings) -> Conclusion | None:
+    """What may refuse any step."""
+    return seccomp_filter(around) or _confined(around) or _apparmor(around)
 
 
 def _no_launcher(failure: Failure, around: Surroundings) -> Conclusion | None:
@@ -132,12 +142,14 @@ def _no_namespace(step: s.Namespaces, error: int, around: Surroundings) -> Concl
     if error not in _DENIALS:
         return None
     return (
-        _chroot(around)
+        _unmapped(around)
+        or _chroot(around)
         or _sysctl(around)
         or seccomp_filter(around, "clone")
         or _confined(around)
         or _apparmor(around)
         or _selinux(around)
+        or _somebody(error)
     )
 
 
@@ -151,7 +163,23 @@ def _limit(step: s.Namespaces, around: Surroundings) -> Conclusion:
 
 
 def _set_sysctl(name: str, value: int) -> str:
-    return f"as root: sysctl -w {name}={value} && echo {name}={value} >/etc/sysctl.d/60-capsule.conf"
+    return f"as root: sysctl -w {name}={value} && echo {name}={value} >>/etc/sysctl.d/60-capsule.conf"
+
+
+def _unmapped(around: Surroundings) -> Conclusion | None:
+    if around.mapped:
+        return None
+    remedy = "have who made this user namespace write its maps (unshare --map-root-user)"
+    return f"uid {around.uid} is not mapped in the user namespace around Capsule", remedy
+
+
+def _somebody(error: int) -> Conclusion:
+    """A chroot to a mount point cannot be told from a root directory."""
+    remedy = (
+        "in a chroot, start Capsule outside of it or use systemd-nspawn in place of it\n"
+        "else a security module has refused it and may have said why: dmesg"
+    )
+    return f"the kernel refuses it: {os.strerror(error)}", remedy
 
 
 def _chroot(around: Surroundings) -> Conclusion | None:
@@ -215,10 +243,10 @@ def _selinux(around: Surroundings) -> Conclusion | None:
     return "SELinux refuses it", remedy
 
 
-def _powerless_root(around: Surroundings) -> Conclusion | None:
+def _powerless_root(step: Step, around: Surroundings) -> Conclusion | None:
     """Root by number and not by capability: a container that was started with --cap-drop."""
     lacks = [name for bit, name in SETTERS.items() if not around.capabilities >> bit & 1]
-    if around.uid != 0 or not lacks:
+    if around.uid != 0 or not lacks or not isinstance(step, (s.DropGroups, s.GidMap, s.UidMap)):
         return None
     remedy = (
         "start Capsule as an ordinary user (docker, podman: --user 1000:1000)\n"

@@ -224,13 +224,19 @@ def _is_executable(path: str) -> bool:
 
 
 def _needs(found: str, search: str, homes: list[str]) -> Iterator[tuple[str, str]]:
-    """What lies outside of the system's places but has to be seen for the program to start."""
+    """What lies outside of the system's places but has to be seen for the program to start.
+
+    The caller named the program and owns PATH. Where a link leads and what a first line says, the
+    program itself may have made up: of that, a whole prefix is shown only if its programs are on PATH.
+    """
     program: str | None = found
+    trusted = set(search.split(":"))
+    trusted.add(os.path.dirname(found))
     for _ in range(_SCRIPT_DEPTH):
-        if program is None:
+        if program is None or not _is_executable(program):
             return
         for hop in _hops(program):
-            yield from _around(hop, homes)
+            yield from _around(hop, homes, whole=os.path.dirname(hop) in trusted)
         program = _interpreter(os.path.realpath(program), search)
 
 
@@ -248,18 +254,19 @@ def _hops(path: str) -> Iterator[str]:
         yield real
 
 
-def _around(path: str, homes: list[str]) -> Iterator[tuple[str, str]]:
-    """The file itself, and the prefix in which its libraries lie."""
+def _around(path: str, homes: list[str], *, whole: bool) -> Iterator[tuple[str, str]]:
+    """The file itself and, with *whole*, the prefix in which its libraries lie."""
     if any(is_below(path, place) for place in SYSTEM_PLACES):
         return
     folder = os.path.dirname(path)
     prefix = os.path.dirname(folder)
-    if os.path.basename(folder) in ("bin", "sbin", "shims") and _may_show(prefix, homes):
-        yield from _prefix(prefix, folder)
+    in_prefix = os.path.basename(folder) in ("bin", "sbin", "shims")
+    if whole and in_prefix and _may_show(prefix, homes):
+        yield from _prefix(prefix, folder, homes)
     yield path, "the command"
 
 
-def _prefix(prefix: str, folder: str) -> Iterator[tuple[str, str]]:
+def _prefix(prefix: str, folder: str, homes: list[str]) -> Iterator[tuple[str, str]]:
     if os.path.basename(prefix) == ".cargo":
         # Its other files hold the registry's token. What rustup starts lies elsewhere.
         yield folder, "its toolchain"
@@ -273,15 +280,24 @@ def _prefix(prefix: str, folder: str) -> Iterator[tuple[str, str]]:
                 yield f"{prefix}/{part}", "its toolchain"
     elif any(os.path.exists(f"{prefix}/{part}") for part in ("pyvenv.cfg", "lib", "lib64", "libexec")):
         yield prefix, "its toolchain"
-        yield from _base_python(prefix)
+        yield from _base_python(prefix, homes)
 
 
-def _base_python(prefix: str) -> Iterator[tuple[str, str]]:
-    """The installation that a virtual environment was made from; PEP 405."""
+def _base_python(prefix: str, homes: list[str]) -> Iterator[tuple[str, str]]:
+    """The installation that a virtual environment was made from; PEP 405.
+
+    pyvenv.cfg may have come with the untrusted program. What it names is shown only where a Python
+    lies, and of that only what programs are made of.
+    """
     for name in _venv_homes(prefix):
-        base = os.path.dirname(os.path.normpath(name))
-        if base not in ("/", prefix) and not any(is_below(base, place) for place in SYSTEM_PLACES):
-            yield base, "its Python"
+        folder = os.path.normpath(name)
+        base = os.path.dirname(folder)
+        if base == prefix or any(is_below(base, place) for place in SYSTEM_PLACES):
+            continue
+        if _is_executable(f"{folder}/python3") and _may_show(base, homes):
+            for part in (folder, f"{base}/lib", f"{base}/lib64"):
+                if os.path.isdir(part):
+                    yield part, "its Python"
     if prefix == sys.prefix != sys.base_prefix and not is_below(sys.base_prefix, "/usr"):
         yield sys.base_prefix, "its Python"
 

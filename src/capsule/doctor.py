@@ -267,17 +267,21 @@ def look_around() -> Surroundings:
         line.split(":\t", 1) for line in _read("/proc/self/status").splitlines() if ":\t" in line
     )
     numbers = os.uname().release.split(".")[:2]
+    ids = [[int(word) for word in line.split()] for line in _read("/proc/self/uid_map").splitlines()]
+    uid = os.geteuid()
     mounts = [line.split()[4] for line in _read("/proc/self/mountinfo").splitlines()]
     return Surroundings(
         kernel=(int(numbers[0]), int(numbers[1])),
-        uid=os.geteuid(),
-        initial_ids=_read("/proc/self/uid_map").split() in ([], ["0", "0", "4294967295"]),
+        uid=uid,
+        initial_ids=ids == [[0, 0, 0xFFFFFFFF]],
         launcher=os.path.realpath(spawn.LAUNCHER),
         sysctls={n: v for n in SYSCTLS if (v := _read(f"/proc/sys/{n.replace('.', '/')}").strip())},
         filtered=status.get("Seccomp", "0").strip() != "0",
         answers=_ask(),
         profile=_profile(_read("/proc/self/attr/apparmor/current")),
         selinux=_read("/sys/fs/selinux/enforce") == "1",
+        proc=bool(status),
+        mapped=any(start <= uid < start + count for start, _, count in ids),
         chrooted=bool(mounts) and "/" not in mounts,
         covered=tuple(m for m in mounts if m.startswith("/proc/") and m not in checks.EMPTY_IN_PROC),
         capabilities=int(status.get("CapEff", "0"), 16),

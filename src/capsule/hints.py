@@ -40,7 +40,7 @@ def _no_place(step: Step) -> str:
     )
 
 
-# (class of step, errno) -> what to do. The errno 0 stands for any that has no row of its own.
+# (class of step, errno) -> what to do. Step itself stands for any step that has no row of its own.
 HINTS: dict[tuple[type[Step], int], Hint] = {
     (s.Namespaces, errno.EPERM): _NO_USERNS,
     (s.Namespaces, errno.EACCES): _NO_USERNS,

@@ -149,7 +149,7 @@ def to_policy(options: Options) -> Policy:
 def _limits(options: Options) -> Limits:
     """Output that goes straight through is counted only where a limit was asked for."""
     unasked = Limits().output if options.last("--json") == "-" else None
-    return Limits(options.last("--timeout"), options.last("--output") or unasked)  # type: ignore[arg-type]
+    return Limits(options.last("--timeout"), options.last("--output") or unasked)
 
 
 def _split_at(word: str) -> tuple[str, str | None]:

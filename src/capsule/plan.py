@@ -246,7 +246,8 @@ def _command_steps(
     for ours, theirs in descriptors:
         yield s.Descriptor(ours, theirs)
     yield s.Chdir(command.cwd)
-    yield s.Rlimit(RLIMIT_CORE, 0, 0, "core dumps")
+    # Not 0: core(5), only a limit of 1 stops a handler that the host pipes core dumps to as well.
+    yield s.Rlimit(RLIMIT_CORE, 1, 1, "core dumps")
     yield s.BoundingSet()
     if policy.id_map is IdMap.AUTO:
         yield s.Credentials(*ids.command)

@@ -218,6 +218,12 @@ class Limits(Value):
     timeout: float | None = None
     output: int | None = 16 << 20
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, timeout: float | str | None = None, output: int | str | None = 16 << 20
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         if self.timeout is not None:
             self._set("timeout", parse_time(self.timeout, "timeout"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .errors import CapsuleError, PolicyError
+from .errors import CapsuleError, PolicyError, SetupError
 from .result import Outcome
 
 TYPE_CHECKING = False
@@ -123,7 +123,7 @@ def error_json(error: CapsuleError) -> dict[str, object]:
             "message": error.message,
             "hint": error.hint,
             "exit_status": error.exit_code,
-            "step": getattr(error, "index", None),
+            "step": error.index + 1 if isinstance(error, SetupError) else None,
             "errno": getattr(error, "errno", None),
         },
     }
