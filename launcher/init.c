@@ -281,6 +281,7 @@ static void wait_for_maps(void)
 _Noreturn void init_main(size_t first_step)
 {
 	size_t first_of_command = plan_phase_end(state.plan, first_step, INIT);
+	const struct record ready = {.kind = RECORD_READY, .value = {1}};
 	struct watch watch = {0};
 	sigset_t all;
 	int signals;
@@ -299,6 +300,8 @@ _Noreturn void init_main(size_t first_step)
 		fail((int)first_of_command, errno);
 	if (watch.command == 0)
 		command_main(first_of_command);
+	if (send_record(&ready) < 0)
+		_exit(EXIT_SETUP);
 	close_unused(signals);
 	watch_over(&watch, signals);
 }

@@ -32,6 +32,7 @@ enum {
 enum record_kind {
 	RECORD_STARTED = 1, /* init's pid, as the host sees it */
 	RECORD_FEATURES,
+	RECORD_READY, /* init has taken its last step */
 	RECORD_STOPPED,
 	RECORD_ENDED,
 };

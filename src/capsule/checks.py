@@ -264,7 +264,7 @@ def cgroup(own: Delegation) -> Check:
     elif lacks:
         found, remedy = f"{own.directory} is delegated without {', '.join(lacks)}", _DELEGATE_MORE
     else:
-        found = f"{own.directory} is delegated with {', '.join(CONTROLLERS)}"
+        found = f"{own.directory}, with {', '.join(CONTROLLERS)}"
         return Check(name, State.OK, found, loses)
     state = State.DEGRADED if lacks and not none and not own.error else State.MISSING
     return Check(name, state, found, loses, remedy)

@@ -55,8 +55,9 @@ def launch(
     init = 0
     try:
         report = os.read(child.error, spawn.REPORT_SIZE)
-        init = _started(child)
-        if report or not init:
+        init = _expect(child, spawn.STARTED)
+        # Without the second record, init died of a signal: its end of file is not the command's.
+        if report or not init or not _expect(child, spawn.READY):
             raise _failure(report, plan, host, command)
         running = Running(init, os.pidfd_open(init), child.status, child.lifeline)
     except BaseException:
@@ -68,13 +69,13 @@ def launch(
     return running
 
 
-def _started(child: Child) -> int:
-    """Init's pid from the first record, or 0 if the launcher did not come so far."""
+def _expect(child: Child, kind: int) -> int:
+    """The value of the next record, which must be of a kind; 0 at the end of file."""
     record = spawn.read_record(child.status)
     if record is None:
         return 0
-    if record[0] != spawn.STARTED:
-        raise InternalError(f"the first record of the status pipe is of kind {record[0]}")
+    if record[0] != kind:
+        raise InternalError(f"a record of kind {record[0]} instead of {kind}")
     return record[1]
 
 
@@ -82,7 +83,7 @@ def _failure(
     report: bytes, plan: Plan, host: Host, command: Command | None
 ) -> SetupError | InternalError:
     if not report:
-        return InternalError("the launcher ended without a report")
+        return InternalError("the launcher or init ended without a report")
     if len(report) != spawn.REPORT_SIZE:
         return InternalError("the report of the launcher is cut off")
     index, error = memoryview(report).cast("i")
@@ -104,7 +105,7 @@ def _take_down(child: Child, init: int) -> None:
         # With the launcher gone, init is the last one that can write: this ends.
         os.set_blocking(child.status, False)
         try:
-            init = _started(child)
+            init = _expect(child, spawn.STARTED)
         except (BlockingIOError, InternalError):
             init = 0
     if init:

@@ -195,7 +195,7 @@ def _attributes(source: Source) -> int:
 
 
 def _build(view: View) -> Iterator[s.Step]:
-    """Places and mounts in the new root; last of all the root and /dev turn read-only."""
+    """Places and mounts in the new root; last of all the root turns read-only."""
     devices = {path for path, _, _ in DEVICES}
     number = 0
     proc = sum(isinstance(place, Source) for path, place in view.places if path != "/proc")
@@ -213,19 +213,20 @@ def _build(view: View) -> Iterator[s.Step]:
                 wanted = DEVICE_ATTRIBUTES if path in devices else _attributes(place)
                 later.append(s.Remount(path, wanted, 1))
     yield from later
-    yield s.Remount("/dev", DEVICE_ATTRIBUTES, 0)
     yield s.Remount("/", s.READ_ONLY | s.NO_SUID | s.NO_DEV, 0)
 
 
 def _proc_steps(view: View) -> Iterator[s.Step]:
     """Cover what tells of the host, protect what changes it."""
     closed = s.READ_ONLY | s.NO_SUID | s.NO_DEV | s.NO_EXEC
-    covers: list[s.Step] = [s.Protect(path, closed if view.at_once else 0) for path in view.read_only]
-    covers += [s.Mask(path, closed if view.at_once else 0) for path in view.masked]
-    for cover in covers:
-        yield cover
-        if not view.at_once:
-            yield s.Remount(cover[0], closed, 0)
+    at_once = closed if view.at_once else 0
+    for path in view.read_only:
+        yield s.Protect(path, at_once)
+    if view.masked:
+        yield s.Mask(at_once, view.masked)
+    if not view.at_once:
+        for path in (*view.read_only, *view.masked):
+            yield s.Remount(path, closed, 0)
 
 
 def _machine(policy: Policy, terminal: Terminal | None) -> Iterator[s.Step]:

@@ -24,7 +24,7 @@ LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "capsule-lau
 PLAN_FD, ERROR_FD, STATUS_FD, LIFELINE_FD, SUPERVISOR_FD, TERMINAL_FD = range(3, 9)
 FIRST_USER_FD = 10
 
-STARTED, FEATURES, STOPPED, ENDED = range(1, 5)
+STARTED, FEATURES, READY, STOPPED, ENDED = range(1, 6)
 RECORD_SIZE = 12 * 8  # of 64-bit integers
 REPORT_SIZE = 2 * 4  # of 32-bit integers
 

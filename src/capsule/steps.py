@@ -214,10 +214,18 @@ class Remount(Step):
 
 
 class Mask(Step):
-    """Cover a path with an empty file or directory. Arguments: the path, attributes."""
+    """Cover paths with an empty file or directory. Arguments: attributes, a tuple of paths."""
 
     __slots__ = ()
-    word, signature, text, path_at = "mask", "pn", "cover {0} with emptiness", 0
+    word, signature = "mask", "*"
+
+    def words(self) -> Iterable[str]:
+        """The attributes, then each path."""
+        return (str(self[0]), *self[1])
+
+    def describe(self) -> str:
+        """Name every path."""
+        return f"cover with emptiness: {', '.join(str(show(path)) for path in self[1])}"
 
 
 class Protect(Step):

@@ -118,7 +118,8 @@ def _place_private(
     """Directories of the capsule's own: /tmp, the home, /dev, /proc and what surrounds them."""
     places["/tmp"] = _tmpfs("/tmp", TMP_SIZE, 0o1777, ids)
     places[command.home] = _tmpfs(command.home, HOME_SIZE, 0o700, ids)
-    places["/dev"] = s.Tmpfs("/dev", 64 * KIB, 64, 0o755, s.NO_SUID | s.NO_EXEC, *ids.set_up)
+    # In the root's own tmpfs: each device is a mount of its own, and only they are not nodev.
+    places["/dev"] = s.Directory("/dev", 0o755)
     places["/dev/shm"] = _tmpfs("/dev/shm", SHM_SIZE, 0o1777, ids)
     places["/dev/pts"] = s.Devpts("/dev/pts")
     for path, _, _ in DEVICES:

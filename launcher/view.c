@@ -1,0 +1,327 @@
+/*
+ * The steps that build the view inside the new root.
+ *
+ * Places are made and mounts attached by descriptor and by openat2(2) in the new root. A symbolic
+ * link planted in a shared directory leads nowhere but into the capsule itself: there is nothing
+ * else.
+ */
+#include "mount.h"
+
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+/* The directory in which the last thing was made: most of what follows lies beside it. */
+static struct {
+	char path[4096];
+	int fd;
+} last_parent = {.fd = -1};
+
+/* PATH in the new root: links are followed within it, those of /proc not at all. */
+static int open_in_root(const char *path, uint64_t flags)
+{
+	struct open_how how = {
+		.flags = O_PATH | O_CLOEXEC | flags,
+		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
+	};
+
+	/* The working directory is the root from pivot_root on. */
+	return (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+}
+
+static int parent_of(char *path, const char **name);
+
+/* The directory at PATH, made with MODE if it is missing. PATH is written to and restored. */
+static int open_directory(char *path, mode_t mode)
+{
+	const char *name;
+	int fd = open_in_root(path, O_DIRECTORY);
+	int parent;
+
+	if (fd >= 0 || errno != ENOENT)
+		return fd;
+	parent = parent_of(path, &name);
+	if (parent < 0 || check_ours(parent) < 0 || mkdirat(parent, name, mode) < 0)
+		return -1;
+	return openat(parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+/* Forget the last parent if PATH, where something was mounted, is it or lies above it. */
+static void forget_parent(const char *path)
+{
+	if (last_parent.fd < 0 || strncmp(last_parent.path, path, strlen(path)) != 0)
+		return;
+	close(last_parent.fd);
+	last_parent.fd = -1;
+}
+
+/* The directory that holds PATH's last component, and that component. It stays open, for the next.
+ */
+static int parent_of(char *path, const char **name)
+{
+	char *slash = strrchr(path, '/');
+	int fd;
+
+	*name = slash + 1;
+	if ((size_t)(slash - path) >= sizeof last_parent.path) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	*slash = '\0';
+	if (last_parent.fd < 0 || strcmp(last_parent.path, path) != 0) {
+		fd = slash == path ? open_in_root("/", O_DIRECTORY) : open_directory(path, 0755);
+		if (fd >= 0) {
+			forget_parent("");
+			strcpy(last_parent.path, path);
+			last_parent.fd = fd;
+		}
+	} else {
+		fd = last_parent.fd;
+	}
+	*slash = '/';
+	return fd;
+}
+
+/* As parent_of, for a thing that is about to be made there. */
+static int parent_of_new(const char *path, const char **name)
+{
+	int parent = parent_of((char *)path, name);
+
+	return parent < 0 || check_ours(parent) < 0 ? -1 : parent;
+}
+
+/* A new file at PATH, open for writing. */
+static int create_file(const char *path, mode_t mode)
+{
+	const char *name;
+	int parent = parent_of_new(path, &name);
+
+	if (parent < 0)
+		return -1;
+	return openat(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+}
+
+/* The place at PATH for a mount: what is there, or else a new directory or empty file. */
+static int open_place(const char *path, bool directory)
+{
+	int fd;
+
+	if (directory)
+		return open_directory((char *)path, 0755);
+	fd = open_in_root(path, 0);
+	return fd < 0 && errno == ENOENT ? create_file(path, 0644) : fd;
+}
+
+static int move_to(int mounted, int place)
+{
+	return (int)syscall(SYS_move_mount, mounted, "", place, "",
+			    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+}
+
+static int attach(int mounted, const char *path)
+{
+	cleanup_fd int place = -1;
+	struct stat file;
+
+	if (mounted < 0 || fstat(mounted, &file) < 0)
+		return -1;
+	place = open_place(path, S_ISDIR(file.st_mode));
+	if (place < 0 || move_to(mounted, place) < 0)
+		return -1;
+	forget_parent(path);
+	return 0;
+}
+
+int step_attach(const struct step *step)
+{
+	cleanup_fd int fd = take_tree(step->arg[0].number);
+
+	return attach(fd, step->arg[1].text);
+}
+
+int step_directory(const struct step *step)
+{
+	cleanup_fd int fd = open_directory((char *)step->arg[0].text, (mode_t)step->arg[1].number);
+
+	return fd < 0 ? -1 : 0;
+}
+
+int step_symlink(const struct step *step)
+{
+	const char *name;
+	int parent = parent_of_new(step->arg[1].text, &name);
+
+	return parent < 0 ? -1 : symlinkat(step->arg[0].text, parent, name);
+}
+
+int step_file(const struct step *step)
+{
+	cleanup_fd int fd = create_file(step->arg[0].text, (mode_t)step->arg[1].number);
+
+	return fd < 0 ? -1 : write_all(fd, step->arg[2].text, strlen(step->arg[2].text));
+}
+
+int step_tmpfs(const struct step *step)
+{
+	const struct tmpfs want = {
+		.size = step->arg[1].number,
+		.inodes = step->arg[2].number,
+		.mode = step->arg[3].number,
+		.attributes = step->arg[4].number,
+		.uid = step->arg[5].number,
+		.gid = step->arg[6].number,
+	};
+	cleanup_fd int fd = new_tmpfs(&want);
+
+	return attach(fd, step->arg[0].text);
+}
+
+int step_devpts(const struct step *step)
+{
+	const struct option option[] = {{"mode", "0600"}, {"ptmxmode", "0666"}};
+	cleanup_fd int fd =
+		new_file_system("devpts", option, 2, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+
+	return attach(fd, step->arg[0].text);
+}
+
+/* A word that mount.h's flags and mount_setattr(2)'s attributes share a meaning, not a value, for.
+ */
+static unsigned long remount_flags(uint64_t attributes)
+{
+	unsigned long flags = 0;
+
+	flags |= attributes & MOUNT_ATTR_RDONLY ? MS_RDONLY : 0;
+	flags |= attributes & MOUNT_ATTR_NOSUID ? MS_NOSUID : 0;
+	flags |= attributes & MOUNT_ATTR_NODEV ? MS_NODEV : 0;
+	flags |= attributes & MOUNT_ATTR_NOEXEC ? MS_NOEXEC : 0;
+	return flags;
+}
+
+/* Add ATTRIBUTES to the one mount at PATH, keeping those it has: the kernel locks some of them. */
+static int remount_one(const char *path, uint64_t attributes)
+{
+	struct statvfs now;
+	unsigned long flags = MS_REMOUNT | MS_BIND | remount_flags(attributes);
+
+	if (statvfs(path, &now) < 0)
+		return -1;
+	flags |= now.f_flag & ST_RDONLY ? MS_RDONLY : 0;
+	flags |= now.f_flag & ST_NOSUID ? MS_NOSUID : 0;
+	flags |= now.f_flag & ST_NODEV ? MS_NODEV : 0;
+	flags |= now.f_flag & ST_NOEXEC ? MS_NOEXEC : 0;
+	flags |= now.f_flag & ST_NOATIME ? MS_NOATIME : 0;
+	flags |= now.f_flag & ST_NODIRATIME ? MS_NODIRATIME : 0;
+	flags |= now.f_flag & ST_RELATIME ? MS_RELATIME : 0;
+	return mount(NULL, path, NULL, flags, NULL);
+}
+
+/* Undo the octal escapes of mountinfo (space, tab, newline, backslash), in place. */
+static void unescape(char *word)
+{
+	char *to = word;
+
+	for (char *from = word; *from != '\0'; to++) {
+		if (from[0] == '\\' && from[1] != '\0' && from[2] != '\0' && from[3] != '\0') {
+			*to = (char)((from[1] - '0') << 6 | (from[2] - '0') << 3 | (from[3] - '0'));
+			from += 4;
+		} else {
+			*to = *from++;
+		}
+	}
+	*to = '\0';
+}
+
+static bool is_below(const char *path, const char *top)
+{
+	size_t length = strlen(top);
+
+	return strncmp(path, top, length) == 0 && (path[length] == '/' || path[length] == '\0');
+}
+
+/*
+ * Kernels before 5.12 lack mount_setattr(2): the mounts at and below PATH, one by one. Nothing runs
+ * yet that could use the time in between. A mount that lies under another one cannot be reached by
+ * path, from inside as little as from here.
+ */
+static int remount_below(const char *top, uint64_t attributes)
+{
+	FILE *table = fopen("/proc/self/mountinfo", "re");
+	char *line = NULL;
+	size_t room = 0;
+	int result = 0, error = 0;
+
+	if (table == NULL)
+		return -1;
+	while (result == 0 && getline(&line, &room, table) > 0) {
+		char *rest = line, *word = NULL;
+
+		for (int field = 0; field < 5 && (word = strsep(&rest, " ")) != NULL; field++)
+			;
+		if (word == NULL)
+			continue;
+		unescape(word);
+		if (is_below(word, top))
+			result = remount_one(word, attributes);
+	}
+	error = errno;
+	free(line);
+	fclose(table);
+	errno = error;
+	return result;
+}
+
+int step_remount(const struct step *step)
+{
+	bool recursive = step->arg[2].number != 0;
+
+	return recursive ? remount_below(step->arg[0].text, step->arg[1].number)
+			 : remount_one(step->arg[0].text, step->arg[1].number);
+}
+
+/*
+ * What covers a path: an empty file or directory, with a name in the root for as long as it takes.
+ * Before 6.15 a mount that is attached nowhere cannot be copied, nor can a file without a name be
+ * mounted.
+ */
+static char empty_file[] = "/.empty-file", empty_directory[] = "/.empty-directory";
+
+static int mask(const char *path, uint64_t attributes)
+{
+	cleanup_fd int place = open_in_root(path, 0);
+	cleanup_fd int cover = -1;
+	struct stat file;
+
+	if (place < 0 || fstat(place, &file) < 0)
+		return -1;
+	cover = copy_tree(AT_FDCWD, S_ISDIR(file.st_mode) ? empty_directory : empty_file,
+			  attributes);
+	return cover < 0 ? -1 : move_to(cover, place);
+}
+
+/* mask ATTRIBUTES PATH...: paths that this kernel does not have, the supervisor left out. */
+int step_mask(const struct step *step)
+{
+	uint64_t attributes = strtoull(step->count > 0 ? step->arg[0].text : "", NULL, 10);
+	cleanup_fd int file = create_file(empty_file, 0444);
+
+	if (file < 0 || mkdir(empty_directory, 0555) < 0)
+		return -1;
+	for (size_t i = 1; i < step->count; i++)
+		if (mask(step->arg[i].text, attributes) < 0)
+			return -1;
+	return unlink(empty_file) < 0 ? -1 : rmdir(empty_directory);
+}
+
+/* Bind PATH over itself with ATTRIBUTES. */
+int step_protect(const struct step *step)
+{
+	cleanup_fd int place = open_in_root(step->arg[0].text, 0);
+	cleanup_fd int copy = place < 0 ? -1 : copy_tree(place, "", step->arg[1].number);
+
+	return copy < 0 ? -1 : move_to(copy, place);
+}
