@@ -2,7 +2,10 @@
 
 General layout, from top to bottom; nothing imports upward:
 
-    cli, doctor         the command line; options and report are its two ends
+    cli, doctor         the command line
+    options, report     what the command line takes and says
+    checks, causes, trials
+                        what doctor says, concludes and tries
     api                 run(), start(), plan(): glue
     terminal            a pty for interactive runs
     supervise, streams, verdict
@@ -13,9 +16,9 @@ General layout, from top to bottom; nothing imports upward:
     command             where the program lies and what it needs
     host                what this kernel offers
     spawn               the only code that starts the launcher
+    steps, step, hints, policy, result, errors
     descriptors, signals, choice, values
                         small things below all
-    steps, step, hints, policy, result, errors
 """
 
 from .api import DEVNULL, INHERIT, PIPE, STDOUT, plan, run, start

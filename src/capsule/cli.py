@@ -67,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """The command itself: `main`, without what the interpreter does at its end (2 ms)."""
+    # A parent may have left it ignored, and then nothing could be waited for.
+    signals.set_handler(signals.SIGCHLD, signals.SIG_DFL)
     status = main()
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -242,12 +242,10 @@ def attempt(steps: Sequence[s.Step], host: Host) -> Failure | None:
         return _failure(error)
     finally:
         os.close(null)
-    try:
-        # Init's own end, not only the silence of its pipe: a filter may have killed it.
-        return Failure("init was killed while it set up") if spawn.reap(running.pid) else None
-    finally:
-        for fd in (running.pidfd, running.status, running.lifeline):
-            os.close(fd)
+    spawn.reap(running.pid)
+    for fd in (running.pidfd, running.status, running.lifeline):
+        os.close(fd)
+    return None
 
 
 def _failure(error: CapsuleError) -> Failure:

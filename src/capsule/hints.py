@@ -20,8 +20,17 @@ _NO_USERNS = (
     "this host does not let you make user namespaces; `capsule doctor` says which setting it is"
 )
 _PROC = (
-    "the /proc of this container is covered in places, so the kernel gives out no new one; "
-    "run the container with an unmasked /proc (docker: --security-opt systempaths=unconfined)"
+    "the /proc of this container is covered in places or read-only, so the kernel gives out no new "
+    "one; run it with an unmasked /proc (docker: --security-opt systempaths=unconfined, podman: "
+    "--security-opt unmask=ALL)"
+)
+_CAPABILITIES = (
+    "root without CAP_SETUID or CAP_SETGID (a container that drops them) cannot do this: start Capsule "
+    "as an ordinary user, or give root both"
+)
+_PRIVATE = (
+    "the user namespace came without capabilities, which AppArmor does, or a seccomp filter forbids "
+    "it: `capsule doctor` says which, and prints an AppArmor profile for the launcher"
 )
 
 
@@ -52,8 +61,12 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
     (s.Namespaces, errno.EINVAL): "the kernel was built without one of these namespaces",
     (s.Namespaces, errno.EAGAIN): "too many processes of this user: raise ulimit -u",
     (s.Namespaces, errno.ENOMEM): "the host is out of memory",
-    (s.UidMap, errno.EPERM): _NO_USERNS,
-    (s.GidMap, errno.EPERM): _NO_USERNS,
+    (s.DropGroups, errno.EPERM): _CAPABILITIES,
+    (s.UidMap, errno.EPERM): _CAPABILITIES,
+    (s.GidMap, errno.EPERM): _CAPABILITIES,
+    (s.UidMap, errno.EROFS): _PROC,
+    (s.GidMap, errno.EROFS): _PROC,
+    (s.DenySetgroups, errno.EROFS): _PROC,
     (s.DenySetgroups, errno.EPERM): _NO_USERNS,
     (s.DenySetgroups, errno.EACCES): _NO_USERNS,
     (s.DenySetgroups, errno.ENOENT): "/proc has to be mounted on the host",
@@ -61,21 +74,18 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
         "newuidmap or newgidmap refused the map: check the caller's lines in /etc/subuid and "
         "/etc/subgid, and that the helpers are set-uid root"
     ),
-    (s.Private, errno.EPERM): (
-        "the user namespace came without capabilities: AppArmor restricts it. As root, install a "
-        "profile that grants userns to Capsule's launcher; `capsule doctor` prints it"
-    ),
-    (s.Private, errno.EACCES): (
-        "the user namespace came without capabilities: AppArmor restricts it. As root, install a "
-        "profile that grants userns to Capsule's launcher; `capsule doctor` prints it"
-    ),
+    (s.Private, errno.EPERM): _PRIVATE,
+    (s.Private, errno.EACCES): _PRIVATE,
     (s.Tree, errno.ENOENT): _missing,
     (s.Tree, errno.ENOTDIR): _missing,
     (s.Tree, errno.EACCES): _unreadable,
     (s.Tree, errno.ELOOP): "its symbolic links lead in a circle",
     (s.Tree, errno.ENAMETOOLONG): "the path is longer than the kernel takes (4095 bytes)",
     (s.Tree, errno.EINVAL): "a mount below it cannot be copied (for instance a namespace file)",
-    (s.Tree, errno.EPERM): "the kernel refuses to restrict this mount; show a directory below it",
+    (
+        s.Tree,
+        errno.EPERM,
+    ): "the kernel refuses to restrict this mount, or a seccomp filter forbids it: `capsule doctor`",
     (
         s.Device,
         errno.ENOENT,

@@ -6,7 +6,7 @@ import os
 
 from . import spawn, steps
 from .descriptors import Descriptors
-from .errors import InternalError
+from .errors import HostError, InternalError
 from .values import Value
 
 TYPE_CHECKING = False
@@ -176,9 +176,14 @@ class _Asking:
     def answer(self) -> tuple[int, ...]:
         """The values of its record, in the order of step_features."""
         record = spawn.read_record(self._child.status)
-        if record is None or record[0] != spawn.FEATURES:
+        if record is not None and record[0] == spawn.FEATURES:
+            return record[1:7]
+        report = os.read(self._child.error, spawn.REPORT_SIZE)
+        if len(report) != spawn.REPORT_SIZE:
             raise InternalError("the launcher did not say what the kernel offers")
-        return record[1:7]
+        why = os.strerror(memoryview(report).cast("i")[1])
+        hint = "a seccomp filter around Capsule may forbid it: `capsule doctor`"
+        raise HostError(f"the launcher cannot work on this host: {why}", hint=hint)
 
 
 def _has_initial_ids() -> bool:

@@ -21,6 +21,7 @@ class Ids(Value):
     Attributes:
         uid_map: lines of uid_map; user_namespaces(7).
         gid_map: likewise.
+        ranged: whether more than one id is mapped.
         helpers: newuidmap and newgidmap, if they have to write the maps.
         set_up: (uid, gid) inside that init takes.
         command: (uid, gid) inside of the command.
@@ -29,6 +30,7 @@ class Ids(Value):
 
     uid_map: str
     gid_map: str
+    ranged: bool
     helpers: tuple[str, str] | None
     set_up: tuple[int, int]
     command: tuple[int, int]
@@ -46,7 +48,7 @@ def make_ids(policy: Policy, host: Host) -> Ids:
         return _ranged_ids(policy, host)
     uid, gid = _outside(policy, host)
     inside = (policy.uid, policy.gid)
-    return Ids(f"{policy.uid} {uid} 1", f"{policy.gid} {gid} 1", None, inside, inside, uid)
+    return Ids(f"{policy.uid} {uid} 1", f"{policy.gid} {gid} 1", False, None, inside, inside, uid)
 
 
 def _outside(policy: Policy, host: Host) -> tuple[int, int]:
@@ -89,4 +91,4 @@ def _ranged_ids(policy: Policy, host: Host) -> Ids:
         )
         outside = host.uid if policy.uid == 0 else uids.start + policy.uid - 1
     used = None if real_root else (str(helpers[0]), str(helpers[1]))
-    return Ids(*maps, used, (0, 0), (policy.uid, policy.gid), outside)
+    return Ids(*maps, True, used, (0, 0), (policy.uid, policy.gid), outside)

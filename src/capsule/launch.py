@@ -99,8 +99,7 @@ def _failure(
 
 def _take_down(child: Child, init: int) -> None:
     """End and reap a launcher and, if it was cloned, its init; then nothing of the capsule is left."""
-    os.kill(child.pid, signals.SIGKILL)
-    spawn.reap(child.pid)
+    _kill(child.pid)
     if not init:
         # With the launcher gone, init is the last one that can write: this ends.
         os.set_blocking(child.status, False)
@@ -109,7 +108,15 @@ def _take_down(child: Child, init: int) -> None:
         except (BlockingIOError, InternalError):
             init = 0
     if init:
-        os.kill(init, signals.SIGKILL)
-        spawn.reap(init)
+        _kill(init)
     for fd in (child.error, child.status, child.lifeline):
         os.close(fd)
+
+
+def _kill(pid: int) -> None:
+    """Kill and reap a child that nobody has reaped yet."""
+    try:
+        os.kill(pid, signals.SIGKILL)
+    except ProcessLookupError:
+        pass
+    spawn.reap(pid)

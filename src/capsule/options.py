@@ -25,7 +25,7 @@ OPTIONS = {
     "identity": {
         "--uid": ("N", "user id inside (0)"),
         "--gid": ("N", "group id inside (0)"),
-        "--uid-map": ("KIND", "ids outside: caller, auto (all of /etc/subuid), host-root"),
+        "--uid-map": ("KIND", "ids outside: caller, auto (all subuids), host-root"),
         "--hostname": ("NAME", "hostname inside (capsule)"),
         "--env": ("NAME[=VALUE]", "set a variable, or pass the caller's on; also -e"),
         "--inherit-env": ("", "pass the whole environment on"),
@@ -149,7 +149,8 @@ def to_policy(options: Options) -> Policy:
 def _limits(options: Options) -> Limits:
     """Output that goes straight through is counted only where a limit was asked for."""
     unasked = Limits().output if options.last("--json") == "-" else None
-    return Limits(options.last("--timeout"), options.last("--output") or unasked)
+    output = options.last("--output")
+    return Limits(options.last("--timeout"), unasked if output is None else output)
 
 
 def _split_at(word: str) -> tuple[str, str | None]:
@@ -182,7 +183,7 @@ _FIELDS = {
 
 
 def _id(word: str, field: str) -> int:
-    if not word.isascii() or not word.isdigit():
+    if not word.isascii() or not word.isdigit() or len(word) > 10:
         hint = "write a number from 0 to 4294967294"
         raise PolicyError(f"{field}: not an id: {word!r}", field=field, value=word, hint=hint)
     return int(word)

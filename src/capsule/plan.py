@@ -164,8 +164,9 @@ def _launcher_steps(namespaces: s.Namespaces, ids: Ids, host: Host) -> Iterator[
         yield s.MapHelper(ids.helpers[1], ids.gid_map)
         yield s.MapHelper(ids.helpers[0], ids.uid_map)
         return
-    # A caller that is not root may write its group's map only where setgroups is denied.
-    yield s.DenySetgroups()
+    if not ids.ranged:
+        # A caller that is not root may write its group's map only where setgroups is denied.
+        yield s.DenySetgroups()
     yield s.GidMap(ids.gid_map)
     yield s.UidMap(ids.uid_map)
 

@@ -22,6 +22,7 @@ _SIZE_UNITS = {
 _INFINITE = float("inf")
 _TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _LARGEST_SIZE = 2**63 - 1
+_LONGEST_WORD = 40
 # What poll(2) and the launcher count in: more is no limit that anyone means.
 _LONGEST_TIME = 10.0 * 365 * 86400
 
@@ -32,19 +33,34 @@ def parse_size(value: int | str, field: str) -> int:
     Raises:
         PolicyError: it is not a size, is negative, not a whole number of bytes, or too large.
     """
+    size = -1
     if isinstance(value, int) and not isinstance(value, bool):
-        number, unit = float(value), 1
-    elif isinstance(value, str):
+        size = value
+    elif isinstance(value, str) and len(value) < _LONGEST_WORD:
         digits, letters = _split_number(value.strip())
-        unit = _SIZE_UNITS.get(letters.strip().upper(), 0)
-        number = _to_float(digits) if unit else -1.0
-    else:
-        number, unit = -1.0, 1
-    size = int(number * unit) if 0 <= number * unit < _INFINITE else -1
-    if not 0 <= size <= _LARGEST_SIZE or number * unit != size:
+        size = _whole(digits, _SIZE_UNITS.get(letters.strip().upper(), 0))
+    if not 0 <= size <= _LARGEST_SIZE:
         hint = "write bytes or a number with K, M, G, T (1024-based) or KB, MB, GB (1000-based)"
-        raise PolicyError(f"{field}: not a size: {value!r}", field=field, value=value, hint=hint)
+        raise PolicyError(f"{field}: not a size: {_shown(value)}", field=field, value=value, hint=hint)
     return size
+
+
+def _whole(digits: str, unit: int) -> int:
+    """A decimal number of units in bytes, exactly; -1 if it is no number or no whole one."""
+    before, _, after = digits.partition(".")
+    if not unit or not (before + after).isdigit():
+        return -1
+    bytes_, rest = divmod(int(before + after) * unit, 10 ** len(after))
+    return -1 if rest else bytes_
+
+
+def _shown(value: object) -> str:
+    """A value for a message, not longer than it needs to be recognised."""
+    try:
+        text = repr(value)
+    except ValueError:
+        text = "a very large number"
+    return text if len(text) <= _LONGEST_WORD else f"{text[:_LONGEST_WORD]}..."
 
 
 def parse_time(value: float | str, field: str) -> float:
@@ -55,12 +71,12 @@ def parse_time(value: float | str, field: str) -> float:
     """
     seconds = -1.0
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value)
-    elif isinstance(value, str) and value:
+        seconds = float(value) if value <= _LONGEST_TIME else -1.0
+    elif isinstance(value, str) and 0 < len(value) < _LONGEST_WORD:
         seconds = _sum_times(value.strip())
     if not 0 < seconds <= _LONGEST_TIME:
         hint = "write seconds above zero or a time such as 10ms, 2.5s, 1m30s"
-        raise PolicyError(f"{field}: not a time: {value!r}", field=field, value=value, hint=hint)
+        raise PolicyError(f"{field}: not a time: {_shown(value)}", field=field, value=value, hint=hint)
     return seconds
 
 
@@ -100,7 +116,8 @@ def check_path(value: object, field: str, *, absolute: bool = False) -> str:
     """
     try:
         path = os.fsdecode(value)  # type: ignore[arg-type]
-    except TypeError:
+        os.fsencode(path)
+    except (TypeError, UnicodeError):
         path = ""
     if not path or "\0" in path:
         raise PolicyError(f"{field}: not a path: {value!r}", field=field, value=value)
@@ -166,6 +183,10 @@ class Mount(Value):
         if self.at == "/":
             hint = "a whole root directory is Policy(root=...) or --root"
             raise PolicyError("mounts: cannot replace /", field="mounts", value="/", hint=hint)
+        if self.at in ("/proc", "/dev") or self.at.startswith("/proc/"):
+            hint = "Capsule makes its own; choose another place, for instance below /dev/shm"
+            message = f"mounts: cannot replace {self.at}"
+            raise PolicyError(message, field="mounts", value=self.at, hint=hint)
 
     @classmethod
     def read_only(cls, source: str | os.PathLike[str], at: str | None = None) -> Mount:
@@ -294,7 +315,7 @@ class Policy(Value):
 
 
 def _wrong(field: str, value: object, wanted: str) -> PolicyError:
-    return PolicyError(f"{field}: not {wanted}: {value!r}", field=field, value=value)
+    return PolicyError(f"{field}: not {wanted}: {_shown(value)}", field=field, value=value)
 
 
 def _mounts(value: Any) -> tuple[Mount, ...]:
@@ -353,7 +374,8 @@ def _variable_text(text: object, field: str, name: object) -> str:
     """Text or bytes as execve(2) takes it. The value is not shown: it may be a secret."""
     try:
         word = os.fsdecode(text)  # type: ignore[arg-type]
-    except TypeError:
+        os.fsencode(word)
+    except (TypeError, UnicodeError):
         word = "\0"
     if "\0" in word:
         raise _wrong(field, name, "a variable of text without NUL bytes")

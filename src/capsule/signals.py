@@ -26,6 +26,7 @@ SIGTERM: int = _signal.SIGTERM
 SIGCONT: int = _signal.SIGCONT
 SIGSTOP: int = _signal.SIGSTOP
 SIGTSTP: int = _signal.SIGTSTP
+SIGCHLD: int = _signal.SIGCHLD
 SIGWINCH: int = _signal.SIGWINCH
 
 SIG_DFL: int = _signal.SIG_DFL

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 
+from . import signals
 from .descriptors import Descriptors
 from .errors import HostError, InternalError
 from .values import Value
@@ -66,24 +67,22 @@ def spawn(
         HostError: the kernel refuses a process, a pipe or memory, or the launcher cannot be run.
         InternalError: the launcher is missing.
     """
+    if signals.get_handler(signals.SIGCHLD) == signals.SIG_IGN:
+        # The kernel would reap init before anyone could wait for it.
+        hint = "set it back before: signal.signal(signal.SIGCHLD, signal.SIG_DFL)"
+        raise HostError("this process ignores SIGCHLD, so a capsule cannot be waited for", hint=hint)
     try:
         with Descriptors() as fds:
             child = _spawn(fds, plan, (stdio, passed or {}, terminal), launcher)
             fds.keep((child.error, child.status, child.lifeline))
             return child
-    except FileNotFoundError:
-        raise InternalError(f"the launcher is missing: {launcher}") from None
-    except PermissionError as error:
-        hint = "is it on a file system mounted noexec? Install Capsule on one that is not"
-        raise HostError(
-            f"cannot execute the launcher {launcher}: {error.strerror}", hint=hint
-        ) from None
     except OSError as error:
         raise HostError(f"cannot start the launcher: {error.strerror}", hint=_remedy(error)) from None
 
 
 def _remedy(error: OSError) -> str | None:
     return {
+        errno.EBADF: "a descriptor is above this process's limit of open files: raise ulimit -n",
         errno.EMFILE: "too many open files in this process: close some or raise ulimit -n",
         errno.ENFILE: "too many open files on this host: raise the sysctl fs.file-max",
         errno.EAGAIN: "too many processes of this user: raise ulimit -u",
@@ -117,8 +116,18 @@ def _spawn(
     }
     if terminal is not None:
         wanted[TERMINAL_FD] = terminal
-    pid = os.posix_spawn(launcher, ["capsule-launch"], {}, file_actions=_moves(wanted))
-    return Child(pid, error, status, lifeline)
+    return Child(_execute(launcher, wanted), error, status, lifeline)
+
+
+def _execute(launcher: str, wanted: Mapping[int, int]) -> int:
+    try:
+        return os.posix_spawn(launcher, ["capsule-launch"], {}, file_actions=_moves(wanted))
+    except FileNotFoundError:
+        raise InternalError(f"the launcher is missing: {launcher}") from None
+    except PermissionError as error:
+        message = f"cannot execute the launcher {launcher}: {error.strerror}"
+        hint = "is it on a file system mounted noexec? Install Capsule on one that is not"
+        raise HostError(message, hint=hint) from None
 
 
 def _moves(wanted: Mapping[int, int]) -> list[tuple[int, int, int]]:

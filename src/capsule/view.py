@@ -70,9 +70,13 @@ def make_view(policy: Policy, host: Host, command: Command, ids: Ids) -> View:
         _place_system(places, host, policy)
         _place_generated(places, policy, command)
     _place_private(places, command, ids, whole_root=policy.root is not None)
-    _place_command(places, notes, command)
     for mount in policy.mounts:
+        # What was asked for brings what it holds: nothing of the default view is put into it.
+        for path in [path for path in places if path != mount.at and is_below(path, mount.at)]:
+            if not any(path == other.at for other in policy.mounts):
+                del places[path]
         places[mount.at] = _mounted(mount, ids)
+    _place_command(places, notes, command)
     # By depth, and otherwise as given: what lies in another is attached after it.
     ordered = sorted(places.items(), key=lambda place: place[0].count("/"))
     # What only the host's root may open needs no cover from anyone else.

@@ -1,0 +1,1 @@
+"""Capsule beside bubblewrap and a bare spawn, in one run; docs/benchmarks.md."""

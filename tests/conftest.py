@@ -1,0 +1,132 @@
+"""What holds for every test: nothing is left behind, and nothing is skipped without a reason."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support import await_end, descendants, may_skip, open_descriptors
+
+IN_CI = bool(os.environ.get("CAPSULE_CI"))
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def pytest_configure() -> None:
+    """Become the parent of every orphan below: so none escapes the census."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+# --- leftovers ------------------------------------------------------------------------------
+
+
+class Census(NamedTuple):
+    """What a capsule could leave behind."""
+
+    processes: frozenset[str]
+    descriptors: frozenset[str]
+    mounts: frozenset[str]
+    entries: frozenset[str]
+    cgroups: frozenset[str]
+
+
+def census() -> Census:
+    """Count, once what is about to end has ended and what nobody refers to is collected."""
+    gc.collect()
+    processes = {s for s in descendants(os.getpid()) if s.alive}
+    mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+    return Census(
+        frozenset(f"{s.pid} ({s.name}) {s.started}" for s in processes),
+        frozenset(f"{fd} {what}" for fd, what in open_descriptors().items()),
+        frozenset(mounts.splitlines()),
+        frozenset(_entries()) if IN_CI else frozenset(),
+        frozenset(_cgroups()) if IN_CI else frozenset(),
+    )
+
+
+def _entries() -> Iterator[str]:
+    """Entries of the places that programs litter. Elsewhere than in CI others litter them too."""
+    places = {tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm", os.path.expanduser("~")}
+    places |= {place for place in [os.environ.get("XDG_RUNTIME_DIR", "")] if place}
+    for place in places:
+        if os.access(place, os.R_OK):
+            yield from (f"{place}/{name}" for name in os.listdir(place) if not _is_pytest(name))
+
+
+def _is_pytest(name: str) -> bool:
+    return name.startswith(("pytest-of-", ".hypothesis", ".pytest_cache"))
+
+
+def _cgroups() -> Iterator[str]:
+    for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            for top in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified"):
+                yield from (folder for folder, _, _ in os.walk(top + path))
+
+
+def _settle(before: Census) -> Census:
+    """Count again after those that are not meant to be there had time to end; reap the orphans."""
+    started = {line.split()[0] for line in before.processes}
+    for found in descendants(os.getpid()):
+        if str(found.pid) not in started and not await_end(found.pid):
+            break
+    for found in descendants(os.getpid()):
+        if not found.alive and found.parent == os.getpid():
+            os.waitpid(found.pid, 0)
+    return census()
+
+
+def _assert_unchanged(before: Census, after: Census) -> None:
+    for name, old, new in zip(Census._fields, before, after, strict=True):
+        assert new <= old, f"left behind, {name}: {sorted(new - old)}"
+    assert after.mounts == before.mounts, f"unmounted: {sorted(before.mounts - after.mounts)}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left_by_the_session() -> Iterator[None]:
+    before = census()
+    yield
+    _assert_unchanged(before, _settle(before))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_left_by_a_module(_nothing_is_left_by_the_session: None) -> Iterator[None]:
+    before = census()
+    yield
+    _assert_unchanged(before, _settle(before))
+
+
+# --- skips ----------------------------------------------------------------------------------
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """In CI a skip is a failure, unless its reason is listed and holds."""
+    if not IN_CI or not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if not may_skip(reason.removeprefix("Skipped: ")):
+        report.outcome = "failed"
+        report.longrepr = f"a skip that CI does not accept: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Look at every skip of a test."""
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Look at every skip of a whole file."""
+    report = yield
+    _refuse_skip(report)
+    return report

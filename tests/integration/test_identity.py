@@ -1,0 +1,236 @@
+"""Who the command is, inside and outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import capsule
+from tests.support import (
+    HANG,
+    OUTSIDE_GID,
+    OUTSIDE_UID,
+    REAL_ROOT,
+    ask,
+    command_of,
+    needs,
+    shared_directory,
+)
+
+WHO = """
+def words(name):
+    return open(f"/proc/self/{name}").read().split()
+tell([os.getresuid(), os.getresgid(), os.getgroups(), words("uid_map"), words("gid_map"),
+      words("setgroups")])
+"""
+
+
+def outside_ids(pid: int) -> dict[str, list[str]]:
+    """Uid, Gid and Groups of a process, as the host sees them."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    pairs = (line.split(":", 1) for line in lines)
+    return {key: value.split() for key, value in pairs if key in ("Uid", "Gid", "Groups")}
+
+
+def test_root_inside_is_the_caller_outside() -> None:
+    """Each map has one line, `0 <outside id> 1`, setgroups is denied, all ids inside are 0."""
+    uids, gids, groups, uid_map, gid_map, setgroups = ask(WHO)
+    assert (uids, gids) == ([0, 0, 0], [0, 0, 0])
+    assert uid_map == ["0", str(OUTSIDE_UID), "1"]
+    assert gid_map == ["0", str(OUTSIDE_GID), "1"]
+    assert setgroups == ["deny"]
+    # Groups of the caller that the map lacks cannot be given up without privilege: they show as
+    # nobody's. Root's are dropped.
+    assert set(groups) <= ({0} if REAL_ROOT else {0, 65534})
+
+
+def test_the_host_sees_the_caller() -> None:
+    """Seen from outside, real, effective, saved and file-system ids are those of the map."""
+    with capsule.start(["cat"], stdin=capsule.PIPE) as process:
+        ids = outside_ids(command_of(process))
+        assert ids["Uid"] == [str(OUTSIDE_UID)] * 4
+        assert ids["Gid"] == [str(OUTSIDE_GID)] * 4
+        if REAL_ROOT:
+            assert ids["Groups"] == []
+
+
+@needs("real root")
+def test_init_of_real_root_is_nobody_too() -> None:
+    """No process of a capsule that root starts keeps an id of root."""
+    with capsule.start(["cat"], stdin=capsule.PIPE) as process:
+        assert outside_ids(process.pid)["Uid"] == ["65534"] * 4
+        assert outside_ids(process.pid)["Gid"] == ["65534"] * 4
+
+
+@pytest.mark.parametrize(("uid", "gid"), [(1000, 1000), (0, 7), (7, 0), (4294967294, 4294967294)])
+def test_another_identity_inside(uid: int, gid: int) -> None:
+    """`uid` and `gid` choose the ids inside; the ids outside stay."""
+    uids, gids, _, uid_map, gid_map, _ = ask(WHO, uid=uid, gid=gid)
+    assert (uids, gids) == ([uid] * 3, [gid] * 3)
+    assert uid_map == [str(uid), str(OUTSIDE_UID), "1"]
+    assert gid_map == [str(gid), str(OUTSIDE_GID), "1"]
+
+
+def test_the_identity_has_a_name() -> None:
+    """The generated passwd and group know who the command is, with a home that it owns."""
+    code = """
+import grp, pwd
+me = pwd.getpwuid(os.getuid())
+tell([me.pw_name, grp.getgrgid(os.getgid()).gr_name, me.pw_dir == os.environ["HOME"],
+      os.environ["USER"], os.stat(me.pw_dir).st_uid, oct(os.stat(me.pw_dir).st_mode)])
+"""
+    assert ask(code) == ["root", "root", True, "root", 0, "0o40700"]
+    assert ask(code, uid=5, gid=6) == ["user", "user", True, "user", 5, "0o40700"]
+
+
+def test_no_other_id_can_be_taken() -> None:
+    """setuid(2) and chown(2) to an id that is not mapped fail with EINVAL; to one's own they work."""
+    code = """
+def outcome(call, *args):
+    try:
+        call(*args)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "done"
+open("/tmp/file", "w").close()
+tell([outcome(os.setuid, 1), outcome(os.setgid, 1), outcome(os.setgroups, [0]),
+      outcome(os.chown, "/tmp/file", 1, 1), outcome(os.chown, "/tmp/file", 0, 0),
+      outcome(os.setuid, 0)])
+"""
+    assert ask(code) == ["EINVAL", "EINVAL", "EPERM", "EINVAL", "done", "done"]
+
+
+# --- host root ------------------------------------------------------------------------------
+
+
+@needs("unprivileged")
+def test_host_root_is_refused_to_others() -> None:
+    """Who is not root cannot ask for the host's root: PolicyError, before anything starts."""
+    with pytest.raises(capsule.PolicyError, match="host-root is for root only") as caught:
+        capsule.run(["true"], id_map="host-root")
+    assert (caught.value.field, caught.value.exit_code) == ("id_map", 2)
+
+
+@needs("real root")
+def test_host_root_only_by_name() -> None:
+    """Root that names it is root outside too, still without a capability."""
+    code = WHO.replace(
+        "tell([", "status = open('/proc/self/status').read()\ntell(['CapEff:\\t' + '0' * 16 in status,"
+    )
+    no_capability, uids, _, _, uid_map, *_ = ask(code, id_map=capsule.IdMap.HOST_ROOT)
+    assert (no_capability, uids, uid_map) == (True, [0, 0, 0], ["0", "0", "1"])
+
+
+# --- whole ranges -----------------------------------------------------------------------------
+
+
+@needs("no subids")
+def test_auto_without_a_range_is_a_host_error() -> None:
+    """Asking for a range where the host gives none names the table and the command that adds one."""
+    with pytest.raises(capsule.HostError, match=r"/etc/subuid gives uid \d+ no range") as caught:
+        capsule.run(["true"], id_map="auto")
+    assert caught.value.hint is not None
+    assert "usermod --add-subuids" in caught.value.hint
+    assert caught.value.exit_code == 125
+
+
+# The host's tables stay as they are: these lie over them in a mount namespace of the test's own.
+_TABLES = """
+set -e
+mount --bind "$1/subuid" /etc/subuid
+mount --bind "$1/subgid" /etc/subgid
+shift
+exec "$@"
+"""
+
+_AUTO = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import capsule
+
+code = '''
+import json, os
+def owner_after_chown(id):
+    open("/tmp/file", "w").close()
+    try:
+        os.chown("/tmp/file", id, id)
+        return os.stat("/tmp/file").st_uid
+    except PermissionError:
+        return -1
+    finally:
+        os.unlink("/tmp/file")
+def words(name):
+    return open("/proc/self/" + name).read().split()
+print(json.dumps({
+    "maps": [words("uid_map"), words("gid_map")],
+    "ids": [os.getresuid(), os.getresgid(), os.getgroups()],
+    "chown": [owner_after_chown(id) for id in (0, 1, 33, 1000, 65534)],
+}))
+'''
+id = int(sys.argv[2])
+result = capsule.run([sys.executable, "-I", "-c", code], id_map="auto", text=True, uid=id, gid=id)
+sys.exit(result.stderr or print(result.stdout))
+"""
+
+
+def _system_python() -> str:
+    """A Python that other users can run, too."""
+    for path in ("/usr/bin/python3", "/usr/local/bin/python3"):
+        test = [path, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        if os.path.exists(path) and subprocess.run(test).returncode == 0:
+            return path
+    return sys.executable
+
+
+def _run_with_tables(table: str, user: list[str], inside: int) -> Any:
+    """Run _AUTO with tables of subordinate ids of its own."""
+    with shared_directory() as directory:
+        # A copy: where the package lies, others may not come.
+        shutil.copytree(os.path.dirname(capsule.__file__), directory / "capsule")
+        for name in ("subuid", "subgid"):
+            (directory / name).write_text(table)
+        python = [_system_python(), "-I", "-B", "-c", _AUTO, str(directory), str(inside)]
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-c", _TABLES, "sh", str(directory), *user, *python],
+            capture_output=True,
+            timeout=HANG,
+            cwd="/",
+            env={"PATH": os.defpath, "HOME": "/nonexistent"},
+        )
+    assert done.returncode == 0, done.stderr.decode()
+    return json.loads(done.stdout)
+
+
+_AS_USER = ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"]
+
+
+@needs("real root", "unshare", "setpriv", "newuidmap")
+@pytest.mark.parametrize("inside", [0, 1, 1000, 65536])
+def test_auto_maps_the_whole_range_of_a_user(inside: int) -> None:
+    """With newuidmap(1) and a range, root inside is the caller, and `uid` picks any id of the range."""
+    told = _run_with_tables("1000:300000:65536\n", _AS_USER, inside)
+    assert told["maps"] == [["0", "1000", "1", "1", "300000", "65536"]] * 2
+    assert told["ids"] == [[inside] * 3, [inside] * 3, []]
+
+
+@needs("real root", "unshare")
+@pytest.mark.parametrize("inside", [0, 1000])
+def test_auto_of_real_root_maps_the_range_and_not_root(inside: int) -> None:
+    """Real root with a range gets that range alone: root inside is its first id."""
+    told = _run_with_tables("root:300000:65536\n", [], inside)
+    assert told["maps"] == [["0", "300000", "65536"]] * 2
+    assert told["ids"] == [[inside] * 3, [inside] * 3, []]
+
+
+@needs("real root", "unshare", "setpriv", "newuidmap")
+def test_auto_lets_root_inside_give_files_away() -> None:
+    """chown(2) inside to several ids of the range works."""
+    told = _run_with_tables("1000:300000:65536\n", _AS_USER, 0)
+    assert told["chown"] == [0, 1, 33, 1000, 65534]

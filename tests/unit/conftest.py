@@ -1,0 +1,25 @@
+"""Unit tests: pure code, no kernel needed.
+
+The golden plans are rewritten by ``pytest tests/unit --update-golden``; review the difference as code.
+"""
+
+from __future__ import annotations
+
+import hypothesis
+import pytest
+
+# No database: a run leaves nothing behind and does not depend on the run before.
+hypothesis.settings.register_profile("unit", database=None, deadline=None, max_examples=50)
+hypothesis.settings.load_profile("unit")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the switch that rewrites the golden files."""
+    parser.addoption("--update-golden", action="store_true", help="write tests/unit/golden/*.plan anew")
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    """Whether golden files are to be written instead of compared."""
+    # Absent if this file was loaded too late for its option to be known: then nobody gave it.
+    return bool(request.config.getoption("--update-golden", default=False))

@@ -1,0 +1,183 @@
+"""The table of hints: each row is reached, says what to do, and is pinned here."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from capsule import steps as s
+from capsule.command import Command
+from capsule.hints import HINTS, exit_code_for, hint_for
+from tests.unit.examples import COMMAND, HOST, ROOT_HOST
+
+# An example of each kind of step that has a row; its path is what the hint has to name.
+EXAMPLES: dict[type[s.Step], s.Step] = {
+    s.Namespaces: s.Namespaces(0x10000000),
+    s.UidMap: s.UidMap("0 1000 1"),
+    s.GidMap: s.GidMap("0 1000 1"),
+    s.DenySetgroups: s.DenySetgroups(),
+    s.MapHelper: s.MapHelper("/usr/bin/newuidmap", "0 1000 1"),
+    s.Private: s.Private(),
+    s.Tree: s.Tree("/some/path", 7),
+    s.Device: s.Device("/some/path", 1, 3, 11),
+    s.Proc: s.Proc(),
+    s.Identity: s.Identity(0, 0),
+    s.PivotRoot: s.PivotRoot(4096, 16),
+    s.Attach: s.Attach(0, "/some/path", "it"),
+    s.Tmpfs: s.Tmpfs("/some/path", 4096, 1, 0o755, 6, 0, 0),
+    s.Directory: s.Directory("/some/path", 0o755),
+    s.Symlink: s.Symlink("target", "/some/path"),
+    s.File: s.File("/some/path", 0o644, "text"),
+    s.Terminal: s.Terminal(7, 24, 80),
+    s.Descriptor: s.Descriptor(11, 3),
+    s.Chdir: s.Chdir("/some/path"),
+    s.Exec: s.Exec(("/bin/x",), ("x",), ()),
+    # Stands for every step that has no row of its own for an errno.
+    s.Step: s.Hostname("box"),
+}
+
+# What each row must say: the words that name the remedy, or the cause that shows it.
+SAYS: dict[tuple[type[s.Step], int], str] = {
+    (s.Namespaces, errno.EPERM): "capsule doctor",
+    (s.Namespaces, errno.EACCES): "capsule doctor",
+    (s.Namespaces, errno.ENOSPC): "user.max_user_namespaces",
+    (s.Namespaces, errno.EUSERS): "nested too deeply",
+    (s.Namespaces, errno.EINVAL): "built without",
+    (s.Namespaces, errno.EAGAIN): "ulimit -u",
+    (s.Namespaces, errno.ENOMEM): "out of memory",
+    (s.UidMap, errno.EPERM): "capsule doctor",
+    (s.GidMap, errno.EPERM): "capsule doctor",
+    (s.DenySetgroups, errno.EPERM): "capsule doctor",
+    (s.DenySetgroups, errno.EACCES): "capsule doctor",
+    (s.DenySetgroups, errno.ENOENT): "/proc has to be mounted",
+    (s.MapHelper, errno.EPERM): "/etc/subuid",
+    (s.Private, errno.EPERM): "AppArmor",
+    (s.Private, errno.EACCES): "AppArmor",
+    (s.Tree, errno.ENOENT): "/some/path",
+    (s.Tree, errno.ENOTDIR): "/some/path",
+    (s.Tree, errno.EACCES): "/some/path",
+    (s.Tree, errno.ELOOP): "in a circle",
+    (s.Tree, errno.ENAMETOOLONG): "4095",
+    (s.Tree, errno.EINVAL): "cannot be copied",
+    (s.Tree, errno.EPERM): "show a directory below it",
+    (s.Device, errno.ENOENT): "mount a devtmpfs",
+    (s.Device, errno.ENODEV): "repair it",
+    (s.Proc, errno.EPERM): "unmasked /proc",
+    (s.Identity, errno.EINVAL): "--uid",
+    (s.PivotRoot, errno.EINVAL): "start Capsule outside",
+    (s.Attach, errno.ENOENT): "/some/path",
+    (s.Attach, errno.ENOTDIR): "only be put over a file",
+    (s.Attach, errno.EISDIR): "only be put over a file",
+    (s.Attach, errno.EINVAL): "only be put over a file",
+    (s.Attach, errno.ELOOP): "in a circle",
+    (s.Attach, errno.EXDEV): "choose another",
+    (s.Attach, errno.ENOSPC): "fs.mount-max",
+    (s.Tmpfs, errno.ENOENT): "/some/path",
+    (s.Tmpfs, errno.ENOTDIR): "choose another place",
+    (s.Tmpfs, errno.EINVAL): "size",
+    (s.Directory, errno.ENOENT): "/some/path",
+    (s.Symlink, errno.ENOENT): "/some/path",
+    (s.Symlink, errno.EEXIST): "choose another place",
+    (s.File, errno.ENOENT): "/some/path",
+    (s.File, errno.EEXIST): "choose another place",
+    (s.Terminal, errno.ENOSPC): "kernel.pty.max",
+    (s.Terminal, errno.ENOMEM): "out of memory",
+    (s.Descriptor, errno.EBADF): "open files",
+    (s.Chdir, errno.ENOENT): "--ro or --rw",
+    (s.Chdir, errno.ENOTDIR): "--chdir",
+    (s.Chdir, errno.EACCES): "ids",
+    (s.Chdir, errno.EXDEV): "not inside the capsule",
+    (s.Exec, errno.E2BIG): "arguments and environment",
+    (s.Exec, errno.ENOEXEC): "#!",
+    (s.Exec, errno.EISDIR): "a directory",
+    (s.Exec, errno.ETXTBSY): "being written",
+    (s.Exec, errno.ENOMEM): "out of memory",
+    (s.Step, errno.ENOMEM): "out of memory",
+    (s.Step, errno.EMFILE): "ulimit -n",
+    (s.Step, errno.ENFILE): "fs.file-max",
+    (s.Step, errno.EAGAIN): "ulimit -u",
+    (s.Step, errno.ENOSPC): "fs.mount-max",
+    (s.Step, errno.ENOSYS): "capsule doctor",
+    (s.Step, errno.EPERM): "capsule doctor",
+    (s.Step, errno.EACCES): "capsule doctor",
+}
+
+
+def row_id(row: object) -> str:
+    """A readable name for a row."""
+    if isinstance(row, tuple):
+        return f"{row[0].__name__}-{errno.errorcode[row[1]]}"
+    return ""
+
+
+def test_every_row_is_tested() -> None:
+    """The table and this file have the same rows."""
+    assert set(HINTS) == set(SAYS)
+
+
+@pytest.mark.parametrize(("row", "says"), SAYS.items(), ids=row_id)
+def test_a_row_is_reached_and_says_what_to_do(row: tuple[type[s.Step], int], says: str) -> None:
+    """The step and the errno lead to this row's own sentence, on one line and without a full stop."""
+    kind, error = row
+    step = EXAMPLES[kind]
+    hint = hint_for(step, error, HOST, COMMAND)
+    own = HINTS[row]
+    assert hint == (own(step) if callable(own) else own)
+    assert hint is not None
+    assert says in hint
+    assert hint.isprintable()
+    assert hint == hint.strip()
+    assert not hint.endswith(".")
+
+
+def test_rows_of_a_path_name_it() -> None:
+    """Each row that is made for a path has it in its sentence."""
+    for (kind, _), hint in HINTS.items():
+        if callable(hint):
+            assert "/some/path" in hint(EXAMPLES[kind])
+
+
+def test_an_unknown_errno_has_no_hint() -> None:
+    """Where nothing better than the errno is known, nothing is made up."""
+    assert hint_for(s.Hostname("x"), errno.EXFULL, HOST, COMMAND) is None
+
+
+MISSING = COMMAND.replace(found=None, args=("nosuch",), paths=("/usr/bin/nosuch",))
+PATH_MISSING = COMMAND.replace(found=None, args=("./nosuch",), paths=("/home/ada/nosuch",))
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "host", "says"),
+    [
+        (MISSING, errno.ENOENT, HOST, "PATH has nosuch"),
+        (PATH_MISSING, errno.ENOENT, HOST, "there is no ./nosuch"),
+        (COMMAND, errno.ENOENT, HOST, "/usr/bin/make is there, but the interpreter"),
+        (MISSING, errno.EACCES, HOST, "chmod +x"),
+        (COMMAND, errno.EACCES, ROOT_HOST, "unprivileged user"),
+        (COMMAND, errno.EACCES, HOST, "may not be executed"),
+    ],
+)
+def test_a_command_that_does_not_start(command: Command, error: int, host: object, says: str) -> None:
+    """Not found, no interpreter, not executable: told apart by what was found on the host."""
+    step = s.Exec(command.paths, command.args, ())
+    assert isinstance(host, type(HOST))
+    assert says in str(hint_for(step, error, host, command))
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "command", "code"),
+    [
+        (s.Exec(("/x",), ("x",), ()), errno.ENOENT, MISSING, 127),
+        (s.Exec(("/x",), ("x",), ()), errno.ENOENT, None, 127),
+        (s.Exec(("/x",), ("x",), ()), errno.ENOENT, COMMAND, 126),
+        (s.Exec(("/x",), ("x",), ()), errno.EACCES, COMMAND, 126),
+        (s.Exec(("/x",), ("x",), ()), errno.EACCES, MISSING, 126),
+        (s.Exec(("/x",), ("x",), ()), errno.ENOEXEC, COMMAND, 126),
+        (s.Chdir("/x"), errno.ENOENT, MISSING, 125),
+        (s.Namespaces(0), errno.EPERM, COMMAND, 125),
+    ],
+)
+def test_exit_codes(step: s.Step, error: int, command: Command | None, code: int) -> None:
+    """127: the command was not found. 126: it cannot be executed. 125: Capsule failed."""
+    assert exit_code_for(step, error, command) == code

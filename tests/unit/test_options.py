@@ -1,0 +1,318 @@
+"""The flags: how they are taken from the front of a command line, and what they come to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capsule.errors import PolicyError
+from capsule.options import FLAGS, OPTIONS, SHORT, Options, help_text, parse, to_policy
+from capsule.policy import IdMap, Limits, Mount, Network, Policy
+
+SWITCHES = sorted(flag for flag, takes in FLAGS.items() if not takes)
+VALUED = sorted(flag for flag, takes in FLAGS.items() if takes)
+
+
+def policy_of(*words: str) -> Policy:
+    """What the options of a run of `true` come to."""
+    return to_policy(parse("run", [*words, "true"]))
+
+
+def refused(*words: str) -> PolicyError:
+    """The error that these options end with, in parsing or in what they ask for."""
+    with pytest.raises(PolicyError) as caught:
+        policy_of(*words)
+    assert caught.value.exit_code == 2
+    return caught.value
+
+
+# --- words ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", VALUED)
+@pytest.mark.parametrize("value", ["x", "", "-", "--", "-v", "--ro", "a=b", "=", "é \n"])
+def test_a_value_follows_its_flag_in_either_spelling(flag: str, value: str) -> None:
+    """`--flag VALUE` and `--flag=VALUE` are the same, whatever the value looks like."""
+    for words in ([flag, value], [f"{flag}={value}"]):
+        options = parse("run", [*words, "true"])
+        assert (options.given, options.command) == ([(flag, value)], ["true"])
+
+
+@pytest.mark.parametrize("words", [["-e", "A=1"], ["-eA=1"], ["--env", "A=1"], ["--env=A=1"]])
+def test_a_short_flag_is_a_long_one(words: list[str]) -> None:
+    """-e takes its value from the same word or the next."""
+    assert parse("run", [*words, "true"]).given == [("--env", "A=1")]
+
+
+@pytest.mark.parametrize("flag", SWITCHES)
+def test_a_switch_takes_no_value(flag: str) -> None:
+    """A switch stands alone; with a value, even an empty one, it is an error."""
+    options = parse("run", [flag, "true"])
+    assert (options.given, options.has(flag), options.command) == ([(flag, "")], True, ["true"])
+    for text in ("", "yes"):
+        assert f"{flag} takes no value" in str(refused(f"{flag}={text}"))
+
+
+def test_the_short_flags() -> None:
+    """Each stands for a long one, in `parse` as in the table."""
+    for short, flag in SHORT.items():
+        value = ["x"] if FLAGS[flag] else []
+        assert [name for name, _ in parse("run", [short, *value, "true"]).given] == [flag]
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["true"], ["true"]),
+        (["ls", "-l", "--ro", "/x"], ["ls", "-l", "--ro", "/x"]),
+        (["-v", "--", "-v"], ["-v"]),
+        (["--", "--", "x"], ["--", "x"]),
+        (["-v", "-", "-v"], ["-", "-v"]),
+        (["--", "ls"], ["ls"]),
+        (["-v", ""], [""]),
+        (["x", "--"], ["x", "--"]),
+    ],
+)
+def test_options_end_at_the_command(words: list[str], command: list[str]) -> None:
+    """The first word that is no option begins the command; so does what follows `--`."""
+    assert parse("run", words).command == command
+
+
+@given(st.lists(st.text()))
+def test_the_words_of_a_command_are_its_own(words: list[str]) -> None:
+    """After the command's name nothing is interpreted."""
+    assert parse("run", ["-q", "name", *words]).command == ["name", *words]
+    assert parse("run", ["-q", "--", "-name", *words]).command == ["-name", *words]
+
+
+def test_the_last_of_an_option_counts() -> None:
+    """Of an option that is given twice the last value counts; all of them are kept in order."""
+    options = parse("run", ["--uid", "1", "--net=host", "--uid=2", "true"])
+    assert options.last("--uid") == "2"
+    assert options.last("--gid") is None
+    assert options.given == [("--uid", "1"), ("--net", "host"), ("--uid", "2")]
+    assert policy_of("--uid", "1", "--uid", "2").uid == 2
+
+
+@pytest.mark.parametrize("verb", ["run", "plan"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no command given"),
+        (["--"], "no command given"),
+        (["--ro", "/x"], "no command given"),
+        (["--ro"], "--ro needs a value: PATH[:AT]"),
+        (["-e"], "--env needs a value: NAME[=VALUE]"),
+        (["--nope", "true"], "unknown option --nope"),
+        (["--nope=1", "true"], "unknown option --nope=1"),
+        (["-x", "true"], "unknown option -x"),
+        (["-vq", "true"], "--verbose takes no value"),
+        (["--r", "/x", "true"], "unknown option --r"),
+        (["--=x", "true"], "unknown option --=x"),
+        (["---", "true"], "unknown option ---"),
+        (["--RO", "/x", "true"], "unknown option --RO"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense(verb: str, words: list[str], message: str) -> None:
+    """Each mistake is named, none is guessed at, and the hint leads to the verb's help."""
+    with pytest.raises(PolicyError) as caught:
+        parse(verb, words)
+    assert caught.value.message == message
+    assert caught.value.hint is not None
+    assert f"capsule {verb} --help" in caught.value.hint
+
+
+def test_help_needs_no_command() -> None:
+    """--help and -h are enough, wherever among the options they stand."""
+    for words in (["--help"], ["-h"], ["-v", "--help", "--ro", "/x"]):
+        assert parse("run", words).has("--help")
+    assert not parse("run", ["ls", "--help"]).has("--help")
+
+
+# --- help -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_help_is_one_screen(verb: str) -> None:
+    """At most 40 lines of 80 columns, with every flag, its short form and every exit status."""
+    text = help_text(verb)
+    lines = text.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith(f"usage: capsule {verb} ")
+    for group, flags in OPTIONS.items():
+        assert f"{group}:" in lines
+        for flag, (takes, help_) in flags.items():
+            assert [flag, *takes.split(), *help_.split()] in [line.split() for line in lines]
+    for word in (*SHORT, "124", "125", "126", "127", "128+N"):
+        assert word in text
+
+
+# --- the policy -----------------------------------------------------------------------------
+
+
+def test_no_option_is_the_default_policy() -> None:
+    """The policy of no option is `Policy()`, but output that is not captured has no limit."""
+    assert policy_of() == Policy(limits=Limits(output=None))
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        (["--root", "/image"], "root", "/image"),
+        (["--chdir", "/x"], "cwd", "/x"),
+        (["--uid", "7"], "uid", 7),
+        (["--uid", "4294967294"], "uid", 4294967294),
+        (["--gid", "8"], "gid", 8),
+        (["--uid-map", "auto"], "id_map", IdMap.AUTO),
+        (["--uid-map", "caller"], "id_map", IdMap.CALLER),
+        (["--uid-map", "host-root"], "id_map", IdMap.HOST_ROOT),
+        (["--hostname", "box"], "hostname", "box"),
+        (["--net", "host"], "network", Network.HOST),
+        (["--net", "none"], "network", Network.NONE),
+        (["--inherit-env"], "inherit_env", True),
+        (["-e", "A=1"], "extra_env", (("A", "1"),)),
+        (["-eB", "-eA="], "extra_env", (("A", ""), ("B", None))),
+        (["-e", "A=1", "-e", "A=2=3"], "extra_env", (("A", "2=3"),)),
+        (["--timeout", "1m30s"], "limits", Limits(90.0, None)),
+        (["--output", "1K"], "limits", Limits(None, 1024)),
+        (["--output", "0"], "limits", Limits(None, 0)),
+        (["--json", "-"], "limits", Limits()),
+        (["--json", "-", "--output", "1M"], "limits", Limits(None, 1 << 20)),
+        (["--json", "file"], "limits", Limits(None, None)),
+        (["--quiet", "--verbose"], "limits", Limits(None, None)),
+    ],
+)
+def test_an_option_sets_a_field(words: list[str], field: str, value: object) -> None:
+    """Each option sets the field that it names, and no other."""
+    policy = policy_of(*words)
+    assert getattr(policy, field) == value
+    rest = {"limits": Limits(output=None), field: value}
+    assert policy == Policy(**rest)
+
+
+def test_every_option_has_an_effect() -> None:
+    """Every flag but those of the reports is one that `to_policy` reads."""
+    examples = {
+        "--ro": "/x", "--rw": "/x", "--tmpfs": "/x", "--root": "/x", "--chdir": "/x", "--uid": "1",
+        "--gid": "1", "--uid-map": "auto", "--hostname": "x", "--env": "A", "--inherit-env": None,
+        "--timeout": "1", "--output": "1", "--net": "host",
+    }  # fmt: skip
+    assert set(examples) == set(FLAGS) - set(OPTIONS["reports"])
+    for flag, value in examples.items():
+        assert policy_of(flag if value is None else f"{flag}={value}") != policy_of(), flag
+
+
+@pytest.mark.parametrize(
+    ("word", "source", "at"),
+    [
+        ("/data", "/data", "/data"),
+        ("/data:/input", "/data", "/input"),
+        ("data:/input", os.path.abspath("data"), "/input"),
+        ("data", os.path.abspath("data"), os.path.abspath("data")),
+        ("/a:b", "/a:b", "/a:b"),
+        ("/a:b:/c", "/a:b", "/c"),
+        ("/a:/b:/c", "/a:/b", "/c"),
+        ("/a:b/c", "/a:b/c", "/a:b/c"),
+        ("/a:", "/a:", "/a:"),
+        ("a:", os.path.abspath("a:"), os.path.abspath("a:")),
+        (":/a", os.path.abspath(":/a"), os.path.abspath(":/a")),
+    ],
+)
+def test_a_path_and_its_place(word: str, source: str, at: str) -> None:
+    """PATH[:AT]: the last colon before a slash divides; every other one belongs to the path."""
+    assert policy_of("--ro", word).mounts == (Mount.read_only(source, at),)
+    assert policy_of("--rw", word).mounts == (Mount.read_write(source, at),)
+
+
+@pytest.mark.parametrize(
+    ("word", "mount"),
+    [
+        ("/t", Mount.tmpfs("/t")),
+        ("/t:1M", Mount.tmpfs("/t", "1M")),
+        ("/t:5MB", Mount.tmpfs("/t", 5_000_000)),
+        ("/t:x:1M", Mount.tmpfs("/t:x", "1M")),
+        ("/t:1M/x", Mount.tmpfs("/t:1M/x")),
+    ],
+)
+def test_a_tmpfs_and_its_size(word: str, mount: Mount) -> None:
+    """AT[:SIZE]: what follows the last colon is a size, unless a slash follows."""
+    assert policy_of("--tmpfs", word).mounts == (mount,)
+
+
+def test_mounts_keep_their_order() -> None:
+    """The order of --ro, --rw and --tmpfs is the policy's: of two at one place the later counts."""
+    mounts = policy_of("--tmpfs=/c", "--rw=/b", "--hostname=x", "--ro=/a").mounts
+    assert [mount.at for mount in mounts] == ["/c", "/b", "/a"]
+
+
+@pytest.mark.parametrize("flag", ["--uid", "--gid"])
+@pytest.mark.parametrize(
+    "word",
+    ["", "-1", "+1", "1.5", "0x10", "1_0", " 1", "1 ", "٣", "²", "root", "4294967295", "9" * 5000],
+    ids=lambda word: word[:12],
+)
+def test_no_id(flag: str, word: str) -> None:
+    """Digits up to the last id that means somebody, and nothing else: the error names the field."""
+    error = refused(f"{flag}={word}")
+    assert error.field == flag[2:]
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (["--ro="], "mounts"),
+        (["--ro", "/a:/.."], "mounts"),
+        (["--ro", "/a:/"], "mounts"),
+        (["--tmpfs", ""], "mounts"),
+        (["--tmpfs", "t"], "mounts"),
+        (["--tmpfs", "/t:"], "--tmpfs"),
+        (["--tmpfs", "/t:big"], "--tmpfs"),
+        (["--tmpfs", "/t:-1"], "--tmpfs"),
+        (["--tmpfs", "/t:1"], "size"),
+        (["--root="], "root"),
+        (["--chdir="], "cwd"),
+        (["--hostname="], "hostname"),
+        (["--hostname", "a b"], "hostname"),
+        (["--env="], "extra_env"),
+        (["--env==x"], "extra_env"),
+        (["--net", "some"], "network"),
+        (["--net="], "network"),
+        (["--uid-map", "all"], "id_map"),
+        (["--timeout="], "timeout"),
+        (["--timeout", "soon"], "timeout"),
+        (["--timeout", "0"], "timeout"),
+        (["--timeout", "30s1m"], "timeout"),
+        (["--output", "much"], "output"),
+        (["--output", "-1"], "output"),
+        (["--output="], "output"),
+    ],
+)
+def test_a_value_that_cannot_be_meant(words: list[str], field: str) -> None:
+    """A bad value is a PolicyError that names its field: nothing is left to a default."""
+    assert refused(*words).field == field
+
+
+# What execve(2) can hand over: any bytes but NUL.
+_WORD = st.binary(max_size=12).filter(lambda data: 0 not in data).map(os.fsdecode) | st.text(
+    "/:=-0123456789abKMs.", max_size=8
+)
+
+
+@given(st.lists(_WORD | st.sampled_from([*FLAGS, *SHORT, "--"]), max_size=6))
+def test_any_words_are_options_or_an_error(words: list[str]) -> None:
+    """Whatever a command line holds, it is parsed or refused; no other exception gets out."""
+    with contextlib.suppress(PolicyError):
+        command = parse("run", words).command
+        assert words[len(words) - len(command) :] == command
+
+
+@given(st.lists(st.tuples(st.sampled_from(VALUED), _WORD), max_size=4))
+def test_any_values_are_a_policy_or_an_error(given_: list[tuple[str, str]]) -> None:
+    """Whatever the options' values are, they are a policy or a PolicyError."""
+    with contextlib.suppress(PolicyError):
+        assert isinstance(to_policy(Options(given_, ["true"])), Policy)
