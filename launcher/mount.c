@@ -120,8 +120,10 @@ int new_tmpfs(const struct tmpfs *want)
 	if (fd < 0)
 		return -1;
 	if (ours_count == OURS_MAX || fstat(fd, &file) < 0) {
+		int error = ours_count == OURS_MAX ? ENOSPC : errno;
+
 		close(fd);
-		errno = ENOSPC;
+		errno = error;
 		return -1;
 	}
 	ours[ours_count++] = file.st_dev;

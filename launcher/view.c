@@ -252,11 +252,12 @@ static int remount_below(const char *top, uint64_t attributes)
 {
 	FILE *table = fopen("/proc/self/mountinfo", "re");
 	char *line = NULL;
-	size_t room = 0;
-	int result = 0, error = 0;
+	size_t room = 0, found = 0;
+	int result = 0, error;
 
 	if (table == NULL)
 		return -1;
+	errno = 0;
 	while (result == 0 && getline(&line, &room, table) > 0) {
 		char *rest = line, *word = NULL;
 
@@ -265,8 +266,15 @@ static int remount_below(const char *top, uint64_t attributes)
 		if (word == NULL)
 			continue;
 		unescape(word);
-		if (is_below(word, top))
+		if (is_below(word, top)) {
 			result = remount_one(word, attributes);
+			found++;
+		}
+	}
+	/* A table that could not be read to its end, or lacks the mount, must not pass for done. */
+	if (result == 0 && (!feof(table) || ferror(table) || found == 0)) {
+		errno = errno == 0 ? ENOENT : errno;
+		result = -1;
 	}
 	error = errno;
 	free(line);
@@ -275,12 +283,34 @@ static int remount_below(const char *top, uint64_t attributes)
 	return result;
 }
 
+/* Where the mount at PATH really is, links followed: mountinfo knows no other name. */
+static int real_path(const char *path, char *real, size_t size)
+{
+	cleanup_fd int fd = open_in_root(path, 0);
+	char link[64];
+	ssize_t length;
+
+	if (fd < 0)
+		return -1;
+	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+	length = readlink(link, real, size);
+	if (length < 0 || (size_t)length >= size) {
+		errno = length < 0 ? errno : ENAMETOOLONG;
+		return -1;
+	}
+	real[length] = '\0';
+	return 0;
+}
+
 int step_remount(const struct step *step)
 {
-	bool recursive = step->arg[2].number != 0;
+	char path[4096];
 
-	return recursive ? remount_below(step->arg[0].text, step->arg[1].number)
-			 : remount_one(step->arg[0].text, step->arg[1].number);
+	if (step->arg[2].number == 0)
+		return remount_one(step->arg[0].text, step->arg[1].number);
+	if (real_path(step->arg[0].text, path, sizeof path) < 0)
+		return -1;
+	return remount_below(path, step->arg[1].number);
 }
 
 /*

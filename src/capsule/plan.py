@@ -16,7 +16,7 @@ from .view import BOUND, DEVICE_ATTRIBUTES, DEVICES, Source, make_view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from .command import Command
     from .host import Host
@@ -200,19 +200,20 @@ def _build(view: View) -> Iterator[s.Step]:
     devices = {path for path, _, _ in DEVICES}
     number = 0
     proc = sum(isinstance(place, Source) for path, place in view.places if path != "/proc")
-    later: list[s.Step] = []
+    later: Iterable[s.Step] = ()
     for path, place in view.places:
         if not isinstance(place, Source):
             yield place
         elif path == "/proc":
             yield s.Attach(proc, path, "the new proc file system")
-            later += _proc_steps(view)
+            later = _proc_steps(view)
         else:
             yield s.Attach(number, path, place.path)
             number += 1
             if not view.at_once:
+                # At once, for what is attached below it may have other attributes.
                 wanted = DEVICE_ATTRIBUTES if path in devices else _attributes(place)
-                later.append(s.Remount(path, wanted, 1))
+                yield s.Remount(path, wanted, 1)
     yield from later
     yield s.Remount("/", s.READ_ONLY | s.NO_SUID | s.NO_DEV, 0)
 

@@ -77,8 +77,9 @@ def make_view(policy: Policy, host: Host, command: Command, ids: Ids) -> View:
                 del places[path]
         places[mount.at] = _mounted(mount, ids)
     _place_command(places, notes, command)
-    # By depth, and otherwise as given: what lies in another is attached after it.
-    ordered = sorted(places.items(), key=lambda place: place[0].count("/"))
+    # By depth, and otherwise as given: what lies in another is attached after it. The proc file system
+    # comes first of all, since a remount of whole trees reads the table of mounts in it.
+    ordered = sorted(places.items(), key=lambda place: (place[0] != "/proc", place[0].count("/")))
     # What only the host's root may open needs no cover from anyone else.
     masked = host.masked if policy.id_map is IdMap.HOST_ROOT else host.masked_for_all
     return View(tuple(ordered), tuple(notes), host.read_only, masked, host.mount_setattr)
