@@ -72,32 +72,42 @@ int step_chdir(const struct step *step)
 	return 0;
 }
 
+/* At most what is asked for: a caller's own hard limit that is lower cannot be raised. */
 int step_rlimit(const struct step *step)
 {
-	struct rlimit limit = {.rlim_cur = step->arg[1].number, .rlim_max = step->arg[2].number};
+	rlim_t soft = step->arg[1].number, hard = step->arg[2].number;
+	struct rlimit limit;
 
+	if (getrlimit((int)step->arg[0].number, &limit) < 0)
+		return -1;
+	limit.rlim_max = hard < limit.rlim_max ? hard : limit.rlim_max;
+	limit.rlim_cur = soft < limit.rlim_max ? soft : limit.rlim_max;
 	return setrlimit((int)step->arg[0].number, &limit);
 }
 
 /*
- * Nothing that is executed from here on can gain a capability: not by being root (securebits), not
- * from a file (bounding set), not from its parent (ambient set). Before the ids change, for this
- * needs CAP_SETPCAP.
+ * Nothing that is executed from here on can gain a capability but those to KEEP: not by being root
+ * (securebits), not from a file (bounding set), not from its parent (ambient set). Where some are
+ * kept, it is by being root that they are. Before the ids change, for this needs CAP_SETPCAP.
  */
 int step_bounding_set(const struct step *step)
 {
-	(void)step;
-	if (prctl(PR_SET_SECUREBITS, SECBIT_NOROOT | SECBIT_NOROOT_LOCKED |
-					     SECBIT_NO_SETUID_FIXUP_LOCKED |
-					     SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
-					     SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED) < 0)
+	uint64_t keep = step->arg[0].number;
+	unsigned long bits = SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP_LOCKED |
+			     SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
+			     SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+
+	if (prctl(PR_SET_SECUREBITS, keep == 0 ? bits | SECBIT_NOROOT : bits) < 0)
 		return -1;
 	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
 		return -1;
 	/* EINVAL: the kernel knows no more. Of the first it knows surely. */
-	for (unsigned long capability = 0;; capability++)
+	for (unsigned long capability = 0;; capability++) {
+		if (capability < 64 && (keep >> capability & 1) != 0)
+			continue;
 		if (prctl(PR_CAPBSET_DROP, capability) < 0)
 			return errno == EINVAL && capability > 0 ? 0 : -1;
+	}
 }
 
 /* Another identity than the one that set up, where the id map holds more than one. */
@@ -113,10 +123,13 @@ int step_credentials(const struct step *step)
 int step_capabilities(const struct step *step)
 {
 	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-	struct __user_cap_data_struct none[2] = {{0}};
+	uint32_t low = (uint32_t)step->arg[0].number, high = (uint32_t)(step->arg[0].number >> 32);
+	struct __user_cap_data_struct kept[2] = {
+		{.effective = low, .permitted = low},
+		{.effective = high, .permitted = high},
+	};
 
-	(void)step;
-	return (int)syscall(SYS_capset, &header, none);
+	return (int)syscall(SYS_capset, &header, kept);
 }
 
 int step_no_new_privs(const struct step *step)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 
 from .command import resolve
 from .descriptors import Descriptors
-from .errors import PolicyError
+from .errors import CapsuleError, PolicyError
 from .host import probe
 from .launch import launch
 from .plan import Plan, Terminal, make_plan
 from .policy import Limits, Policy
-from .spawn import FIRST_USER_FD
+from .spawn import FIRST_USER_FD, cannot_start
 from .streams import Encoding, Streams
 from .supervise import Process
 
@@ -126,20 +127,32 @@ def start(
         PolicyError, HostError, SetupError: as `run`.
     """
     policy = override(policy, overrides)
-    host = probe()
-    command = resolve(args, policy)
     coding = _encoding(text, encoding, errors)
     streams = Streams(input=_input_bytes(input, coding), encoding=coding)
-    with streams, Descriptors() as theirs:
-        given = PIPE if input is not None else DEVNULL if stdin is None else stdin
-        stdio = [
-            _open_stdin(given, streams, theirs),
-            (out := _open_output(stdout, "stdout", streams, theirs, 1)),
-            out if stderr == STDOUT else _open_output(stderr, "stderr", streams, theirs, 2),
-        ]
-        passed = _checked_fds(pass_fds)
-        pairs = _pairs(passed)
-        plan = make_plan(policy, host, command, descriptors=pairs, terminal=terminal)
+    given = PIPE if input is not None else DEVNULL if stdin is None else stdin
+    try:
+        return _start(args, policy, streams, (given, stdout, stderr), pass_fds, terminal)
+    except CapsuleError:
+        raise
+    except OSError as error:
+        raise cannot_start(error) from None
+
+
+def _start(
+    args: Args,
+    policy: Policy,
+    streams: Streams,
+    given: tuple[Stdio, Stdio, Stdio],
+    pass_fds: Iterable[int],
+    terminal: Terminal | None,
+) -> Process:
+    passed = _checked_fds(pass_fds)
+    pairs = _pairs(passed)
+    host = probe()
+    command = resolve(args, policy)
+    plan = make_plan(policy, host, command, descriptors=pairs, terminal=terminal)
+    with streams, Descriptors(plan.owner) as theirs:
+        stdio = _open_stdio(given, streams, theirs)
         sources = _padded(passed, pairs)
         if terminal is None:
             running = launch(plan, host, command, stdio, passed=sources)
@@ -179,6 +192,11 @@ def override(policy: Policy | None, overrides: Mapping[str, Any]) -> Policy:
 def _encoding(text: bool, encoding: str | None, errors: str | None) -> Encoding | None:
     if not (text or encoding or errors):
         return None
+    try:
+        codecs.lookup(encoding or "utf-8")
+        codecs.lookup_error(errors or "replace")
+    except LookupError as error:
+        raise PolicyError(f"encoding: {error}", field="encoding") from None
     return Encoding(encoding or "utf-8", errors or "replace")
 
 
@@ -187,6 +205,8 @@ def _input_bytes(data: bytes | str | None, coding: Encoding | None) -> bytes:
         if coding is None:
             raise PolicyError("input: text needs text=True", field="input", value="...")
         return data.encode(coding.encoding)
+    if data is not None and not isinstance(data, (bytes, bytearray, memoryview)):
+        raise PolicyError(f"input: not bytes: {data!r}", field="input", value=data)
     return b"" if data is None else bytes(data)
 
 
@@ -194,19 +214,32 @@ def _null(theirs: Descriptors) -> int:
     return theirs.own(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
 
 
+def _open_stdio(
+    given: tuple[Stdio, Stdio, Stdio], streams: Streams, theirs: Descriptors
+) -> tuple[int, int, int]:
+    stdin, stdout, stderr = given
+    in_ = _open_stdin(stdin, streams, theirs)
+    out = _open_output(stdout, "stdout", streams, theirs, 1)
+    if stderr == STDOUT:
+        return in_, out, out
+    return in_, out, _open_output(stderr, "stderr", streams, theirs, 2)
+
+
 def _open_stdin(given: Stdio, streams: Streams, theirs: Descriptors) -> int:
     if given != PIPE:
         return _open(given, "stdin", 0, theirs)
-    read, streams.stdin = os.pipe()
-    return theirs.own(read)
+    read, streams.stdin = theirs.pipe()
+    theirs.keep((streams.stdin,))
+    return read
 
 
 def _open_output(given: Stdio, name: str, streams: Streams, theirs: Descriptors, number: int) -> int:
     if given != PIPE:
         return _open(given, name, number, theirs)
-    read, write = os.pipe()
+    read, write = theirs.pipe()
+    theirs.keep((read,))
     setattr(streams, name, read)
-    return theirs.own(write)
+    return write
 
 
 def _open(given: Stdio, name: str, number: int, theirs: Descriptors) -> int:

@@ -52,30 +52,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _main(words)
+        status = _main(words)
+        sys.stdout.flush()
+        return status
     except CapsuleError as error:
         report.say(str(error))
         return error.exit_code
-    except KeyboardInterrupt:
-        # Nothing runs any more: end as any program does that Ctrl-C ends.
-        _die_of(signals.SIGINT)
+    except _Interrupted as interrupt:
+        # Nothing runs any more: end as any program does.
+        _die_of(interrupt.number)
     except BrokenPipeError:
-        # Whoever read our output has gone. The interpreter would try to flush it once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _forget_output()
         return 128 + signals.SIGPIPE
+    except OSError as error:
+        _forget_output()
+        report.say(f"cannot write the output: {error.strerror}")
+        return CapsuleError.exit_code
 
 
 def entry() -> NoReturn:
     """The command itself: `main`, without what the interpreter does at its end (2 ms)."""
     # A parent may have left it ignored, and then nothing could be waited for.
     signals.set_handler(signals.SIGCHLD, signals.SIG_DFL)
-    status = main()
-    for stream in (sys.stdout, sys.stderr):
+    _open_standard_streams()
+    os._exit(main())
+
+
+def _open_standard_streams() -> None:
+    """Where the caller closed 0, 1 or 2, put /dev/null: no file of ours may get their numbers."""
+    for fd in (0, 1, 2):
         try:
-            stream.flush()
-        except (OSError, ValueError):
-            status = status or CapsuleError.exit_code
-    os._exit(status)
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115
+        # A name that the locale has no letters for is shown all the same.
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _forget_output() -> None:
+    """The reader has gone, or the disk is full: what is still buffered must not be tried again."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
 
 
 def _main(words: list[str]) -> int:
@@ -94,24 +115,27 @@ def _main(words: list[str]) -> int:
     if options.has("--help"):
         sys.stdout.write(help_text(verb))
         return 0
-    policy = to_policy(options)
     if verb == "plan":
-        print(api.plan(options.command, policy))
+        print(api.plan(options.command, to_policy(options)))
         return 0
-    return _run(options, policy)
+    return _run(options)
 
 
 def _die_of(number: int) -> NoReturn:
-    """End by a signal, so that a shell that waits sees why."""
+    """End by a signal, so that a shell that waits sees why, and without a core file of ours."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     signals.set_handler(number, signals.SIG_DFL)
     os.kill(os.getpid(), number)
     os._exit(128 + number)
 
 
-def _run(options: Options, policy: Policy) -> int:
+def _run(options: Options) -> int:
     file = report.Report(options.last("--json"))
     try:
-        result = _run_command(options, policy)
+        result = _run_command(options, to_policy(options))
     except CapsuleError as error:
         failure = error
         file.write(lambda: report.error_json(failure))
@@ -140,18 +164,20 @@ def _run_command(options: Options, policy: Policy) -> Result:
         api.DEVNULL if fd in ttys else api.PIPE if fd > 0 and limited else api.INHERIT
         for fd in (0, 1, 2)
     ]
-    terminal = _terminal(ttys)
-    with api.start(
-        options.command,
-        policy,
-        stdin=stdio[0],
-        stdout=stdio[1],
-        stderr=stdio[2],
-        terminal=terminal,
-    ) as process:
+    with (
+        _Forwarding() as forwarding,
+        api.start(
+            options.command,
+            policy,
+            stdin=stdio[0],
+            stdout=stdio[1],
+            stderr=stdio[2],
+            terminal=_terminal(ttys),
+        ) as process,
+    ):
         if not captured:
             process.pass_through(1, 2)
-        return _attend(process, ttys)
+        return _attend(process, forwarding, ttys)
 
 
 def _terminal(ttys: list[int]) -> Terminal | None:
@@ -162,11 +188,11 @@ def _terminal(ttys: list[int]) -> Terminal | None:
     return terminal.describe(ttys)
 
 
-def _attend(process: Process, ttys: list[int]) -> Result:
+def _attend(process: Process, forwarding: _Forwarding, ttys: list[int]) -> Result:
     """Wait, while signals and, with a terminal, keys are passed on."""
     if process.terminal is None:
-        with _Forwarding(process, lambda: _suspend(process), lambda: None):
-            return process.wait()
+        forwarding.begin(process, lambda: _suspend(process), lambda: None)
+        return process.wait()
     from .terminal import Relay
 
     keyboard = 0 if 0 in ttys else None
@@ -174,7 +200,8 @@ def _attend(process: Process, ttys: list[int]) -> Result:
     relay = Relay(process, process.terminal, keyboard, next((fd for fd in ttys if fd > 0), 0))
     if keyboard is not None:
         _ends_us.add(signals.SIGINT)
-    with relay, _Forwarding(process, relay.suspend, relay.resume):
+    with relay:
+        forwarding.begin(process, relay.suspend, relay.resume)
         return process.wait()
 
 
@@ -185,31 +212,49 @@ def _suspend(process: Process) -> None:
     process.send_signal(signals.SIGCONT, group=True)
 
 
+class _Interrupted(BaseException):
+    """A signal that ends us came before there was a command to pass it on to."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 class _Forwarding:
     """Pass signals on within the block. One that was ignored before stays ignored (nohup)."""
 
-    def __init__(
-        self, process: Process, suspend: Callable[[], None], resume: Callable[[], None]
-    ) -> None:
-        self._process = process
-        self._handlers: dict[int, signals.Handler] = {
-            **dict.fromkeys((*FORWARDED, *FORWARDED_TO_GROUP), self._forward),
-            signals.SIGTSTP: lambda *_: suspend(),
-            signals.SIGWINCH: lambda *_: resume(),
-            signals.SIGCONT: lambda *_: resume(),
-        }
+    def __init__(self) -> None:
+        self._process: Process | None = None
+        self._early: list[int] = []
         self._before: dict[int, signals.Handler] = {}
 
-    def _forward(self, number: int, _frame: object) -> None:
-        _ends_us.add(number)
-        self._process.send_signal(number, group=number in FORWARDED_TO_GROUP)
+    def __enter__(self) -> _Forwarding:
+        for number in (*FORWARDED, *FORWARDED_TO_GROUP):
+            self._handle(number, self._forward)
+        return self
 
-    def __enter__(self) -> None:
-        for number, handler in self._handlers.items():
-            before = signals.get_handler(number)
-            if before != signals.SIG_IGN:
-                self._before[number] = before
-                signals.set_handler(number, handler)
+    def begin(self, process: Process, suspend: Callable[[], None], resume: Callable[[], None]) -> None:
+        """There is a command now."""
+        self._process = process
+        for number in self._early:
+            self._forward(number, None)
+        self._handle(signals.SIGTSTP, lambda *_: suspend())
+        self._handle(signals.SIGWINCH, lambda *_: resume())
+        self._handle(signals.SIGCONT, lambda *_: resume())
+
+    def _handle(self, number: int, handler: signals.Handler) -> None:
+        before = signals.get_handler(number)
+        if before != signals.SIG_IGN:
+            self._before[number] = before
+            signals.set_handler(number, handler)
+
+    def _forward(self, number: int, _frame: object) -> None:
+        if self._process is not None:
+            _ends_us.add(number)
+            self._process.send_signal(number, group=number in FORWARDED_TO_GROUP)
+        elif number in (signals.SIGUSR1, signals.SIGUSR2):
+            self._early.append(number)
+        else:
+            raise _Interrupted(number)
 
     def __exit__(self, *_exception: object) -> None:
         for number, before in self._before.items():

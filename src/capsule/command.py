@@ -89,6 +89,14 @@ def is_below(path: str, top: str) -> bool:
     return path == top or path.startswith(top.rstrip("/") + "/")
 
 
+def _real(path: str) -> str:
+    """The path with its links followed, as far as the caller may read them."""
+    try:
+        return os.path.realpath(path)
+    except OSError:
+        return path
+
+
 def _words(args: Sequence[str | bytes | os.PathLike[str]]) -> tuple[str, ...]:
     if isinstance(args, (str, bytes)) or not args:
         hint = 'pass a list of words, for instance ["ls", "-l"]; a shell is ["sh", "-c", "..."]'
@@ -144,7 +152,7 @@ def _find_homes(own: str) -> list[str]:
         for row in rows
         if len(row) == 7 and (row[2] in (uid, "0") or (row[2].isdigit() and int(row[2]) >= 1000))
     ]
-    homes += [real for home in homes if (real := os.path.realpath(home)) != home]
+    homes += [real for home in homes if (real := _real(home)) != home]
     return [home for home in homes if home.startswith("/") and home != "/"]
 
 
@@ -197,7 +205,7 @@ def _working_directory(policy: Policy, homes: list[str]) -> tuple[str, str | Non
 
 def _may_show(path: str, homes: list[str]) -> bool:
     """Whether a directory may be shown without being asked for."""
-    for name in {path, os.path.realpath(path)}:
+    for name in {path, _real(path)}:
         if name == "/" or name in SHARED_PLACES or any(is_below(home, name) for home in homes):
             return False
         if any(is_below(name, place) for place in OWN_PLACES):
@@ -237,7 +245,7 @@ def _needs(found: str, search: str, homes: list[str]) -> Iterator[tuple[str, str
             return
         for hop in _hops(program):
             yield from _around(hop, homes, whole=os.path.dirname(hop) in trusted)
-        program = _interpreter(os.path.realpath(program), search)
+        program = _interpreter(_real(program), search)
 
 
 def _hops(path: str) -> Iterator[str]:
@@ -249,7 +257,7 @@ def _hops(path: str) -> Iterator[str]:
         except OSError:
             break
         path = os.path.normpath(os.path.join(os.path.dirname(path), target))
-    real = os.path.realpath(path)
+    real = _real(path)
     if real != path:
         yield real
 

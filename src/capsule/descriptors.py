@@ -10,10 +10,15 @@ if TYPE_CHECKING:
 
 
 class Descriptors:
-    """Descriptors that are closed when the block ends, whatever happens in it."""
+    """Descriptors that are closed when the block ends, whatever happens in it.
 
-    def __init__(self) -> None:
+    Args:
+        owner: (uid, gid) to give new pipes to, if not to the caller.
+    """
+
+    def __init__(self, owner: tuple[int, int] | None = None) -> None:
         self.owned: list[int] = []
+        self._owner = owner
 
     def own(self, fd: int) -> int:
         """Close this one too."""
@@ -22,8 +27,11 @@ class Descriptors:
 
     def pipe(self) -> tuple[int, int]:
         """(Reading end, writing end), both close-on-exec."""
-        read, write = os.pipe()
-        return self.own(read), self.own(write)
+        read, write = map(self.own, os.pipe())
+        if self._owner is not None:
+            # Or else who is not root inside could not open /dev/stdout.
+            os.fchown(read, *self._owner)
+        return read, write
 
     def keep(self, fds: Iterable[int]) -> None:
         """Give these away: they have another owner now."""

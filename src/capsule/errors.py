@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from .steps import Step
 
 
+def printable(text: str) -> str:
+    """Text on one line that says nothing to a terminal: all else in it is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class CapsuleError(Exception):
     """Base of all errors of Capsule: the command was not run.
 
@@ -31,9 +38,10 @@ class CapsuleError(Exception):
     exit_code: int = 125
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        # They name paths and words that others may have chosen.
+        self.message = printable(message)
+        self.hint = None if hint is None else printable(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         """What failed, that the command was not run, what to do: one part a line."""

@@ -128,6 +128,7 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
         s.Exec,
         errno.ENOEXEC,
     ): "the file is neither a program of this CPU nor a script with a #! line",
+    (s.Exec, errno.ELOOP): "it is a script whose interpreter is a script again, too many times over",
     (s.Exec, errno.EISDIR): "this is a directory, not a program",
     (s.Exec, errno.ETXTBSY): "the program is being written at this moment",
     (s.Exec, errno.ENOMEM): "the host is out of memory",

@@ -25,7 +25,7 @@ class Ids(Value):
         helpers: newuidmap and newgidmap, if they have to write the maps.
         set_up: (uid, gid) inside that init takes.
         command: (uid, gid) inside of the command.
-        outside: uid on the host of the command.
+        outside: (uid, gid) on the host of the command.
     """
 
     uid_map: str
@@ -34,7 +34,7 @@ class Ids(Value):
     helpers: tuple[str, str] | None
     set_up: tuple[int, int]
     command: tuple[int, int]
-    outside: int
+    outside: tuple[int, int]
 
 
 def make_ids(policy: Policy, host: Host) -> Ids:
@@ -48,7 +48,9 @@ def make_ids(policy: Policy, host: Host) -> Ids:
         return _ranged_ids(policy, host)
     uid, gid = _outside(policy, host)
     inside = (policy.uid, policy.gid)
-    return Ids(f"{policy.uid} {uid} 1", f"{policy.gid} {gid} 1", False, None, inside, inside, uid)
+    return Ids(
+        f"{policy.uid} {uid} 1", f"{policy.gid} {gid} 1", False, None, inside, inside, (uid, gid)
+    )
 
 
 def _outside(policy: Policy, host: Host) -> tuple[int, int]:
@@ -82,13 +84,16 @@ def _ranged_ids(policy: Policy, host: Host) -> Ids:
             )
     if real_root:
         maps = (f"0 {uids.start} {uids.count}", f"0 {gids.start} {gids.count}")
-        outside = uids.start + policy.uid
+        outside = (uids.start + policy.uid, gids.start + policy.gid)
     else:
         # Root inside is the caller; every other id is one of the range.
         maps = (
             f"0 {host.uid} 1 1 {uids.start} {uids.count}",
             f"0 {host.gid} 1 1 {gids.start} {gids.count}",
         )
-        outside = host.uid if policy.uid == 0 else uids.start + policy.uid - 1
+        outside = (
+            host.uid if policy.uid == 0 else uids.start + policy.uid - 1,
+            host.gid if policy.gid == 0 else gids.start + policy.gid - 1,
+        )
     used = None if real_root else (str(helpers[0]), str(helpers[1]))
     return Ids(*maps, True, used, (0, 0), (policy.uid, policy.gid), outside)

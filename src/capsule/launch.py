@@ -59,7 +59,7 @@ def launch(
         # Without the second record, init died of a signal: its end of file is not the command's.
         if report or not init or not _expect(child, spawn.READY):
             raise _failure(report, plan, host, command)
-        running = Running(init, os.pidfd_open(init), child.status, child.lifeline)
+        running = Running(init, _open_init(init), child.status, child.lifeline)
     except BaseException:
         # Also what Ctrl-C raises while the launcher is at work.
         _take_down(child, init)
@@ -67,6 +67,17 @@ def launch(
     spawn.reap(child.pid)
     os.close(child.error)
     return running
+
+
+def _open_init(init: int) -> int:
+    """A pidfd of init, or something else that is always readable if init is gone already.
+
+    It is our child, so it can be gone only if somebody else in this process waits for all children.
+    """
+    try:
+        return os.pidfd_open(init)
+    except ProcessLookupError:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _expect(child: Child, kind: int) -> int:

@@ -29,6 +29,19 @@ ROOT_SIZE, ROOT_INODES = 4 << 20, 4096
 
 RLIMIT_CORE = 4
 
+# capabilities(7), by number
+_CAPABILITIES = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "FOWNER": 3,
+    "FSETID": 4,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+}
+OVER_IDS_NAMES = tuple(f"CAP_{name}" for name in _CAPABILITIES)
+OVER_IDS = sum(1 << number for number in _CAPABILITIES.values())
+
 
 class Terminal(Value):
     """A terminal for the command: which of descriptors 0 to 2 it becomes, and its size."""
@@ -47,6 +60,7 @@ class Plan(Value):
         namespaces: the kinds of namespace that are entered.
         protections: each protection, and how it is enforced.
         notes: what was shown unasked, and why.
+        owner: (uid, gid) on the host of the command, where real root may give it something; or None.
     """
 
     steps: tuple[s.Step, ...]
@@ -54,6 +68,7 @@ class Plan(Value):
     namespaces: tuple[str, ...] = ()
     protections: Mapping[str, str] = {}
     notes: tuple[str, ...] = ()
+    owner: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         width = len(str(len(self.steps)))
@@ -100,6 +115,7 @@ def make_plan(
         namespaces=_namespaces(policy).names(),
         protections=_protections(policy, ids),
         notes=notes,
+        owner=ids.outside if host.uid == 0 and host.initial_ids else None,
     )
 
 
@@ -251,12 +267,18 @@ def _command_steps(
     yield s.Chdir(command.cwd)
     # Not 0: core(5), only a limit of 1 stops a handler that the host pipes core dumps to as well.
     yield s.Rlimit(RLIMIT_CORE, 1, 1, "core dumps")
-    yield s.BoundingSet()
+    kept = _kept_capabilities(policy)
+    yield s.BoundingSet(kept)
     if policy.id_map is IdMap.AUTO:
         yield s.Credentials(*ids.command)
-    yield s.Capabilities()
+    yield s.Capabilities(kept)
     yield s.NoNewPrivs()
     yield s.Exec(command.paths, command.args, command.env)
+
+
+def _kept_capabilities(policy: Policy) -> int:
+    """Root over a range of ids is there to use them: chown(2), setuid(2) and the like."""
+    return OVER_IDS if policy.id_map is IdMap.AUTO and policy.uid == 0 else 0
 
 
 def _protections(policy: Policy, ids: Ids) -> dict[str, str]:
@@ -267,14 +289,18 @@ def _protections(policy: Policy, ids: Ids) -> dict[str, str]:
         else "none: the host's network is shared"
     )
     return {
-        "identity": f"user namespace: uid {ids.command[0]} inside is uid {ids.outside} outside",
+        "identity": f"user namespace: uid {ids.command[0]} inside is uid {ids.outside[0]} outside",
         "processes": "PID namespace; init is not dumpable; all end with the command or the supervisor",
         "files": "mount namespace; pivot_root to a tmpfs, the host's tree detached; read-only binds",
         "ipc": "IPC namespace",
         "hostname": "UTS namespace",
         "cgroup": "cgroup namespace",
         "network": network,
-        "capabilities": "all five sets empty, securebits locked",
+        "capabilities": (
+            f"only those over the mapped ids: {', '.join(OVER_IDS_NAMES)}"
+            if _kept_capabilities(policy)
+            else "all five sets empty, securebits locked"
+        ),
         "no_new_privs": "set",
         "session": "session of its own",
         "descriptors": "only the standard ones and those named by the caller",

@@ -127,6 +127,20 @@ def check_path(value: object, field: str, *, absolute: bool = False) -> str:
     return path
 
 
+def absolute(path: str, field: str) -> str:
+    """Return the path from the root; a relative one counts from the working directory.
+
+    Raises:
+        PolicyError: there is no working directory any more.
+    """
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        hint = "change to a directory that exists, or write the path from the root"
+        message = f"{field}: the working directory is gone, from which {path} counts"
+        raise PolicyError(message, field=field, value=path, hint=hint) from None
+
+
 def inside_path(value: object, field: str) -> str:
     """Return a normal absolute path inside the capsule: no ``.``, ``..`` or double slash."""
     path = check_path(value, field, absolute=True)
@@ -222,7 +236,7 @@ class Mount(Value):
 
 
 def _bind(source: str | os.PathLike[str], at: str | None) -> tuple[str, str]:
-    path = os.path.abspath(check_path(source, "mounts"))
+    path = absolute(check_path(source, "mounts"), "mounts")
     return (path if at is None else at), path
 
 
@@ -297,7 +311,7 @@ class Policy(Value):
     def __post_init__(self) -> None:
         self._set("mounts", _mounts(self.mounts))
         if self.root is not None:
-            self._set("root", os.path.abspath(check_path(self.root, "root")))
+            self._set("root", absolute(check_path(self.root, "root"), "root"))
         self._set("network", _choice(Network, self.network, "network"))
         self._set("id_map", _choice(IdMap, self.id_map, "id_map"))
         self._set("hostname", _hostname(self.hostname))

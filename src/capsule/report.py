@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from .errors import CapsuleError, PolicyError, SetupError
@@ -81,8 +82,8 @@ class Report:
         import json
 
         try:
-            with self._file as file:
-                file.write(json.dumps(document(), indent=2) + "\n")
+            self._file.write(json.dumps(document(), indent=2) + "\n")
+            self._file.flush()
         except OSError as error:
             say(f"cannot write the result to {self.name}: {error.strerror}")
             return False
@@ -92,7 +93,7 @@ class Report:
 def result_json(result: Result) -> dict[str, object]:
     """The whole result."""
     fields = {name: getattr(result, name) for name in result.__value_fields__}
-    fields["args"] = [word.encode("utf-8", "replace").decode() for word in result.args]
+    fields["args"] = [_text(os.fsencode(word)) for word in result.args]
     fields["outcome"] = result.outcome.value
     fields["signal"] = result.signal
     fields["exit_status"] = result.exit_status

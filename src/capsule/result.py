@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import signals
 from .choice import Choice
-from .errors import CommandFailed
+from .errors import CommandFailed, printable
 from .values import Value
 
 TYPE_CHECKING = False
@@ -98,11 +98,12 @@ class Result(Value):
 
     def describe(self) -> str:
         """One line: how the command ended."""
+        name = printable(self.args[0])
         if self.outcome is Outcome.EXITED:
-            return f"{self.args[0]} exited with status {self.returncode}"
+            return f"{name} exited with status {self.returncode}"
         if self.outcome is Outcome.SIGNALED:
-            return f"{self.args[0]} was ended by {signals.name(-self.returncode)}"
-        return f"{self.args[0]}: {self.outcome.value}{': ' if self.detail else ''}{self.detail}"
+            return f"{name} was ended by {signals.name(-self.returncode)}"
+        return f"{name}: {self.outcome.value}{': ' if self.detail else ''}{self.detail}"
 
     def check(self) -> Self:
         """Return the result itself if the command succeeded.

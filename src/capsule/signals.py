@@ -7,6 +7,7 @@ import; this is the C module below it.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,11 +46,12 @@ def set_handler(number: int, handler: Handler) -> None:
 
 
 def send_by_pidfd(pidfd: int, number: int) -> None:
-    """pidfd_send_signal(2). A process that is gone gets none."""
+    """pidfd_send_signal(2). A process that is gone gets none (EBADF: it was gone at its start)."""
     try:
         _signal.pidfd_send_signal(pidfd, number)
-    except ProcessLookupError:
-        pass
+    except OSError as error:
+        if error.errno not in (errno.ESRCH, errno.EBADF):
+            raise
 
 
 def name(number: int) -> str:

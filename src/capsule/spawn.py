@@ -77,11 +77,12 @@ def spawn(
             fds.keep((child.error, child.status, child.lifeline))
             return child
     except OSError as error:
-        raise HostError(f"cannot start the launcher: {error.strerror}", hint=_remedy(error)) from None
+        raise cannot_start(error) from None
 
 
-def _remedy(error: OSError) -> str | None:
-    return {
+def cannot_start(error: OSError) -> HostError:
+    """What it means that the kernel gave us no process, descriptor or memory."""
+    hint = {
         errno.EBADF: "a descriptor is above this process's limit of open files: raise ulimit -n",
         errno.EMFILE: "too many open files in this process: close some or raise ulimit -n",
         errno.ENFILE: "too many open files on this host: raise the sysctl fs.file-max",
@@ -89,6 +90,7 @@ def _remedy(error: OSError) -> str | None:
         errno.ENOMEM: "the host is out of memory",
         errno.ENOEXEC: "the launcher is for another CPU: install Capsule for this one",
     }.get(error.errno or 0)
+    return HostError(f"cannot start the launcher: {error.strerror}", hint=hint)
 
 
 def _spawn(

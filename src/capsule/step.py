@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .errors import printable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,9 +71,7 @@ class Step(tuple):  # type: ignore[type-arg]
 
 def show(value: object) -> object:
     """Text that cannot break out of its line or into the terminal."""
-    if not isinstance(value, str) or value.isprintable():
-        return value
-    return value.encode("unicode_escape", "surrogatepass").decode("ascii")
+    return printable(value) if isinstance(value, str) else value
 
 
 def encode(steps: Iterable[Step]) -> bytes:

@@ -293,14 +293,23 @@ class Rlimit(Step):
     """setrlimit(2). Arguments: the resource's number, soft, hard; and, for people, its name."""
 
     __slots__ = ()
-    word, signature, text = "rlimit", "nnn", "limit {3} to {1}"
+    word, signature, text = "rlimit", "nnn", "limit {3} to {1} at most"
 
 
 class BoundingSet(Step):
-    """Empty the bounding and ambient sets and lock the securebits; capabilities(7)."""
+    """Cut the bounding set, empty the ambient set, lock the securebits; capabilities(7).
+
+    Arguments: the capabilities to keep, as bits.
+    """
 
     __slots__ = ()
-    word, text = "bounding-set", "empty the bounding and ambient sets, lock the securebits"
+    word, signature = "bounding-set", "n"
+
+    def describe(self) -> str:
+        """Name what is kept, by its bits."""
+        if self[0]:
+            return f"cut the bounding set to {self[0]:#x}, empty the ambient set, lock the securebits"
+        return "empty the bounding and ambient sets, lock the securebits"
 
 
 class Credentials(Step):
@@ -311,10 +320,14 @@ class Credentials(Step):
 
 
 class Capabilities(Step):
-    """capset(2) with three empty sets."""
+    """capset(2). Arguments: the capabilities to keep, as bits."""
 
     __slots__ = ()
-    word, text = "capabilities", "drop all capabilities"
+    word, signature = "capabilities", "n"
+
+    def describe(self) -> str:
+        """Name what is kept, by its bits."""
+        return f"drop all capabilities but {self[0]:#x}" if self[0] else "drop all capabilities"
 
 
 class NoNewPrivs(Step):

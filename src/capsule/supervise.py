@@ -145,7 +145,12 @@ class Process:
         """Send a signal to the command: to it alone, or to its (foreground) process group.
 
         SIGKILL ends the whole capsule. After the end this does nothing.
+
+        Raises:
+            ValueError: there is no such signal.
         """
+        if not 0 < number <= 64:
+            raise ValueError(f"not a signal: {number}")
         if number == signals.SIGKILL:
             self.kill()
             return

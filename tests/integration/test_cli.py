@@ -1,4 +1,4 @@
-"""The command: what each option does, seen from inside; exit statuses, reports, signals, odd callers."""
+"""The command line: each option from inside, exit statuses, reports, signals, odd callers."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests.support import (
     PYTHON,
     REAL_ROOT,
     await_end,
+    closed_place,
     descendants,
     give,
     needs,
@@ -493,11 +494,13 @@ def test_what_cannot_be_set_up_is_125(place: Path) -> None:
     """A path that is not there, or may not be opened, is Capsule's failure, with the remedy."""
     assert f"{place}/nosuch does not exist" in refused(125, "--ro", f"{place}/nosuch", "true")
     assert "show it with --ro or --rw" in refused(125, "--chdir", "/nowhere", "true")
-    (place / "closed" / "inner").mkdir(parents=True)
-    assert shown("--ro", f"{place}/closed/inner:/x", "ls", "/x") == ""
-    (place / "closed").chmod(0)
-    assert "you may not open" in refused(125, "--ro", f"{place}/closed/inner:/x", "true")
-    (place / "closed").chmod(0o700)
+
+
+@needs("closed place")
+def test_a_directory_that_may_not_be_read() -> None:
+    """What the caller may not search, Capsule may not either."""
+    path = f"{closed_place()}/inner"
+    assert f"you may not open {path}" in refused(125, "--ro", f"{path}:/x", "true")
 
 
 # --- odd callers ------------------------------------------------------------------------------
@@ -616,8 +619,8 @@ def test_few_descriptors() -> None:
         done = in_shell(f'ulimit -n {limit}; exec "$capsule" true')
         if done.returncode:
             assert done.returncode == 125
-            assert b"capsule: " in done.stderr
-            assert b"oo many open files" in done.stderr
+            assert done.stderr.startswith(b"capsule: ")
+            assert b"raise ulimit -n" in done.stderr
 
 
 # --- hostile names ----------------------------------------------------------------------------
@@ -957,4 +960,3 @@ def test_standard_input_is_the_commands() -> None:
     script = '{ "$capsule" sh -c "read x; echo \\$x"; cat; }'
     done = in_shell(script, input=b"one\ntwo\n")
     assert done.stdout == b"one\ntwo\n"
-    assert shown("cat", stdin=None, input=bytes(range(256)) * 300).encode("latin-1") if False else True

@@ -156,23 +156,38 @@ sys.path.insert(0, sys.argv[1])
 import capsule
 
 code = '''
-import json, os
+import errno, json, os
+def outcome(call, *args):
+    try:
+        call(*args)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "done"
 def owner_after_chown(id):
     open("/tmp/file", "w").close()
     try:
-        os.chown("/tmp/file", id, id)
-        return os.stat("/tmp/file").st_uid
-    except PermissionError:
-        return -1
+        return outcome(os.chown, "/tmp/file", id, id), os.stat("/tmp/file").st_uid
     finally:
         os.unlink("/tmp/file")
 def words(name):
     return open("/proc/self/" + name).read().split()
-print(json.dumps({
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+told = {
     "maps": [words("uid_map"), words("gid_map")],
     "ids": [os.getresuid(), os.getresgid(), os.getgroups()],
     "chown": [owner_after_chown(id) for id in (0, 1, 33, 1000, 65534)],
-}))
+    "capabilities": [status["Cap" + name].strip() for name in ("Inh", "Prm", "Eff", "Bnd", "Amb")],
+    "init": [
+        outcome(open, "/proc/1/environ"), outcome(open, "/proc/1/mem"),
+        outcome(os.listdir, "/proc/1/fd"), outcome(os.readlink, "/proc/1/root"),
+    ],
+    "host": [
+        outcome(open, "/etc/passwd", "a"), outcome(open, "/proc/sys/kernel/shmmax", "w"),
+        outcome(os.chroot, "/"), outcome(os.mknod, "/tmp/null", 0o20666, os.makedev(1, 3)),
+    ],
+    "setuid": outcome(os.setuid, 33),
+}
+print(json.dumps(told | {"setuid": [told["setuid"], *os.getresuid()]}))
 '''
 id = int(sys.argv[2])
 result = capsule.run([sys.executable, "-I", "-c", code], id_map="auto", text=True, uid=id, gid=id)
@@ -229,8 +244,30 @@ def test_auto_of_real_root_maps_the_range_and_not_root(inside: int) -> None:
     assert told["ids"] == [[inside] * 3, [inside] * 3, []]
 
 
+CALLERS = [("1000:300000:65536\n", _AS_USER), ("root:300000:65536\n", [])]
+
+
 @needs("real root", "unshare", "setpriv", "newuidmap")
-def test_auto_lets_root_inside_give_files_away() -> None:
-    """chown(2) inside to several ids of the range works."""
-    told = _run_with_tables("1000:300000:65536\n", _AS_USER, 0)
-    assert told["chown"] == [0, 1, 33, 1000, 65534]
+@pytest.mark.parametrize(("table", "user"), CALLERS, ids=["user", "root"])
+def test_root_over_a_range_can_use_it(table: str, user: list[str]) -> None:
+    """chown(2) and setuid(2) to any id of the range work; nothing else that needs root does."""
+    told = _run_with_tables(table, user, 0)
+    assert told["chown"] == [["done", id_] for id_ in (0, 1, 33, 1000, 65534)]
+    assert told["setuid"] == ["done", 33, 33, 33]
+    # CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID
+    over_ids = f"{0b11111011:016x}"
+    assert told["capabilities"] == ["0" * 16, over_ids, over_ids, over_ids, "0" * 16]
+    assert told["init"] == ["EACCES"] * 4
+    assert told["host"] == ["EROFS", "EROFS", "EPERM", "EPERM"]
+
+
+@needs("real root", "unshare", "setpriv", "newuidmap")
+@pytest.mark.parametrize(("table", "user"), CALLERS, ids=["user", "root"])
+def test_others_over_a_range_have_no_capability(table: str, user: list[str]) -> None:
+    """Any other id of the range is as powerless as without one."""
+    told = _run_with_tables(table, user, 1000)
+    assert {outcome for outcome, _ in told["chown"]} <= {"EPERM", "done"}
+    assert told["chown"][0][0] == "EPERM"
+    assert told["setuid"][0] == "EPERM"
+    assert told["capabilities"] == ["0" * 16] * 5
+    assert told["init"] == ["EACCES"] * 4

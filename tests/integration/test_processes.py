@@ -175,7 +175,7 @@ def test_signals_after_the_end_do_nothing() -> None:
     """Signals to a capsule that has ended are no error, before and after it was waited for."""
     with capsule.start(["true"]) as process:
         assert process.wait(HANG).ok
-        for number in (signal.SIGTERM, signal.SIGKILL, 0):
+        for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGCONT):
             process.send_signal(number)
         process.kill()
         assert process.wait().outcome is Outcome.EXITED

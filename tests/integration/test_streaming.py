@@ -279,7 +279,7 @@ def test_a_fork_of_the_caller_may_exit() -> None:
 def test_bad_signals_are_refused() -> None:
     """What is no signal is a ValueError, and reaches nobody."""
     with capsule.start(["cat"], stdin=PIPE) as process:
-        for number in (-1, 65, 128 + signal.SIGTERM, 300):
+        for number in (-1, 0, 65, 128 + signal.SIGTERM, 300):
             with pytest.raises(ValueError, match=str(number)):
                 process.send_signal(number)
         assert process.wait(HANG).ok

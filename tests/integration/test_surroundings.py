@@ -344,3 +344,50 @@ def test_the_first_of_path_counts(prefix: Path, monkeypatch: pytest.MonkeyPatch)
     assert capsule.run(["tool"]).stdout == b"two\n"
     assert capsule.run(["one/tool"]).stdout == b"one\n"
     assert capsule.run(["./one/tool"]).stdout == b"one\n"
+
+
+# --- what a hostile program cannot have shown -------------------------------------------------------
+
+
+@pytest.fixture
+def victim(home: Path) -> Path:
+    """A directory in the home that looks like a prefix: programs, libraries, and a secret."""
+    (home / "mine/lib").mkdir(parents=True)
+    (home / "mine/lib/secret").touch()
+    (home / "mine/secret").touch()
+    script(home / "mine/bin/tool", "#!/bin/sh", f"find {home} -name '*secret*'; echo ran")
+    return home / "mine"
+
+
+def test_a_link_shows_no_more_than_its_target(prefix: Path, victim: Path) -> None:
+    """A program that is a link into a private directory shows one file of that."""
+    (prefix / "tool").symlink_to(victim / "bin/tool")
+    assert capsule.run([str(prefix / "tool")]).stdout == b"ran\n"
+
+
+def test_a_link_to_what_is_no_program_shows_nothing(prefix: Path, victim: Path) -> None:
+    """A secret that is not executable does not become visible by a link, nor by a first line."""
+    (prefix / "link").symlink_to(victim / "secret")
+    tool = script(prefix / "tool", f"#!{victim}/secret")
+    for program in (prefix / "link", tool):
+        with pytest.raises(capsule.SetupError):
+            capsule.run([str(program)])
+        assert "secret" not in str(capsule.plan([str(program)]).notes)
+
+
+def test_a_first_line_shows_no_more_than_it_names(prefix: Path, victim: Path) -> None:
+    """A script whose interpreter lies in a private directory shows one file of that."""
+    shutil.copy(shutil.which("sh") or "/bin/sh", victim / "bin/shell")
+    tool = script(prefix / "tool", f"#!{victim}/bin/shell", f"ls {victim} {victim}/bin")
+    shown = capsule.run([str(tool)], text=True).check().stdout
+    assert shown.split() == [f"{victim}:", "bin", f"{victim}/bin:", "shell"]
+
+
+def test_a_pyvenv_cfg_shows_nothing_of_a_home(prefix: Path, victim: Path) -> None:
+    """A program that comes with a pyvenv.cfg cannot have its choice of directories shown."""
+    for base in (victim, victim.parent, victim.parent.parent):
+        tool = script(
+            prefix / "it/bin/tool", "#!/bin/sh", f"find {victim.parent.parent} -name '*secret*'"
+        )
+        (prefix / "it/pyvenv.cfg").write_text(f"home = {base}/bin\n")
+        assert capsule.run([str(tool)]).check().stdout == b""

@@ -95,6 +95,7 @@ SAYS: dict[tuple[type[s.Step], int], str] = {
     (s.Chdir, errno.EXDEV): "not inside the capsule",
     (s.Exec, errno.E2BIG): "arguments and environment",
     (s.Exec, errno.ENOEXEC): "#!",
+    (s.Exec, errno.ELOOP): "interpreter",
     (s.Exec, errno.EISDIR): "a directory",
     (s.Exec, errno.ETXTBSY): "being written",
     (s.Exec, errno.ENOMEM): "out of memory",
