@@ -228,7 +228,8 @@ def _build(view: View) -> Iterator[s.Step]:
             number += 1
             if not view.at_once:
                 # At once, for what is attached below it may have other attributes.
-                wanted = DEVICE_ATTRIBUTES if path in devices else _attributes(place)
+                is_device = path in devices and place.path == path
+                wanted = DEVICE_ATTRIBUTES if is_device else _attributes(place)
                 yield s.Remount(path, wanted, 1)
     yield from later
     yield s.Remount("/", s.READ_ONLY | s.NO_SUID | s.NO_DEV, 0)

@@ -378,9 +378,8 @@ class Process:
 
     def _make_result(self) -> Result:
         ended = self._ended or None
-        outcome, returncode, detail = verdict(
-            ended, self._limits, killed=self._killed, truncated=self._truncated
-        )
+        why = {"killed": self._killed, "truncated": self._truncated}
+        outcome, returncode, detail = verdict(ended, self._limits, **why)
         return Result(
             args=self.args,
             outcome=outcome,
@@ -397,5 +396,5 @@ class Process:
     def _text(self, fd: int) -> Any:
         if fd < 0 or fd in self._sinks:
             return None
-        data = bytes(self._captured.get(fd, b""))
-        return data if self._streams.encoding is None else self._streams.encoding.decode(data)
+        data, coding = bytes(self._captured.get(fd, b"")), self._streams.encoding
+        return data if coding is None else coding.decode(data)

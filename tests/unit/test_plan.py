@@ -313,6 +313,15 @@ def test_setgroups_is_denied_unless_it_is_needed(case: Case) -> None:
     assert (s.DenySetgroups in kinds_of_steps) != (s.Credentials in kinds_of_steps)
 
 
+@pytest.mark.parametrize("host", [HOST, OLD_HOST])
+def test_only_the_hosts_own_device_stands_without_nodev(host: Host) -> None:
+    """Another file at a device's place is nodev like any other, whichever way the kernel is told."""
+    plan = Case(Policy(mounts=[Mount.read_write("/dev/sda", at="/dev/null")]), host).plan()
+    wanted = {step[1] for step in plan.steps if isinstance(step, s.Tree) and step[0] == "/dev/sda"}
+    wanted |= {step[1] for step in plan.steps if isinstance(step, s.Remount) and step[0] == "/dev/null"}
+    assert wanted - {0} == {s.NO_SUID | s.NO_DEV}
+
+
 @pytest.mark.parametrize("at", ["/etc", "/var", "/etc/ssl"])
 def test_a_directory_brings_what_it_holds(at: str) -> None:
     """Where a directory of the host stands, nothing of Capsule's own has to be made inside of it."""
