@@ -52,11 +52,11 @@ class User:
     def start(self, words: Sequence[str], actions: Sequence[tuple[Any, ...]], **env: str) -> None:
         """Start a program in a session of its own whose terminal this is."""
         # The child's first open after setsid(2) makes the terminal its controlling one.
-        on = [(os.POSIX_SPAWN_OPEN, 0, self.name, os.O_RDWR, 0)]
+        on: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, self.name, os.O_RDWR, 0)]
         on += [(os.POSIX_SPAWN_DUP2, 0, 1), (os.POSIX_SPAWN_DUP2, 0, 2)]
         variables = {**os.environ, "TERM": "xterm", "PS1": "outer> ", **env}
         self.pid = os.posix_spawnp(
-            words[0], words, variables, setsid=True, file_actions=[*on, *actions]
+            words[0], list(words), variables, setsid=True, file_actions=[*on, *actions]
         )
         self.pidfd = os.pidfd_open(self.pid)
 
