@@ -10,7 +10,7 @@ import platform
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import capsule
 
@@ -59,7 +59,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds, 100 capsules: under 30 s")
     parser.add_argument("--rounds", type=int, help="how often each subject has its turn")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument("--json", type=_output, metavar="FILE", help="write all figures to FILE")
     parser.add_argument("--only", action="append", choices=ROWS, help="measure this row; repeatable")
     options = parser.parse_args(arguments)
     if options.rounds is None:
@@ -67,6 +67,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.rounds < 1:
         parser.error("--rounds: at least 1")
     return options
+
+
+def _output(name: str) -> TextIO:
+    """A file, opened at once: not after minutes does it turn out that it cannot be written."""
+    try:
+        return open(os.path.join(os.environ.get("BENCH_FROM", ""), name), "w")
+    except OSError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _about() -> dict[str, str]:
@@ -110,12 +118,13 @@ def render(row: Row) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write_json(path: Path, about: dict[str, str], rows: Sequence[Row]) -> None:
+def _write_json(file: TextIO, about: dict[str, str], rows: Sequence[Row]) -> None:
     data: dict[str, Any] = {"about": about, "rows": []}
     for row in rows:
         verdicts = [{**asdict(v), "passed": v.passed} for v in row.verdicts]
         data["rows"].append({**asdict(row), "verdicts": verdicts})
-    path.write_text(json.dumps(data, indent=2) + "\n")
+    with file:
+        json.dump(data, file, indent=2)
 
 
 if __name__ == "__main__":

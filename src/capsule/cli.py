@@ -48,6 +48,10 @@ FORWARDED = (signals.SIGTERM, signals.SIGUSR1, signals.SIGUSR2)
 FORWARDED_TO_GROUP = (signals.SIGINT, signals.SIGQUIT, signals.SIGHUP)
 
 
+# Seconds that a set-up may still take after a signal that would end a command.
+PATIENCE = 1.0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -230,31 +234,44 @@ class _Forwarding:
     def __enter__(self) -> _Forwarding:
         for number in (*FORWARDED, *FORWARDED_TO_GROUP):
             self._handle(number, self._forward)
+        self._handle(signals.SIGTSTP, lambda number, _: self._early.append(number))
         return self
 
     def begin(self, process: Process, suspend: Callable[[], None], resume: Callable[[], None]) -> None:
         """There is a command now."""
         self._process = process
-        for number in self._early:
-            self._forward(number, None)
+        signals.set_timer(0)
         self._handle(signals.SIGTSTP, lambda *_: suspend())
+        for number in self._early:
+            if number == signals.SIGTSTP:
+                suspend()
+            else:
+                self._forward(number, None)
         self._handle(signals.SIGWINCH, lambda *_: resume())
         self._handle(signals.SIGCONT, lambda *_: resume())
 
     def _handle(self, number: int, handler: signals.Handler) -> None:
         before = signals.get_handler(number)
         if before != signals.SIG_IGN:
-            self._before[number] = before
+            self._before.setdefault(number, before)
             signals.set_handler(number, handler)
 
     def _forward(self, number: int, _frame: object) -> None:
         if self._process is not None:
             _ends_us.add(number)
             self._process.send_signal(number, group=number in FORWARDED_TO_GROUP)
-        elif number in (signals.SIGUSR1, signals.SIGUSR2):
-            self._early.append(number)
-        else:
-            raise _Interrupted(number)
+            return
+        # The command may be running by now, or about to: what it does with the signal counts. But a
+        # set-up that hangs, on a file system that does not answer, must not outlast it for long.
+        self._early.append(number)
+        self._handle(signals.SIGALRM, self._give_up)
+        signals.set_timer(PATIENCE)
+
+    def _give_up(self, _number: int, _frame: object) -> None:
+        other = (signals.SIGUSR1, signals.SIGUSR2, signals.SIGTSTP)
+        ends = [number for number in self._early if number not in other]
+        if self._process is None and ends:
+            raise _Interrupted(ends[0])
 
     def __exit__(self, *_exception: object) -> None:
         for number, before in self._before.items():

@@ -23,6 +23,7 @@ SIGKILL: int = _signal.SIGKILL
 SIGUSR1: int = _signal.SIGUSR1
 SIGUSR2: int = _signal.SIGUSR2
 SIGPIPE: int = _signal.SIGPIPE
+SIGALRM: int = _signal.SIGALRM
 SIGTERM: int = _signal.SIGTERM
 SIGCONT: int = _signal.SIGCONT
 SIGSTOP: int = _signal.SIGSTOP
@@ -43,6 +44,11 @@ def get_handler(number: int) -> Handler:
 def set_handler(number: int, handler: Handler) -> None:
     """Change what is done on a signal. Only in the main thread."""
     _signal.signal(number, handler)
+
+
+def set_timer(seconds: float) -> None:
+    """Have SIGALRM sent in that time; 0 for not at all. setitimer(2)."""
+    _signal.setitimer(_signal.ITIMER_REAL, seconds)
 
 
 def send_by_pidfd(pidfd: int, number: int) -> None:

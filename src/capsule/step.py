@@ -49,6 +49,14 @@ class Step(tuple):  # type: ignore[type-arg]
         """Take the arguments one by one."""
         return tuple.__new__(cls, values)
 
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and tuple.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = tuple.__hash__
+
     def __getnewargs__(self) -> tuple[Any, ...]:
         return tuple(self)
 

@@ -866,10 +866,11 @@ def test_a_stop_is_a_stop_inside_too() -> None:
     process = started("echo ready; exec sleep 1000", process_group=0)
     process.send_signal(signal.SIGTSTP)
     assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
-    (sleep,) = (s.pid for s in descendants(process.pid) if s.name == "sleep")
-    await_state(sleep, "T")
+    # Below init.
+    (command,) = (s.pid for s in descendants(process.pid) if s.parent != process.pid)
+    await_state(command, "T")
     process.send_signal(signal.SIGCONT)
-    await_state(sleep, "S")
+    await_state(command, "S")
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == -signal.SIGTERM
 

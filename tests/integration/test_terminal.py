@@ -93,10 +93,13 @@ class User:
         """Status of the program, or -N for signal N; the screen holds what it showed last."""
         while not self.ended():
             self._look()
-        pid, self.pid = self.pid, 0
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert b"Traceback" not in self.screen
-        return status
+        return self._reap()
+
+    def _reap(self) -> int:
+        pid, self.pid = self.pid, 0
+        os.close(self.pidfd)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def command(self, line: str) -> None:
         """Type a line at the prompt of an interactive shell."""
@@ -111,18 +114,20 @@ class User:
         """Whether keys are passed on one by one: somebody has taken the keyboard."""
         return not self.mode()[LOCAL] & termios.ICANON
 
-    def hang_up(self) -> None:
-        """Close the window."""
+    def hang_up(self) -> int:
+        """Close the window, and return the status of the program, which that ends."""
         for fd in (self.slave, self.master):
             os.close(fd)
         self.master = self.slave = -1
+        assert await_end(self.pid)
+        return self._reap()
 
     def leave(self) -> None:
         """End what still runs, and close."""
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-        for fd in (self.pidfd, self.slave, self.master):
+            self._reap()
+        for fd in (self.slave, self.master):
             if fd >= 0:
                 os.close(fd)
 
@@ -204,6 +209,7 @@ def tell(*_):
     size = os.get_terminal_size()
     os.write(1, b"%d by %d\n" % (size.lines, size.columns))
 signal.signal(signal.SIGWINCH, tell)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.write(1, b"ready\n")
 while True:
     signal.pause()
@@ -273,9 +279,9 @@ def test_a_key_that_ends_the_command(key: bytes, number: int) -> None:
 def test_a_key_that_the_command_takes() -> None:
     """A command that handles SIGINT goes on, and its own status counts."""
     code = """
-import signal, sys
-signal.signal(signal.SIGINT, lambda *_: print("caught", flush=True))
-print("ready", flush=True)
+import os, signal, sys
+signal.signal(signal.SIGINT, lambda *_: os.write(1, b"caught\\n"))
+os.write(1, b"ready\\n")
 sys.exit(int(sys.stdin.readline()))
 """
     with running(*probe(code)) as user:
@@ -396,10 +402,7 @@ def test_a_closed_window_ends_the_capsule(text: str) -> None:
     """The hang-up comes as SIGHUP and ends the command and the command line."""
     with running(*script(text)) as user:
         inside = [s.pid for s in descendants(user.pid)]
-        user.hang_up()
-        assert await_end(user.pid)
-        pid, user.pid = user.pid, 0
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGHUP
+        assert user.hang_up() == -signal.SIGHUP
         assert all(await_end(found) for found in inside)
 
 
@@ -407,11 +410,10 @@ def test_a_closed_window_where_sighup_is_ignored(tmp_path: Path) -> None:
     """A command line that ignores SIGHUP still tells the command, whose terminal is gone, too."""
     said = tmp_path / "said"
     to_file = [(os.POSIX_SPAWN_OPEN, 2, str(said), os.O_WRONLY | os.O_CREAT, 0o600)]
-    words = shlex.join([CAPSULE, "--chdir", "/", *script("cat; exit 3")])
+    words = shlex.join([CAPSULE, "--chdir", "/", *script("exec cat")])
     with at_terminal("sh", "-c", f"trap '' HUP; exec {words}", actions=to_file) as user:
         user.see(READY)
-        user.hang_up()
-        assert await_end(user.pid)
+        assert user.hang_up() == 128 + signal.SIGHUP
     assert said.read_bytes() == b""
 
 
@@ -553,11 +555,20 @@ def test_from_the_background_to_the_foreground() -> None:
         user.command("$capsule sh -c 'echo rea''dy; read x; echo got $x; exit 6' &")
         user.see(b"ready")
         user.type(b"fg\n")
-        user.see(b"fg\r\n")
+        (child,) = (s for s in descendants(user.pid) if s.parent == user.pid)
+        await_foreground(user, child.group)
         user.type(b"text\n")
         user.see(b"got text")
         user.command("echo status=$?")
         user.see(b"\r\nstatus=6\r\n")
+
+
+def await_foreground(user: User, group: int) -> None:
+    """Wait for the shell to give a job the terminal; it tells nobody."""
+    until = time.monotonic() + HANG
+    while os.tcgetpgrp(user.master) != group:
+        assert time.monotonic() < until
+        time.sleep(0.001)
 
 
 # --- job control inside -----------------------------------------------------------------------
