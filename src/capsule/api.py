@@ -164,7 +164,13 @@ def _start(
         return Process(running, plan, policy.limits, streams.move(), master)
 
 
-def plan(args: Args, policy: Policy | None = None, **overrides: Any) -> Plan:
+def plan(
+    args: Args,
+    policy: Policy | None = None,
+    *,
+    terminal: Terminal | None = None,
+    **overrides: Any,
+) -> Plan:
     """Return every step that `run` would take, in order; nothing is executed.
 
     ``print(capsule.plan(["make"]))`` shows the text of ``capsule plan make``.
@@ -173,7 +179,7 @@ def plan(args: Args, policy: Policy | None = None, **overrides: Any) -> Plan:
         PolicyError, HostError: as `run`.
     """
     policy = override(policy, overrides)
-    return make_plan(policy, probe(), resolve(args, policy))
+    return make_plan(policy, probe(), resolve(args, policy), terminal=terminal)
 
 
 def override(policy: Policy | None, overrides: Mapping[str, Any]) -> Policy:

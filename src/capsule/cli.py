@@ -125,14 +125,14 @@ def _main(words: list[str]) -> int:
     return _run(options)
 
 
-def _die_of(number: int) -> NoReturn:
+def _die_of(number: int, *, group: bool = False) -> NoReturn:
     """End by a signal, so that a shell that waits sees why, and without a core file of ours."""
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
     signals.set_handler(number, signals.SIG_DFL)
-    os.kill(os.getpid(), number)
+    os.kill(0 if group else os.getpid(), number)
     os._exit(128 + number)
 
 
@@ -151,16 +151,18 @@ def _run(options: Options) -> int:
         report.say(report.verdict(result))
     if result.outcome is Outcome.SIGNALED and result.signal in _ends_us:
         _die_of(result.signal or 0)
+    if result.outcome is Outcome.SIGNALED and result.signal in _typed:
+        _die_of(result.signal or 0, group=True)
     return result.exit_status if written else CapsuleError.exit_code
 
 
 # Signals that came to us as well: the shell that sent them wants to see us die of them.
 _ends_us: set[int] = set()
+# Signals that keys made inside: our whole process group would have got them, a script around us too.
+_typed: set[int] = set()
 
 
 def _run_command(options: Options, policy: Policy) -> Result:
-    if options.has("--verbose"):
-        report.print_plan(api.plan(options.command, policy))
     captured = options.last("--json") == "-"
     ttys = [fd for fd in (0, 1, 2) if os.isatty(fd) and not (captured and fd > 0)]
     limited = policy.limits.output is not None
@@ -168,6 +170,9 @@ def _run_command(options: Options, policy: Policy) -> Result:
         api.DEVNULL if fd in ttys else api.PIPE if fd > 0 and limited else api.INHERIT
         for fd in (0, 1, 2)
     ]
+    terminal = _terminal(ttys)
+    if options.has("--verbose"):
+        report.print_plan(api.plan(options.command, policy, terminal=terminal))
     with (
         _Forwarding() as forwarding,
         api.start(
@@ -176,7 +181,7 @@ def _run_command(options: Options, policy: Policy) -> Result:
             stdin=stdio[0],
             stdout=stdio[1],
             stderr=stdio[2],
-            terminal=_terminal(ttys),
+            terminal=terminal,
         ) as process,
     ):
         if not captured:
@@ -202,11 +207,11 @@ def _attend(process: Process, forwarding: _Forwarding, ttys: list[int]) -> Resul
     keyboard = 0 if 0 in ttys else None
     # The output may go elsewhere: then the keyboard's terminal is the one to write to.
     relay = Relay(process, process.terminal, keyboard, next((fd for fd in ttys if fd > 0), 0))
-    if keyboard is not None:
-        _ends_us.add(signals.SIGINT)
     with relay:
         forwarding.begin(process, relay.suspend, relay.resume)
-        return process.wait()
+        result = process.wait()
+    _typed.update(relay.typed_signals)
+    return result
 
 
 def _suspend(process: Process) -> None:

@@ -22,6 +22,7 @@ from .streams import write_all
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from .command import Command
     from .host import Host
@@ -73,13 +74,14 @@ class Relay:
         self._keyboard = keyboard
         self._screen = screen
         self._typed = b""
+        self.typed_signals: set[int] = set()
         self._saved: list[object] | None = None
 
     def __enter__(self) -> None:
         """Begin. When the block ends, the terminal's mode is restored, whatever happened."""
         os.set_blocking(self._master, False)
         self._process.watch(self._master, select.POLLIN, self._show)
-        self._process.on_stop = self.suspend
+        self._process.on_stop = self.stopped
         self._process.on_end = self._show_rest
         self.resume()
 
@@ -99,13 +101,22 @@ class Relay:
         if not data:
             self._process.unwatch(self._master)
             return
-        write_all(self._screen, self._process.count_output(data))
+        self._write(self._process.count_output(data))
+
+    def _write(self, data: bytes) -> None:
+        """To the screen, for as long as there is one: a window may be closed."""
+        if self._screen < 0:
+            return
+        try:
+            write_all(self._screen, data)
+        except OSError:
+            self._screen = -1
 
     def _show_rest(self) -> None:
         """What was written last is still in the pty when the command has ended."""
         with contextlib.suppress(OSError):
             while data := os.read(self._master, _CHUNK):
-                write_all(self._screen, self._process.count_output(data))
+                self._write(self._process.count_output(data))
 
     def _type(self) -> None:
         """From the keyboard to the pty. While the pty is full, no more is read."""
@@ -117,13 +128,31 @@ class Relay:
             except (BlockingIOError, OSError):
                 self._typed = b""
             if not self._typed:
-                self._process.unwatch(self._keyboard)
+                self._hang_up()
                 return
+            self._note_keys(self._typed)
         with contextlib.suppress(BlockingIOError):
             self._typed = self._typed[os.write(self._master, self._typed) :]
         if self._typed:
             self._process.unwatch(self._keyboard)
             self._process.watch(self._master, select.POLLIN | select.POLLOUT, self._both)
+
+    def _note_keys(self, data: bytes) -> None:
+        """Remember which signals keys have made: a shell that waits for us would have got them too."""
+        keys: Any = self._saved[6] if self._saved is not None else {}
+        for index, number in ((termios.VINTR, signals.SIGINT), (termios.VQUIT, signals.SIGQUIT)):
+            if keys and keys[index] in data and keys[index] != b"\0":
+                self.typed_signals.add(number)
+
+    def _hang_up(self) -> None:
+        """The user's terminal is gone: so is the capsule's, whose kernel side tells all that use it."""
+        if self._keyboard is not None:
+            self._process.unwatch(self._keyboard)
+            self._keyboard = None
+        self._process.unwatch(self._master)
+        os.close(self._master)
+        self._master = self._screen = -1
+        self._process.terminal = None
 
     def _both(self) -> None:
         """The pty was full: write what is left, then go back to reading keys."""
@@ -139,21 +168,26 @@ class Relay:
     def resize(self) -> None:
         """Give the pty the size of the user's terminal; the kernel tells the command (SIGWINCH)."""
         with contextlib.suppress(termios.error, OSError):
-            termios.tcsetwinsize(self._master, termios.tcgetwinsize(self._screen))
+            rows, columns = termios.tcgetwinsize(self._screen)
+            if rows and columns:
+                termios.tcsetwinsize(self._master, (rows, columns))
 
     def resume(self) -> None:
         """Take the keyboard, if we are in the foreground: in the background it is not ours."""
         self.resize()
-        if self._keyboard is None or self._saved is not None:
+        if self._keyboard is None:
             return
         try:
             if os.tcgetpgrp(self._keyboard) != os.getpgrp():
                 return
-            self._saved = termios.tcgetattr(self._keyboard)
+            if self._saved is None:
+                self._saved = termios.tcgetattr(self._keyboard)
+            # Also where it was ours before: a shell that continues us has set its own mode.
             tty.setraw(self._keyboard, termios.TCSADRAIN)
         except (OSError, termios.error):
             return
-        self._process.watch(self._keyboard, select.POLLIN, self._type)
+        if not self._typed:
+            self._process.watch(self._keyboard, select.POLLIN, self._type)
 
     def _release_keyboard(self) -> None:
         if self._keyboard is None or self._saved is None:
@@ -163,10 +197,23 @@ class Relay:
         with contextlib.suppress(termios.error, OSError):
             termios.tcsetattr(self._keyboard, termios.TCSADRAIN, saved)  # type: ignore[arg-type]
 
-    def suspend(self, _number: int = signals.SIGTSTP) -> None:
-        """The command was stopped from the keyboard: stop as well, so that the shell has its turn."""
+    def stopped(self, _number: int) -> None:
+        """The command was stopped from the keyboard: stop our whole job, for the shell has its turn.
+
+        The key would have reached all of a pipeline. Where nobody could continue us, nothing stops.
+        """
+        self._release_keyboard()
+        handler = signals.get_handler(signals.SIGTSTP)
+        signals.set_handler(signals.SIGTSTP, signals.SIG_DFL)
+        os.kill(0, signals.SIGTSTP)
+        # Continued, by fg or bg.
+        signals.set_handler(signals.SIGTSTP, handler)
+        self.resume()
+        self._process.send_signal(signals.SIGCONT, group=True)
+
+    def suspend(self) -> None:
+        """We alone are to stop."""
         self._release_keyboard()
         os.kill(os.getpid(), signals.SIGSTOP)
-        # Continued, by fg or bg.
         self.resume()
         self._process.send_signal(signals.SIGCONT, group=True)

@@ -38,8 +38,9 @@ for line in sys.stdin:
 class Nursery:
     """Makes supervisors that can be killed."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], others: set[int]) -> None:
         self.process = process
+        self.others = others
 
     def read(self) -> dict[str, int]:
         """The next line that a supervisor writes."""
@@ -55,6 +56,19 @@ class Nursery:
         self.process.stdin.flush()
         return self.read()["supervisor"]
 
+    def survivors(self, *but: int) -> list[str]:
+        """Processes of the supervisors that do not end by themselves.
+
+        Orphans come to this process, which the tests' conftest made their reaper. Who lives may yet
+        start another; so look again until a whole look finds nobody.
+        """
+        known = {self.process.pid, *self.others, *but}
+        while alive := [s for s in descendants(os.getpid()) if s.alive and s.pid not in known]:
+            for found in alive:
+                if not await_end(found.pid):
+                    return [f"{found.pid} ({found.name})"]
+        return []
+
 
 def kill(pid: int) -> None:
     """SIGKILL, which is no chance to clean up; the nursery reaps."""
@@ -65,12 +79,13 @@ def kill(pid: int) -> None:
 @contextlib.contextmanager
 def nursery(event: str) -> Iterator[Nursery]:
     """A nursery whose supervisors run some source."""
+    others = {s.pid for s in descendants(os.getpid())}
     code = _NURSERY.replace("EVENT", event.strip().replace("\n", "\n        "))
     with subprocess.Popen(
         [PYTHON, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
     ) as process:
         try:
-            yield Nursery(process)
+            yield Nursery(process, others)
             assert process.stdin is not None
             process.stdin.close()
             assert process.wait(HANG) == 0
@@ -80,19 +95,6 @@ def nursery(event: str) -> Iterator[Nursery]:
             process.kill()
 
 
-def survivors(*but: int) -> list[str]:
-    """Processes below this one that do not end by themselves.
-
-    Orphans come to this process, which the tests' conftest made their reaper. Who lives may yet
-    start another; so look again until a whole look finds nobody.
-    """
-    while alive := [s for s in descendants(os.getpid()) if s.alive and s.pid not in but]:
-        for found in alive:
-            if not await_end(found.pid):
-                return [f"{found.pid} ({found.name})"]
-    return []
-
-
 _RUN = 'capsule.run(["sh", "-c", "setsid sleep 1000 & trap : TERM INT HUP; sleep 1000"])'
 
 
@@ -100,13 +102,12 @@ def _kill_during_start(count: int, seed: int) -> None:
     moments = random.Random(seed)
     with nursery(_RUN) as born:
         for _ in range(count):
-            before = {s.pid for s in descendants(os.getpid())}
             supervisor = born.supervisor()
             # The whole start takes some 3 ms; a few later ones find it running.
             moment = moments.uniform(0, 0.006)
             time.sleep(moment)
             kill(supervisor)
-            assert survivors(born.process.pid, *before) == [], f"killed after {moment:.6f} s"
+            assert born.survivors() == [], f"killed after {moment:.6f} s"
 
 
 def test_a_supervisor_killed_at_any_moment_of_the_start_leaves_nobody() -> None:
@@ -134,7 +135,7 @@ def test_a_supervisor_killed_during_the_run_leaves_nobody() -> None:
         init = born.read()["init"]
         assert len([s for s in descendants(init) if s.alive]) >= 2
         kill(supervisor)
-        assert survivors(born.process.pid) == []
+        assert born.survivors() == []
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,7 @@ resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_
     with nursery(no_core + _START + end) as born:
         born.supervisor()
         born.read()
-        assert survivors(born.process.pid) == []
+        assert born.survivors() == []
 
 
 def test_a_child_of_the_supervisor_does_not_keep_the_capsule_alive() -> None:
@@ -167,10 +168,10 @@ process.wait()
         born.read()
         child = born.read()["child"]
         kill(supervisor)
-        assert survivors(born.process.pid, child) == []
+        assert born.survivors(child) == []
         assert child in {s.pid for s in descendants(os.getpid()) if s.alive}
         kill(child)
-        assert survivors(born.process.pid) == []
+        assert born.survivors() == []
 
 
 def test_a_supervisor_that_is_stopped_does_not_end_the_capsule() -> None:
@@ -184,4 +185,4 @@ def test_a_supervisor_that_is_stopped_does_not_end_the_capsule() -> None:
         assert await_end(init)
         assert supervisor in {s.pid for s in descendants(os.getpid()) if s.state == "T"}
         kill(supervisor)
-        assert survivors(born.process.pid) == []
+        assert born.survivors() == []
