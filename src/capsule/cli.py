@@ -206,7 +206,8 @@ def _attend(process: Process, forwarding: _Forwarding, ttys: list[int]) -> Resul
 
     keyboard = 0 if 0 in ttys else None
     # The output may go elsewhere: then the keyboard's terminal is the one to write to.
-    relay = Relay(process, process.terminal, keyboard, next((fd for fd in ttys if fd > 0), 0))
+    screens = [fd for fd in ttys if fd > 0] or [os.open(os.ttyname(0), os.O_WRONLY | os.O_NOCTTY)]
+    relay = Relay(process, process.terminal, keyboard, screens[0])
     with relay:
         forwarding.begin(process, relay.suspend, relay.resume)
         result = process.wait()
@@ -216,7 +217,7 @@ def _attend(process: Process, forwarding: _Forwarding, ttys: list[int]) -> Resul
 
 def _suspend(process: Process) -> None:
     """Stop the command with us, as a shell's job, and continue it with us."""
-    process.send_signal(signals.SIGTSTP, group=True)
+    process.signal_group(signals.SIGTSTP)
     os.kill(os.getpid(), signals.SIGSTOP)
     process.send_signal(signals.SIGCONT, group=True)
 
@@ -254,6 +255,8 @@ class _Forwarding:
                 self._forward(number, None)
         self._handle(signals.SIGWINCH, lambda *_: resume())
         self._handle(signals.SIGCONT, lambda *_: resume())
+        self._handle(signals.SIGALRM, lambda *_: resume())
+        resume()
 
     def _handle(self, number: int, handler: signals.Handler) -> None:
         before = signals.get_handler(number)

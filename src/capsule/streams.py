@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import select
 
+CHUNK = 1 << 16
+
 
 class Encoding:
     """How bytes become text, as in `subprocess`; None of both is bytes."""
@@ -33,6 +35,22 @@ class Streams:
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
         self.input = memoryview(input)
         self.encoding = encoding
+
+    def write_input(self) -> bool:
+        """Write a part of the input. True once there is no more: stdin is closed then.
+
+        A command that does not read its input has a right not to.
+        """
+        try:
+            self.input = self.input[os.write(self.stdin, self.input[:CHUNK]) :]
+        except BlockingIOError:
+            return False
+        except BrokenPipeError:
+            self.input = memoryview(b"")
+        if not self.input:
+            os.close(self.stdin)
+            self.stdin = -1
+        return not self.input
 
     def move(self) -> Streams:
         """The same streams with another owner: this one closes nothing any more."""

@@ -10,7 +10,7 @@ import time
 from . import signals, spawn
 from .errors import InternalError
 from .result import Result
-from .streams import write_all
+from .streams import CHUNK, write_all
 from .verdict import usage, verdict
 
 TYPE_CHECKING = False
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from .policy import Limits
     from .streams import Streams
 
-_CHUNK = 1 << 16
 _TO_GROUP = 0x80
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
@@ -161,14 +160,25 @@ class Process:
             except BrokenPipeError:
                 pass  # it ended this moment
 
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the command's group and wait, for a moment, for it to stop or end of it."""
+        self.send_signal(number, group=True)
+        told = select.poll()
+        if self._running is not None and self._ended is None:
+            told.register(self._running.status, select.POLLIN)
+            on_stop, self.on_stop = self.on_stop, None
+            if told.poll(100):
+                self._read_status()
+            self.on_stop = on_stop
+
     def terminate(self) -> None:
         """Send SIGTERM to the command."""
         self.send_signal(signals.SIGTERM)
 
     def kill(self) -> None:
         """Kill everything in the capsule, at once."""
-        if self._running is not None and self._ended is None:
-            self._killed = True
+        if self._ended is None:
+            self._killed = self._running is not None
             self._kill_init()
 
     def _kill_init(self) -> None:
@@ -194,7 +204,7 @@ class Process:
             self._end()
 
     def __repr__(self) -> str:
-        state = "running" if self._result is None else self._result.outcome.value
+        state = self._result.outcome.value if self._result else "running"
         return f"<Process {self.args[0]!r} pid={self.pid} {state}>"
 
     def _end(self) -> None:
@@ -288,7 +298,7 @@ class Process:
         """Take what there is of one stream. False once there is no more for now."""
         data = self._buffered(fd)
         try:
-            data += os.read(fd, _CHUNK)
+            data += os.read(fd, CHUNK)
         except BlockingIOError:
             if not data:
                 return False
@@ -321,18 +331,9 @@ class Process:
         return bytes(getattr(reader, "buffer", reader).peek())
 
     def _write_input(self) -> None:
-        """Write a part of the input. A command that does not read it has a right not to."""
-        streams = self._streams
-        try:
-            streams.input = streams.input[os.write(streams.stdin, streams.input[:_CHUNK]) :]
-        except BlockingIOError:
-            return
-        except BrokenPipeError:
-            streams.input = memoryview(b"")
-        if not streams.input:
-            self.unwatch(streams.stdin)
-            os.close(streams.stdin)
-            streams.stdin = -1
+        fd = self._streams.stdin
+        if self._streams.write_input():
+            self.unwatch(fd)
 
     def _close_stdin(self) -> None:
         writer = self._files.get("stdin")
@@ -397,4 +398,4 @@ class Process:
         if fd < 0 or fd in self._sinks:
             return None
         data, coding = bytes(self._captured.get(fd, b"")), self._streams.encoding
-        return data if coding is None else coding.decode(data)
+        return coding.decode(data) if coding else data

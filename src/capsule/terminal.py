@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .supervise import Process
 
 _CHUNK = 1 << 14
+BACKGROUND_LOOK = 0.2  # seconds
 
 
 def launch_with_terminal(
@@ -74,6 +75,7 @@ class Relay:
         self._keyboard = keyboard
         self._screen = screen
         self._typed = b""
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.typed_signals: set[int] = set()
         self._saved: list[object] | None = None
 
@@ -81,12 +83,15 @@ class Relay:
         """Begin. When the block ends, the terminal's mode is restored, whatever happened."""
         os.set_blocking(self._master, False)
         self._process.watch(self._master, select.POLLIN, self._show)
+        self._process.watch(self._wake, select.POLLIN, lambda: os.eventfd_read(self._wake))
         self._process.on_stop = self.stopped
         self._process.on_end = self._show_rest
         self.resume()
 
     def __exit__(self, *_exception: object) -> None:
         self._release_keyboard()
+        self._process.unwatch(self._wake)
+        os.close(self._wake)
 
     # --- the two directions
 
@@ -150,6 +155,8 @@ class Relay:
             self._process.unwatch(self._keyboard)
             self._keyboard = None
         self._process.unwatch(self._master)
+        # First the signal: who has its end of file before that ends of its own accord.
+        self._process.signal_group(signals.SIGHUP)
         os.close(self._master)
         self._master = self._screen = -1
         self._process.terminal = None
@@ -179,15 +186,24 @@ class Relay:
             return
         try:
             if os.tcgetpgrp(self._keyboard) != os.getpgrp():
+                # A shell says nothing when it puts a job that runs in the foreground.
+                signals.set_timer(BACKGROUND_LOOK)
                 return
             if self._saved is None:
                 self._saved = termios.tcgetattr(self._keyboard)
             # Also where it was ours before: a shell that continues us has set its own mode.
             tty.setraw(self._keyboard, termios.TCSADRAIN)
+            if not os.isatty(1):
+                # What others of a pipeline write to the terminal has whole line ends as ever.
+                mode = termios.tcgetattr(self._keyboard)
+                mode[1] |= termios.OPOST
+                termios.tcsetattr(self._keyboard, termios.TCSADRAIN, mode)
         except (OSError, termios.error):
             return
         if not self._typed:
             self._process.watch(self._keyboard, select.POLLIN, self._type)
+            # From a signal's handler this changes a poll(2) that goes on: it has to begin anew.
+            os.eventfd_write(self._wake, 1)
 
     def _release_keyboard(self) -> None:
         if self._keyboard is None or self._saved is None:
@@ -212,8 +228,9 @@ class Relay:
         self._process.send_signal(signals.SIGCONT, group=True)
 
     def suspend(self) -> None:
-        """We alone are to stop."""
+        """We are to stop, and so is the command."""
         self._release_keyboard()
+        self._process.signal_group(signals.SIGTSTP)
         os.kill(os.getpid(), signals.SIGSTOP)
         self.resume()
         self._process.send_signal(signals.SIGCONT, group=True)

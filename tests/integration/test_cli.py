@@ -837,6 +837,14 @@ def test_a_command_that_takes_a_signal(name: str) -> None:
     assert ended(process) == (5, b"got\n", b"")
 
 
+def test_no_signal_is_lost() -> None:
+    """A signal that comes as soon as the command is there, again and again, is passed on each time."""
+    for _ in range(25):
+        process = started("trap 'exit 5' USR1; echo ready; sleep 1000 & wait")
+        process.send_signal(signal.SIGUSR1)
+        assert ended(process) == (5, b"", b"")
+
+
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"])
 def test_a_signal_that_was_ignored_stays_ignored(name: str) -> None:
     """As under nohup(1): what the caller ignores is not passed on, what follows it is."""

@@ -611,6 +611,16 @@ def test_a_pipe_keeps_every_byte(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == bytes(range(256)) * 4
 
 
+def test_the_rest_of_a_pipeline_is_shown_as_ever() -> None:
+    """While the keyboard is the capsule's, what others write to the terminal has whole line ends."""
+    with in_bash() as user:
+        user.command("$capsule sh -c 'read x; echo rea''dy; read x' | cat")
+        await_raw(user)
+        user.type(b"\n")
+        user.see(READY)
+        user.type(b"\n")
+
+
 def test_input_from_a_pipe(tmp_path: Path) -> None:
     """Input that is no terminal's reaches the command unchanged, beside a terminal for the output."""
     (tmp_path / "in").write_bytes(bytes(range(256)))
