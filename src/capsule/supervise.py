@@ -163,11 +163,9 @@ class Process:
     def signal_group(self, number: int) -> None:
         """Send a signal to the command's group and wait, for a moment, for it to stop or end of it."""
         self.send_signal(number, group=True)
-        told = select.poll()
         if self._running is not None and self._ended is None:
-            told.register(self._running.status, select.POLLIN)
             on_stop, self.on_stop = self.on_stop, None
-            if told.poll(100):
+            if select.select([self._running.status], [], [], 0.1)[0]:
                 self._read_status()
             self.on_stop = on_stop
 

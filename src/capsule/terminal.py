@@ -77,6 +77,7 @@ class Relay:
         self._typed = b""
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.typed_signals: set[int] = set()
+        self._shared = keyboard is not None and not os.isatty(1)
         self._saved: list[object] | None = None
 
     def __enter__(self) -> None:
@@ -112,6 +113,9 @@ class Relay:
         """To the screen, for as long as there is one: a window may be closed."""
         if self._screen < 0:
             return
+        if self._shared:
+            # Both terminals make whole line ends.
+            data = data.replace(b"\r\n", b"\n")
         try:
             write_all(self._screen, data)
         except OSError:
@@ -193,7 +197,7 @@ class Relay:
                 self._saved = termios.tcgetattr(self._keyboard)
             # Also where it was ours before: a shell that continues us has set its own mode.
             tty.setraw(self._keyboard, termios.TCSADRAIN)
-            if not os.isatty(1):
+            if self._shared:
                 # What others of a pipeline write to the terminal has whole line ends as ever.
                 mode = termios.tcgetattr(self._keyboard)
                 mode[1] |= termios.OPOST
