@@ -130,7 +130,8 @@ def _die_of(number: int, *, group: bool = False) -> NoReturn:
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    # 1 and not 0: that stops a handler that core dumps are piped to as well.
+    resource.setrlimit(resource.RLIMIT_CORE, (min(1, hard) if hard >= 0 else 1, hard))
     signals.set_handler(number, signals.SIG_DFL)
     os.kill(0 if group else os.getpid(), number)
     os._exit(128 + number)
@@ -235,6 +236,7 @@ class _Forwarding:
     def __init__(self) -> None:
         self._process: Process | None = None
         self._early: list[int] = []
+        self._wake: tuple[int, ...] = ()
         self._before: dict[int, signals.Handler] = {}
 
     def __enter__(self) -> _Forwarding:
@@ -246,6 +248,10 @@ class _Forwarding:
     def begin(self, process: Process, suspend: Callable[[], None], resume: Callable[[], None]) -> None:
         """There is a command now."""
         self._process = process
+        # A signal between the last line of Python and poll(2) would be noticed after it only.
+        self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        process.watch(self._wake[0], 1, lambda: os.read(self._wake[0], 4096))  # POLLIN
+        signals.set_wakeup(self._wake[1])
         signals.set_timer(0)
         self._handle(signals.SIGTSTP, lambda *_: suspend())
         for number in self._early:
@@ -282,8 +288,13 @@ class _Forwarding:
             raise _Interrupted(ends[0])
 
     def __exit__(self, *_exception: object) -> None:
+        signals.set_timer(0)
         for number, before in self._before.items():
             signals.set_handler(number, before)
+        if self._wake:
+            signals.set_wakeup(-1)
+            for fd in self._wake:
+                os.close(fd)
 
 
 def _doctor(words: list[str]) -> int:

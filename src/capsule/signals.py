@@ -46,6 +46,11 @@ def set_handler(number: int, handler: Handler) -> None:
     _signal.signal(number, handler)
 
 
+def set_wakeup(fd: int) -> None:
+    """Have a byte written to a descriptor for each signal, -1 for none; signal.set_wakeup_fd."""
+    _signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+
+
 def set_timer(seconds: float) -> None:
     """Have SIGALRM sent in that time; 0 for not at all. setitimer(2)."""
     _signal.setitimer(_signal.ITIMER_REAL, seconds)

