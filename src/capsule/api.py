@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 
+from . import signals
 from .command import resolve
 from .descriptors import Descriptors
 from .errors import CapsuleError, PolicyError
@@ -131,7 +132,8 @@ def start(
     streams = Streams(input=_input_bytes(input, coding), encoding=coding)
     given = PIPE if input is not None else DEVNULL if stdin is None else stdin
     try:
-        return _start(args, policy, streams, (given, stdout, stderr), pass_fds, terminal)
+        with signals.Held() as held:
+            return _start(args, policy, streams, (given, stdout, stderr), pass_fds, terminal, held)
     except CapsuleError:
         raise
     except OSError as error:
@@ -145,6 +147,7 @@ def _start(
     given: tuple[Stdio, Stdio, Stdio],
     pass_fds: Iterable[int],
     terminal: Terminal | None,
+    held: signals.Held,
 ) -> Process:
     passed = _checked_fds(pass_fds)
     pairs = _pairs(passed)
@@ -155,12 +158,12 @@ def _start(
         stdio = _open_stdio(given, streams, theirs)
         sources = _padded(passed, pairs)
         if terminal is None:
-            running = launch(plan, host, command, stdio, passed=sources)
+            running = launch(plan, host, command, stdio, passed=sources, held=held)
             master = None
         else:
             from .terminal import launch_with_terminal
 
-            running, master = launch_with_terminal(plan, host, command, stdio, sources)
+            running, master = launch_with_terminal(plan, host, command, stdio, sources, held)
         return Process(running, plan, policy.limits, streams.move(), master)
 
 

@@ -43,6 +43,7 @@ def launch(
     passed: Mapping[int, int] | None = None,
     terminal: int | None = None,
     launcher: str = spawn.LAUNCHER,
+    held: signals.Held | None = None,
 ) -> Running:
     """Start the capsule and return when its command runs.
 
@@ -54,7 +55,8 @@ def launch(
     child = spawn.spawn(plan.encode(), stdio, passed=passed, terminal=terminal, launcher=launcher)
     init = 0
     try:
-        report = os.read(child.error, spawn.REPORT_SIZE)
+        read = os.read if held is None else held.read
+        report = read(child.error, spawn.REPORT_SIZE)
         init = _expect(child, spawn.STARTED)
         # Without the second record, init died of a signal: its end of file is not the command's.
         if report or not init or not _expect(child, spawn.READY):
@@ -110,14 +112,14 @@ def _failure(
 
 def _take_down(child: Child, init: int) -> None:
     """End and reap a launcher and, if it was cloned, its init; then nothing of the capsule is left."""
-    _kill(child.pid)
+    # First init's pid, which the launcher tells at once, or ends: killed between its clone and its
+    # word, it would leave us a child that we cannot name, and hence not reap.
     if not init:
-        # With the launcher gone, init is the last one that can write: this ends.
-        os.set_blocking(child.status, False)
         try:
             init = _expect(child, spawn.STARTED)
-        except (BlockingIOError, InternalError):
+        except InternalError:
             init = 0
+    _kill(child.pid)
     if init:
         _kill(init)
     for fd in (child.error, child.status, child.lifeline):

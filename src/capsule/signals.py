@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import errno
+import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,3 +74,26 @@ def name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+class Held:
+    """A block that no signal handler cuts off: what is half made would have no owner.
+
+    Handlers run in the main thread; in a process of several threads another one may still take the
+    signal, and the handler then runs all the same.
+    """
+
+    def __enter__(self) -> Held:
+        self._before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
+
+    def read(self, fd: int, size: int) -> bytes:
+        """Read from a descriptor, while handlers may raise as they may outside of the block."""
+        now = _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
+        try:
+            return os.read(fd, size)
+        finally:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, now)

@@ -207,7 +207,7 @@ class Process:
 
     def _end(self) -> None:
         """Kill, reap and close, whatever state this is in."""
-        if self._running is not None:
+        with signals.Held():
             self.kill()
             self._release()
 
@@ -353,8 +353,9 @@ class Process:
                 pass
         if self.on_end is not None:
             self.on_end()
-        self._result = self._make_result()
-        self._release()
+        with signals.Held():
+            self._result = self._make_result()
+            self._release()
         return self._result
 
     def _release(self) -> None:
@@ -395,5 +396,5 @@ class Process:
     def _text(self, fd: int) -> Any:
         if fd < 0 or fd in self._sinks:
             return None
-        data, coding = bytes(self._captured.get(fd, b"")), self._streams.encoding
-        return coding.decode(data) if coding else data
+        data, text = bytes(self._captured.get(fd, b"")), self._streams.encoding
+        return text.decode(data) if text else data

@@ -40,12 +40,14 @@ def launch_with_terminal(
     command: Command,
     stdio: Sequence[int],
     passed: Mapping[int, int],
+    held: signals.Held,
 ) -> tuple[Running, int]:
     """As `launch`, for a plan that opens a terminal. Returns the pty's master too."""
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
-            running = launch(plan, host, command, stdio, passed=passed, terminal=theirs.fileno())
+            fd = theirs.fileno()
+            running = launch(plan, host, command, stdio, passed=passed, terminal=fd, held=held)
         # The launcher has sent it before the command ran, so this does not wait.
         _, masters, _, _ = socket.recv_fds(ours, 1, 1)
     return running, masters[0]
