@@ -713,7 +713,7 @@ os.read(fd, 10)
 def test_no_terminal_no_dev_tty() -> None:
     """ENXIO if no stream is a terminal: the caller's controlling terminal is not inherited."""
     quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)]
-    code = _OPEN.replace("os.ttyname(0)", "open('/tmp/harmless', 'w').close()")
+    code = _OPEN.replace("os.ttyname(0)", "open('/dev/null', 'w').close()")
     for before, status in (((), 0), ((CAPSULE, "--chdir", "/"), errno.ENXIO)):
         with at_terminal(*before, *probe(code), "/dev/tty", actions=quiet) as user:
             assert user.wait() == status
