@@ -51,8 +51,8 @@ int step_deadline(const struct step *step)
 	return 0;
 }
 
-/* Send the pty's master to the supervisor: the only one who holds it from here on. */
-static int send_master(int master)
+/* The supervisor takes gifts when the command runs: until then they must fit into the socket. */
+int send_gift(int fd)
 {
 	char byte = 0, room[CMSG_SPACE(sizeof(int))] = {0};
 	struct iovec data = {.iov_base = &byte, .iov_len = 1};
@@ -67,8 +67,8 @@ static int send_master(int master)
 	header->cmsg_level = SOL_SOCKET;
 	header->cmsg_type = SCM_RIGHTS;
 	header->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(header), &master, sizeof master);
-	return sendmsg(TERMINAL_FD, &message, MSG_NOSIGNAL) < 0 ? -1 : 0;
+	memcpy(CMSG_DATA(header), &fd, sizeof fd);
+	return sendmsg(GIFT_FD, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -1 : 0;
 }
 
 /*
@@ -100,7 +100,8 @@ int step_terminal(const struct step *step)
 		mode.c_oflag &= ~(tcflag_t)OPOST;
 	if (tcsetattr(state.slave, TCSANOW, &mode) < 0)
 		return -1;
-	return send_master(master);
+	/* The supervisor is the only one who holds it from here on. */
+	return send_gift(master);
 }
 
 struct watch {
@@ -127,8 +128,8 @@ static void note_child(struct watch *watch, pid_t pid, int status)
 	}
 }
 
-/* Take every child that is ready; with BLOCK set, every child there is. */
-static void reap(struct watch *watch, bool block)
+/* Take every child that is ready; with BLOCK set, every child there is. Whether one is left. */
+static bool reap(struct watch *watch, bool block)
 {
 	for (;;) {
 		int status;
@@ -137,7 +138,7 @@ static void reap(struct watch *watch, bool block)
 		if (pid > 0)
 			note_child(watch, pid, status);
 		else if (pid == 0 || errno != EINTR)
-			return;
+			return pid == 0;
 	}
 }
 
@@ -151,8 +152,14 @@ static _Noreturn void end(struct watch *watch, enum end_reason reason)
 	struct record record = {.kind = RECORD_ENDED};
 	struct rusage usage;
 
-	kill(-1, SIGKILL);
-	reap(watch, true);
+	/*
+	 * Who loses its parent becomes our child: without a child we are alone. Then nobody need be
+	 * killed, for which the kernel looks at every process of the host.
+	 */
+	if (reap(watch, false)) {
+		kill(-1, SIGKILL);
+		reap(watch, true);
+	}
 	getrusage(RUSAGE_CHILDREN, &usage);
 	record.value[0] = watch->status;
 	record.value[1] = reason;

@@ -26,6 +26,12 @@ _Noreturn void fail(int step, int error);
 /* main.c: perform steps FROM..TO; does not return if one fails. */
 void run_steps(size_t from, size_t to);
 
+/* init.c: send a descriptor to the supervisor. */
+int send_gift(int fd);
+
+/* namespaces.c: a new user namespace with these maps. For root. */
+int make_user_namespace(const char *uid_map, const char *gid_map);
+
 /* init.c: PID 1 from its first to its last instruction. */
 _Noreturn void init_main(size_t first_step);
 

@@ -60,7 +60,7 @@ static int secure_descriptors(void)
 	for (int fd = PLAN_FD; fd <= SUPERVISOR_FD; fd++)
 		if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
 			return -1;
-	if (fcntl(TERMINAL_FD, F_SETFD, FD_CLOEXEC) < 0 && errno != EBADF)
+	if (fcntl(GIFT_FD, F_SETFD, FD_CLOEXEC) < 0 && errno != EBADF)
 		return -1;
 	for (int fd = 0; fd <= 2; fd++)
 		if (fcntl(fd, F_GETFD) < 0)
@@ -125,7 +125,7 @@ static int close_others(const struct plan *plan)
 		errno = EPROTO;
 		return -1;
 	}
-	for (uint64_t fd = TERMINAL_FD + 1; fd <= last; fd++)
+	for (uint64_t fd = GIFT_FD + 1; fd <= last; fd++)
 		if (!is_named(plan, fd))
 			close((int)fd);
 	return (int)syscall(SYS_close_range, (unsigned)last + 1, ~0u, 0);
@@ -134,11 +134,13 @@ static int close_others(const struct plan *plan)
 /* Undo what the supervisor's process may have set: exec keeps ignored signals and the mask. */
 static void reset_signals(void)
 {
-	struct sigaction ignore_nothing = {.sa_handler = SIG_DFL};
+	/* The kernel's own structure, all zero: SIG_DFL, no flags, no mask. */
+	const unsigned long by_default[4] = {0};
 	sigset_t all;
 
+	/* sigaction(3) refuses 32 and 33, which glibc's posix_spawn(3) leaves ignored. */
 	for (int number = 1; number < NSIG; number++)
-		sigaction(number, &ignore_nothing, NULL);
+		syscall(SYS_rt_sigaction, number, by_default, NULL, _NSIG / 8);
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, NULL);
 }

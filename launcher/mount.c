@@ -7,6 +7,7 @@
  */
 #include "mount.h"
 
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -14,6 +15,9 @@
 
 #define TREES_MAX 1024
 #define OURS_MAX 256
+
+/* How a source is resolved; src/capsule/file_steps.py says the same. */
+enum { NO_LINKS = 1, DIRECTORY = 2 };
 
 static int tree[TREES_MAX]; /* detached mounts, in the order of the steps that made them */
 static size_t tree_count;
@@ -25,32 +29,31 @@ static int keep_tree(int fd)
 	if (fd < 0)
 		return -1;
 	if (tree_count == TREES_MAX) {
-		close(fd);
 		errno = ENOSPC;
-		return -1;
+		return fail_closing(fd);
 	}
 	tree[tree_count++] = fd;
 	return 0;
+}
+
+static int change_tree(int fd, unsigned flags, struct mount_attr change)
+{
+	return (int)syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH | flags, &change,
+			    sizeof change);
 }
 
 /* A detached copy of the tree at FD. It gets its attributes before it can be seen anywhere. */
 int copy_tree(int at, const char *path, uint64_t attributes)
 {
 	unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE;
-	struct mount_attr change = {.attr_set = attributes};
 	int fd = (int)syscall(SYS_open_tree, at, path,
 			      path[0] == '\0' ? flags | AT_EMPTY_PATH : flags);
-	int error;
 
 	if (fd < 0 || attributes == 0)
 		return fd;
-	if (syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH | AT_RECURSIVE, &change,
-		    sizeof change) == 0)
-		return fd;
-	error = errno;
-	close(fd);
-	errno = error;
-	return -1;
+	if (change_tree(fd, AT_RECURSIVE, (struct mount_attr){.attr_set = attributes}) < 0)
+		return fail_closing(fd);
+	return fd;
 }
 
 /* Nothing that we mount may travel to the host, nor what the host mounts come in. */
@@ -60,9 +63,61 @@ int step_private(const struct step *step)
 	return mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
 }
 
+/* tree PATH ATTRIBUTES HOW: a path that had no link in it must not have got one since. */
+static int take_source(const struct step *step)
+{
+	const char *path = step->arg[0].text;
+	uint64_t how = step->arg[2].number;
+	struct open_how want = {
+		.flags = O_PATH | O_CLOEXEC | (how & DIRECTORY ? O_DIRECTORY : 0),
+		.resolve = how & NO_LINKS ? RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS : 0,
+	};
+	cleanup_fd int fd = -1;
+
+	if (how == 0)
+		return copy_tree(AT_FDCWD, path, step->arg[1].number);
+	fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &want, sizeof want);
+	return fd < 0 ? -1 : copy_tree(fd, "", step->arg[1].number);
+}
+
 int step_tree(const struct step *step)
 {
-	return keep_tree(copy_tree(AT_FDCWD, step->arg[0].text, step->arg[1].number));
+	return keep_tree(take_source(step));
+}
+
+/*
+ * Where a file system below cannot be mapped, or is already, or belongs to another user namespace,
+ * at least the topmost one; or none. Then the command acts there as the id that it has on the host.
+ */
+static int map_tree(int fd, int owner)
+{
+	const struct mount_attr change = {
+		.attr_set = MOUNT_ATTR_IDMAP,
+		.userns_fd = (unsigned)owner,
+	};
+
+	for (int below = 1; below >= 0; below--) {
+		if (change_tree(fd, below ? AT_RECURSIVE : 0, change) == 0)
+			return 0;
+		if (errno != EINVAL && errno != EOPNOTSUPP && errno != EPERM)
+			return -1;
+	}
+	return 0;
+}
+
+/* By root on the host, who alone may map. The copy is a peer of the host's mount until it is made
+ * private: what is mounted on it would appear there. */
+int step_mapped_tree(const struct step *step)
+{
+	const struct mount_attr alone = {.propagation = MS_PRIVATE};
+	cleanup_fd int owner = make_user_namespace(step->arg[3].text, step->arg[4].text);
+	int fd = owner < 0 ? -1 : take_source(step);
+
+	if (fd < 0)
+		return -1;
+	if (change_tree(fd, AT_RECURSIVE, alone) < 0 || map_tree(fd, owner) < 0)
+		return fail_closing(fd);
+	return keep_tree(fd);
 }
 
 /* A device node of the host, if it is the one it is called: a link or another node is refused. */
@@ -89,10 +144,13 @@ int new_file_system(const char *type, const struct option *option, size_t count,
 
 	if (fs < 0)
 		return -1;
-	for (size_t i = 0; i < count; i++)
-		if (syscall(SYS_fsconfig, fs, FSCONFIG_SET_STRING, option[i].key, option[i].value,
-			    0) < 0)
+	for (size_t i = 0; i < count; i++) {
+		bool flag = option[i].value[0] == '\0';
+
+		if (syscall(SYS_fsconfig, fs, flag ? FSCONFIG_SET_FLAG : FSCONFIG_SET_STRING,
+			    option[i].key, flag ? NULL : option[i].value, 0) < 0)
 			return -1;
+	}
 	if (syscall(SYS_fsconfig, fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
 		return -1;
 	return (int)syscall(SYS_fsmount, fs, FSMOUNT_CLOEXEC, attributes);
@@ -119,13 +177,9 @@ int new_tmpfs(const struct tmpfs *want)
 	fd = new_file_system("tmpfs", option, own ? 3 : 5, want->attributes);
 	if (fd < 0)
 		return -1;
-	if (ours_count == OURS_MAX || fstat(fd, &file) < 0) {
-		int error = ours_count == OURS_MAX ? ENOSPC : errno;
-
-		close(fd);
-		errno = error;
-		return -1;
-	}
+	errno = ENOSPC;
+	if (ours_count == OURS_MAX || fstat(fd, &file) < 0)
+		return fail_closing(fd);
 	ours[ours_count++] = file.st_dev;
 	return fd;
 }

@@ -10,7 +10,7 @@
 
 struct option {
 	const char *key;
-	char value[24];
+	char value[32]; /* empty: the key is a flag */
 };
 
 struct tmpfs {
@@ -24,6 +24,10 @@ int copy_tree(int at, const char *path, uint64_t attributes);
 int new_file_system(const char *type, const struct option *option, size_t count,
 		    uint64_t attributes);
 int new_tmpfs(const struct tmpfs *want);
+
+/* view.c: attach MOUNTED at PATH in the new root, making the place if that is in a file system of
+ * our own. */
+int attach(int mounted, const char *path);
 
 /*
  * 0 if DIRECTORY is in a file system of our own, else -1 with errno ENOENT: mount points are made

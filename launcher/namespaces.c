@@ -80,15 +80,15 @@ int step_namespaces(const struct step *step)
 	return send_record(&started);
 }
 
-/* Write TEXT to /proc/<init>/NAME, in one write as the kernel demands of maps. */
-static int write_init_file(const char *name, const char *text)
+/* Write TEXT to /proc/<pid>/NAME, in one write as the kernel demands of maps. */
+static int write_proc_file(pid_t pid, const char *name, const char *text)
 {
 	char path[64];
 	cleanup_fd int fd = -1;
 	size_t size = strlen(text);
 	ssize_t done;
 
-	snprintf(path, sizeof path, "/proc/%d/%s", (int)state.init, name);
+	snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, name);
 	fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -1;
@@ -107,17 +107,51 @@ static int write_init_file(const char *name, const char *text)
 int step_deny_setgroups(const struct step *step)
 {
 	(void)step;
-	return write_init_file("setgroups", "deny");
+	return write_proc_file(state.init, "setgroups", "deny");
 }
 
 int step_gid_map(const struct step *step)
 {
-	return write_init_file("gid_map", step->arg[0].text);
+	return write_proc_file(state.init, "gid_map", step->arg[0].text);
 }
 
 int step_uid_map(const struct step *step)
 {
-	return write_init_file("uid_map", step->arg[0].text);
+	return write_proc_file(state.init, "uid_map", step->arg[0].text);
+}
+
+static int open_user_namespace(pid_t pid)
+{
+	char path[64];
+
+	snprintf(path, sizeof path, "/proc/%d/ns/user", (int)pid);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/* A child holds the namespace until we do. It ends with the pipe, so even if we are killed. */
+int make_user_namespace(const char *uid_map, const char *gid_map)
+{
+	int hold[2], fd = -1, error;
+	pid_t child;
+	char byte;
+
+	if (pipe2(hold, O_CLOEXEC) < 0)
+		return -1;
+	child = (pid_t)syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);
+	if (child == 0) {
+		close(hold[1]);
+		_exit((int)read(hold[0], &byte, 1));
+	}
+	if (child > 0 && write_proc_file(child, "uid_map", uid_map) == 0 &&
+	    write_proc_file(child, "gid_map", gid_map) == 0)
+		fd = open_user_namespace(child);
+	error = errno;
+	close(hold[0]);
+	close(hold[1]);
+	while (child > 0 && waitpid(child, NULL, 0) < 0 && errno == EINTR)
+		;
+	errno = error;
+	return fd;
 }
 
 /* Run newuidmap(1) or newgidmap(1), found by the supervisor: PROGRAM PID then the map's numbers. */

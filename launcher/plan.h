@@ -36,8 +36,8 @@ struct plan {
 	struct step *step;
 };
 
-/* Larger than any argument list and environment that execve(2) takes. */
-#define PLAN_MAX (8u << 20)
+/* Larger than any argument list and environment that execve(2) takes, and files of several MiB. */
+#define PLAN_MAX (40u << 20)
 #define PLAN_VERSION "capsule-plan 1"
 
 extern const struct step_kind step_kinds[];

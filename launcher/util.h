@@ -22,7 +22,7 @@ enum {
 	STATUS_FD = 5,	   /* records: started, stopped, ended */
 	LIFELINE_FD = 6,   /* end of file: the supervisor is gone; a byte: a signal to pass on */
 	SUPERVISOR_FD = 7, /* pidfd of the supervisor, readable when it is gone */
-	TERMINAL_FD = 8, /* socket over which the pty's master leaves (only with a terminal step) */
+	GIFT_FD = 8, /* socket over which descriptors leave (only if a step has one to give) */
 	FIRST_USER_FD = 10,
 };
 
@@ -51,6 +51,16 @@ static inline void close_fd(int *fd)
 		close(*fd);
 }
 #define cleanup_fd __attribute__((cleanup(close_fd)))
+
+/* Close FD and fail with the error that there was. */
+static inline int fail_closing(int fd)
+{
+	int error = errno;
+
+	close(fd);
+	errno = error;
+	return -1;
+}
 
 /* Write all of DATA, whatever a signal or a full pipe cuts off. */
 static inline int write_all(int fd, const void *data, size_t size)

@@ -15,6 +15,8 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
+#define OPEN_TRIES 10000
+
 /* The directory in which the last thing was made: most of what follows lies beside it. */
 static struct {
 	char path[4096];
@@ -29,8 +31,18 @@ static int open_in_root(const char *path, uint64_t flags)
 		.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS,
 	};
 
-	/* The working directory is the root from pivot_root on. */
-	return (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+	int fd = -1;
+
+	/*
+	 * The working directory is the root from pivot_root on. EAGAIN: somewhere on the host
+	 * something was renamed or mounted while a ".." was followed, and the kernel is not sure.
+	 */
+	for (int tries = 0; tries < OPEN_TRIES && fd < 0; tries++) {
+		fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+		if (fd < 0 && errno != EAGAIN)
+			break;
+	}
+	return fd;
 }
 
 static int parent_of(char *path, const char **name);
@@ -122,7 +134,7 @@ static int move_to(int mounted, int place)
 			    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 
-static int attach(int mounted, const char *path)
+int attach(int mounted, const char *path)
 {
 	cleanup_fd int place = -1;
 	struct stat file;
@@ -163,6 +175,45 @@ int step_file(const struct step *step)
 	cleanup_fd int fd = create_file(step->arg[0].text, (mode_t)step->arg[1].number);
 
 	return fd < 0 ? -1 : write_all(fd, step->arg[2].text, strlen(step->arg[2].text));
+}
+
+/* The value of a hexadecimal digit, or -1. */
+static int digit_value(char digit)
+{
+	const char digits[] = "0123456789abcdef";
+	const char *at = digit == '\0' ? NULL : strchr(digits, digit);
+
+	return at == NULL ? -1 : (int)(at - digits);
+}
+
+/* Turn hexadecimal digits into the bytes that they are, in place. */
+static ssize_t decode(char *text)
+{
+	ssize_t size = 0;
+
+	for (const char *from = text; *from != '\0'; from += 2) {
+		int high = digit_value(from[0]);
+		int low = high < 0 ? -1 : digit_value(from[1]);
+
+		if (low < 0) {
+			errno = EPROTO;
+			return -1;
+		}
+		text[size++] = (char)(high << 4 | low);
+	}
+	return size;
+}
+
+int step_content(const struct step *step)
+{
+	char *data = (char *)step->arg[2].text;
+	ssize_t size = decode(data);
+	cleanup_fd int fd = -1;
+
+	if (size < 0)
+		return -1;
+	fd = create_file(step->arg[0].text, (mode_t)step->arg[1].number);
+	return fd < 0 ? -1 : write_all(fd, data, (size_t)size);
 }
 
 int step_tmpfs(const struct step *step)
@@ -314,44 +365,72 @@ int step_remount(const struct step *step)
 }
 
 /*
- * What covers a path: an empty file or directory, with a name in the root for as long as it takes.
- * Before 6.15 a mount that is attached nowhere cannot be copied, nor can a file without a name be
- * mounted.
+ * What covers a path: an empty file or directory in the root, below /proc where the proc file
+ * system will hide their names. They stay, for a mount whose file has no name any more cannot be
+ * copied before 6.15, and a directory without one cannot be read.
  */
-static char empty_file[] = "/.empty-file", empty_directory[] = "/.empty-directory";
+static int empty_file = -1, empty_directory = -1;
 
-static int mask(const char *path, uint64_t attributes)
+int step_covers(const struct step *step)
+{
+	char file[] = "/proc/.empty-file", directory[] = "/proc/.empty-directory";
+	cleanup_fd int made = create_file(file, 0444);
+
+	(void)step;
+	if (made < 0 || mkdir(directory, 0555) < 0)
+		return -1;
+	empty_file = open_in_root(file, 0);
+	empty_directory = open_in_root(directory, O_DIRECTORY);
+	return empty_file < 0 || empty_directory < 0 ? -1 : 0;
+}
+
+/* Put COVER over PLACE, which is at PATH: what is made below from here on is made in the cover. */
+static int lay_over(int cover, int place, const char *path)
+{
+	if (cover < 0 || move_to(cover, place) < 0)
+		return -1;
+	forget_parent(path);
+	return 0;
+}
+
+/* Nothing at PATH is no error where it MAY_MISS; that it cannot be covered always is. */
+static int hide(const char *path, uint64_t attributes, bool may_miss)
 {
 	cleanup_fd int place = open_in_root(path, 0);
 	cleanup_fd int cover = -1;
 	struct stat file;
 
-	if (place < 0 || fstat(place, &file) < 0)
+	if (place < 0)
+		return may_miss && errno == ENOENT ? 0 : -1;
+	if (fstat(place, &file) < 0)
 		return -1;
-	cover = copy_tree(AT_FDCWD, S_ISDIR(file.st_mode) ? empty_directory : empty_file,
-			  attributes);
-	return cover < 0 ? -1 : move_to(cover, place);
+	cover = copy_tree(S_ISDIR(file.st_mode) ? empty_directory : empty_file, "", attributes);
+	return lay_over(cover, place, path);
+}
+
+/* hide PATH ATTRIBUTES MISSING */
+int step_hide(const struct step *step)
+{
+	return hide(step->arg[0].text, step->arg[1].number, step->arg[2].number != 0);
 }
 
 /* mask ATTRIBUTES PATH...: paths that this kernel does not have, the supervisor left out. */
 int step_mask(const struct step *step)
 {
 	uint64_t attributes = strtoull(step->count > 0 ? step->arg[0].text : "", NULL, 10);
-	cleanup_fd int file = create_file(empty_file, 0444);
 
-	if (file < 0 || mkdir(empty_directory, 0555) < 0)
-		return -1;
 	for (size_t i = 1; i < step->count; i++)
-		if (mask(step->arg[i].text, attributes) < 0)
+		if (hide(step->arg[i].text, attributes, false) < 0)
 			return -1;
-	return unlink(empty_file) < 0 ? -1 : rmdir(empty_directory);
+	return 0;
 }
 
 /* Bind PATH over itself with ATTRIBUTES. */
 int step_protect(const struct step *step)
 {
-	cleanup_fd int place = open_in_root(step->arg[0].text, 0);
+	const char *path = step->arg[0].text;
+	cleanup_fd int place = open_in_root(path, 0);
 	cleanup_fd int copy = place < 0 ? -1 : copy_tree(place, "", step->arg[1].number);
 
-	return copy < 0 ? -1 : move_to(copy, place);
+	return lay_over(copy, place, path);
 }

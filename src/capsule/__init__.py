@@ -3,25 +3,47 @@
 General layout, from top to bottom; nothing imports upward:
 
     cli, doctor         the command line
+    policy_verb         what the command line says of policies
     options, report     what the command line takes and says
+    found               a capsule.toml that was found, not named
+    schema, profile     policies as TOML, and a JSON Schema of them
+    profile_text, toml_text, shapes
+                        parts of that
+    profiles            the policies that are built in
     checks, causes, trials
                         what doctor says, concludes and tries
     api                 run(), start(), plan(): glue
     terminal            a pty for interactive runs
     supervise, streams, verdict
                         Process: pipes, kill, reap, Result
+    closing             what is done when all is dead
+    layers, aftermath   what overlays changed; what must not stay
+    applying, comparing
+                        parts of the former
     launch              plan -> running command, or the error that says why not
+    hints               what a failed step means, and what to do
     plan                pure: policy x host x command -> steps; the one place that orders them
     view, identity      pure parts of it: what stands where, and who runs
-    command             where the program lies and what it needs
+    command             where the program lies
+    needs, loader, elf  what a program needs of /usr
+    surveyor            what lies where a policy points
+    examine             the part of it that only some policies need
+    hiding, sources     parts of that
+    survey, sightings   what was found; how protected names are
+    sockets             which sockets lie in a tree
+    guards, patterns    names that are protected; patterns of what is hidden
+    cursor, walk        ways through trees that follow no link
     host                what this kernel offers
     spawn               the only code that starts the launcher
-    steps, step, hints, policy, result, errors
+    steps, file_steps, step, policy, result, changes
+    mounts, quantities, paths, errors
+                        parts of a policy
     descriptors, signals, choice, values
                         small things below all
 """
 
 from .api import DEVNULL, INHERIT, PIPE, STDOUT, plan, run, start
+from .changes import Action, Change, SetAside
 from .errors import (
     CapsuleError,
     CommandFailed,
@@ -31,8 +53,9 @@ from .errors import (
     SetupError,
 )
 from .host import Host, probe
+from .mounts import Mount
 from .plan import Plan, Terminal
-from .policy import IdMap, Limits, Mount, Network, Policy
+from .policy import IdMap, Limits, Network, Policy, System
 from .result import Outcome, Result, Usage
 from .supervise import Process
 
@@ -43,7 +66,9 @@ __all__ = [
     "INHERIT",
     "PIPE",
     "STDOUT",
+    "Action",
     "CapsuleError",
+    "Change",
     "CommandFailed",
     "Host",
     "HostError",
@@ -58,7 +83,9 @@ __all__ = [
     "PolicyError",
     "Process",
     "Result",
+    "SetAside",
     "SetupError",
+    "System",
     "Terminal",
     "Usage",
     "__version__",

@@ -10,7 +10,7 @@ from .command import resolve
 from .descriptors import Descriptors
 from .errors import CapsuleError, PolicyError
 from .host import probe
-from .launch import launch
+from .launch import end, launch
 from .plan import Plan, Terminal, make_plan
 from .policy import Limits, Policy
 from .spawn import FIRST_USER_FD, cannot_start
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import IO, Any
 
+    from .closing import Closing
+    from .launch import Running
     from .result import Result
 
     Args = Sequence[str | bytes | os.PathLike[str]]
@@ -157,14 +159,36 @@ def _start(
     with streams, Descriptors(plan.owner) as theirs:
         stdio = _open_stdio(given, streams, theirs)
         sources = _padded(passed, pairs)
-        if terminal is None:
+        closing = _closing(plan, policy)
+        try:
             running = launch(plan, host, command, stdio, passed=sources, held=held)
-            master = None
-        else:
-            from .terminal import launch_with_terminal
+            master = _receive(running, closing, terminal)
+        except BaseException:
+            if closing is not None:
+                closing.close()
+            raise
+        return Process(running, plan, policy.limits, streams.move(), master, closing)
 
-            running, master = launch_with_terminal(plan, host, command, stdio, sources, held)
-        return Process(running, plan, policy.limits, streams.move(), master)
+
+def _closing(plan: Plan, policy: Policy) -> Closing | None:
+    if not plan.overlays and not plan.watched:
+        return None
+    from .closing import Closing  # only where there is something to look at in the end
+
+    return Closing(plan, policy)
+
+
+def _receive(running: Running, closing: Closing | None, terminal: Terminal | None) -> int | None:
+    """Hand out what init has sent: the layers, and the master of a pty."""
+    count = len(running.gifts) - (terminal is not None)
+    layers, master = running.gifts[:count], running.gifts[count] if terminal is not None else None
+    if closing is not None:
+        try:
+            closing.receive(layers)
+        except BaseException:
+            end(running.replace(gifts=() if master is None else (master,)))
+            raise
+    return master
 
 
 def plan(

@@ -10,7 +10,7 @@ import sys
 
 from . import api, report, signals
 from .errors import CapsuleError, PolicyError
-from .options import help_text, parse, to_policy
+from .options import effective, help_text, parse
 from .result import Outcome
 
 TYPE_CHECKING = False
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
     from .result import Result
     from .supervise import Process
 
-VERBS = ("run", "plan", "doctor")
+VERBS = ("run", "plan", "policy", "doctor")
 
 HELP = """\
 usage: capsule [run] [OPTIONS] [--] COMMAND [ARG...]
        capsule plan [OPTIONS] [--] COMMAND [ARG...]
+       capsule policy show [OPTIONS] | list | schema
        capsule doctor [--json]
 
 Run an untrusted program in an isolated environment: its own identity, files,
@@ -36,6 +37,7 @@ processes and network, without root and without a daemon.
 
   run      run the command (also without the word)
   plan     print every step that a run would take; nothing is executed
+  policy   print a policy as TOML, the built-in profiles, or the schema
   doctor   say what this host can enforce, what is missing, and the remedy
 
   capsule VERB --help   the options of a verb
@@ -115,14 +117,26 @@ def _main(words: list[str]) -> int:
     verb = words.pop(0) if words[0] in VERBS else "run"
     if verb == "doctor":
         return _doctor(words)
+    if verb == "policy":
+        from . import policy_verb
+
+        sys.stdout.write(policy_verb.main(words))
+        return 0
     options = parse(verb, words)
     if options.has("--help"):
         sys.stdout.write(help_text(verb))
         return 0
     if verb == "plan":
-        print(api.plan(options.command, to_policy(options)))
+        print(api.plan(options.command, _policy(options)))
         return 0
     return _run(options)
+
+
+def _policy(options: Options) -> Policy:
+    policy, note = effective(options)
+    if note and options.has("--verbose"):
+        report.say(note)
+    return policy
 
 
 def _die_of(number: int, *, group: bool = False) -> NoReturn:
@@ -140,12 +154,14 @@ def _die_of(number: int, *, group: bool = False) -> NoReturn:
 def _run(options: Options) -> int:
     file = report.Report(options.last("--json"))
     try:
-        result = _run_command(options, to_policy(options))
+        result = _run_command(options, _policy(options))
     except CapsuleError as error:
         failure = error
         file.write(lambda: report.error_json(failure))
         raise
     written = file.write(lambda: report.result_json(result))
+    if not options.has("--quiet"):
+        report.tell_closing(result)
     if options.has("--verbose"):
         report.explain(result)
     elif not options.has("--quiet") and result.outcome not in (Outcome.EXITED, Outcome.SIGNALED):

@@ -9,6 +9,11 @@ import os
 import sys
 
 from .errors import PolicyError
+from .mounts import MountKind
+from .paths import is_below
+from .policy import System
+from .survey import Survey
+from .surveyor import survey
 from .values import Value
 
 TYPE_CHECKING = False
@@ -26,6 +31,14 @@ OWN_PLACES = ("/etc", "/proc", "/dev", "/sys", "/run")
 SHARED_PLACES = ("/tmp", "/var/tmp", "/var", "/home", "/mnt", "/media", "/opt", "/srv", "/boot")
 
 _SCRIPT_DEPTH = 4
+# A working directory that lies in one of these is there.
+HOLDING = (
+    MountKind.READ_ONLY,
+    MountKind.READ_WRITE,
+    MountKind.OVERLAY,
+    MountKind.TMPFS,
+    MountKind.DIRECTORY,
+)
 
 
 class Command(Value):
@@ -41,6 +54,9 @@ class Command(Value):
         working_directory: directory of the host to show read-only at its own path, or None.
         shown: (path, reason) of what else of the host the program needs, read-only.
         root_entries: (path inside, link target or None) of what ``Policy.root`` holds.
+        needed: (path, link target or None, reason) of the host's programs that it needs, if only those
+            are to be shown.
+        survey: what lies where the policy's mounts point.
     """
 
     args: tuple[str, ...]
@@ -52,6 +68,8 @@ class Command(Value):
     working_directory: str | None = None
     shown: tuple[tuple[str, str], ...] = ()
     root_entries: tuple[tuple[str, str | None], ...] = ()
+    needed: tuple[tuple[str, str | None, str], ...] = ()
+    survey: Survey = Survey()
 
 
 def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> Command:
@@ -65,12 +83,13 @@ def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> C
     home = _home(policy, homes[0])
     env = _environment(policy, home)
     cwd, working_directory = _working_directory(policy, homes)
-    paths = _candidates(words[0], env.get("PATH", os.defpath), cwd)
+    paths = _candidates(words[0], env.get("PATH", os.defpath), _lookup_directory(policy, cwd))
     found = None if policy.root else next(filter(_is_executable, paths), None)
     shown: dict[str, str] = {}
-    if found is not None:
+    if found is not None and policy.system is System.ALL:
         for path, reason in _needs(found, env.get("PATH", os.defpath), homes):
             shown.setdefault(path, reason)
+    visible = tuple(shown.items())
     return Command(
         args=words,
         paths=paths,
@@ -79,14 +98,29 @@ def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> C
         env=tuple(f"{name}={value}" for name, value in env.items()),
         home=home,
         working_directory=working_directory,
-        shown=tuple(shown.items()),
+        shown=visible,
         root_entries=() if policy.root is None else _root_entries(policy.root),
+        needed=_needed(policy, found, env.get("PATH", os.defpath)),
+        survey=survey(policy, cwd_shown=working_directory, shown=visible, uid=os.geteuid()),
     )
 
 
-def is_below(path: str, top: str) -> bool:
-    """Whether a path is *top* or lies below it. Both are normal and absolute."""
-    return path == top or path.startswith(top.rstrip("/") + "/")
+def _lookup_directory(policy: Policy, cwd: str) -> str:
+    """Where a command with a slash in its name is looked for: here, even if that is not shown."""
+    if policy.cwd is not None or policy.show_cwd or policy.root is not None:
+        return cwd
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return cwd
+
+
+def _needed(policy: Policy, found: str | None, search: str) -> tuple[tuple[str, str | None, str], ...]:
+    if policy.system is System.ALL or found is None:
+        return ()
+    from .needs import needed  # only where it is asked for
+
+    return needed(found, search)
 
 
 def _real(path: str) -> str:
@@ -196,9 +230,9 @@ def _working_directory(policy: Policy, homes: list[str]) -> tuple[str, str | Non
         raise PolicyError("cwd: the working directory is gone", field="cwd", hint=hint)
     cwd = os.path.normpath(os.path.join(base, policy.cwd or "."))
     cwd = "/" + cwd.lstrip("/")
-    if policy.root or any(is_below(cwd, mount.at) for mount in policy.mounts):
+    if policy.root or any(is_below(cwd, mount.at) for mount in policy.mounts if mount.kind in HOLDING):
         return cwd, None
-    if _may_show(cwd, homes) and os.path.isdir(cwd):
+    if policy.show_cwd and _may_show(cwd, homes) and os.path.isdir(cwd):
         return cwd, cwd
     return (cwd, None) if policy.cwd is not None or _is_inside(cwd, homes) else ("/", None)
 
@@ -222,7 +256,9 @@ def _is_inside(path: str, homes: list[str]) -> bool:
 def _candidates(name: str, search: str, cwd: str) -> tuple[str, ...]:
     """The paths that execvp(3) would try, in its order. Relative parts of PATH are not searched."""
     if "/" in name:
-        return (os.path.join(cwd, name),)
+        path = os.path.join(cwd, name)
+        # What lies beside ".." may not be there inside.
+        return (os.path.realpath(path) if ".." in path.split("/") else path,)
     folders = [folder for folder in search.split(":") if folder.startswith("/")]
     return tuple(os.path.join(folder, name) for folder in folders) or (f"/usr/bin/{name}",)
 
@@ -245,7 +281,7 @@ def _needs(found: str, search: str, homes: list[str]) -> Iterator[tuple[str, str
             return
         for hop in _hops(program):
             yield from _around(hop, homes, whole=os.path.dirname(hop) in trusted)
-        program = _interpreter(_real(program), search)
+        program = _interpreter(program, search)
 
 
 def _hops(path: str) -> Iterator[str]:
@@ -324,10 +360,15 @@ def _venv_homes(prefix: str) -> Iterator[str]:
 def _interpreter(path: str, search: str) -> str | None:
     """What a script's first line names; execve(2). Through env(1) too."""
     try:
-        with open(path, "rb") as file:
-            first = file.read(256).split(b"\n", 1)[0]
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        first = os.read(fd, 256).split(b"\n", 1)[0]
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
     if not first.startswith(b"#!"):
         return None
     words = os.fsdecode(first[2:]).split()

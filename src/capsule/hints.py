@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 
 from . import steps as s
+from .errors import HostError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +36,13 @@ _PRIVATE = (
 )
 
 
+_SWAPPED = (
+    "a symbolic link has come into the path since it was looked at, or its links lead in a circle: "
+    "look who else writes there, and try again"
+)
+_KIND = "a file can only be put over a file, a directory over a directory"
+
+
 def _missing(step: Step) -> str:
     return f"{step.path} does not exist on this host: create it, or correct the path"
 
@@ -47,6 +56,10 @@ def _no_place(step: Step) -> str:
         f"the place {step.path} would have to be made inside a directory of the host, which Capsule "
         "does not do: create it there first, or choose another place"
     )
+
+
+def _nothing_to_hide(step: Step) -> str:
+    return f"there is no {step.path} inside: correct the path, or mark it as optional"
 
 
 # (class of step, errno) -> what to do. Step itself stands for any step that has no row of its own.
@@ -79,7 +92,7 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
     (s.Tree, errno.ENOENT): _missing,
     (s.Tree, errno.ENOTDIR): _missing,
     (s.Tree, errno.EACCES): _unreadable,
-    (s.Tree, errno.ELOOP): "its symbolic links lead in a circle",
+    (s.Tree, errno.ELOOP): _SWAPPED,
     (s.Tree, errno.ENAMETOOLONG): "the path is longer than the kernel takes (4095 bytes)",
     (s.Tree, errno.EINVAL): "a mount below it cannot be copied (for instance a namespace file)",
     (
@@ -97,9 +110,9 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
         "the current root is no mount point of its own (a chroot): start Capsule outside of it"
     ),
     (s.Attach, errno.ENOENT): _no_place,
-    (s.Attach, errno.ENOTDIR): "a file can only be put over a file, a directory over a directory",
-    (s.Attach, errno.EISDIR): "a file can only be put over a file, a directory over a directory",
-    (s.Attach, errno.EINVAL): "a file can only be put over a file, a directory over a directory",
+    (s.Attach, errno.ENOTDIR): _KIND,
+    (s.Attach, errno.EISDIR): _KIND,
+    (s.Attach, errno.EINVAL): _KIND,
     (s.Attach, errno.ELOOP): "the symbolic links at the place lead in a circle",
     (s.Attach, errno.EXDEV): "the place leads through a link of /proc: choose another",
     (s.Attach, errno.ENOSPC): (
@@ -113,6 +126,25 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
     (s.Symlink, errno.EEXIST): "something else stands there already: choose another place",
     (s.File, errno.ENOENT): _no_place,
     (s.File, errno.EEXIST): "something else stands there already: choose another place",
+    (s.Content, errno.ENOENT): _no_place,
+    (s.Content, errno.EEXIST): "something else stands there already: choose another place",
+    (s.Content, errno.ENOSPC): "the tmpfs that holds it is too small: choose another place",
+    (s.Hide, errno.ENOENT): _nothing_to_hide,
+    (s.Hide, errno.ENOTDIR): _nothing_to_hide,
+    (s.Overlay, errno.ENOENT): _no_place,
+    (s.Overlay, errno.ENOTDIR): "only a directory can be overlaid, and only a directory stands for it",
+    (s.Overlay, errno.ELOOP): "the directory that keeps the layer holds a symbolic link: take another",
+    (s.Overlay, errno.EPERM): (
+        "the directory that keeps the layer cannot be used, or the kernel is older than 5.11 and lets "
+        "no ordinary user make an overlay"
+    ),
+    (s.Overlay, errno.EBUSY): "another capsule uses the directory that keeps the layer: take another",
+    (s.Overlay, errno.EINVAL): (
+        "other file systems are mounted below the directory, or its file system or that of the layer "
+        "that is kept cannot be part of an overlay: overlay the directories below, each by itself, or "
+        "keep the layer elsewhere"
+    ),
+    (s.Overlay, errno.ESTALE): "the layer that is kept was made over another directory: take another",
     (s.Terminal, errno.ENOSPC): "the host has no pty left: raise the sysctl kernel.pty.max",
     (s.Terminal, errno.ENOMEM): "the host is out of memory",
     (s.Descriptor, errno.EBADF): "the descriptor is above this process's limit of open files",
@@ -156,7 +188,8 @@ def hint_for(step: Step, error: int, host: Host, command: Command | None) -> str
     """Return what to do about a failed step, or None if nothing better than its errno is known."""
     if isinstance(step, s.Exec) and command is not None and error in (errno.ENOENT, errno.EACCES):
         return _exec_hint(error, host, command)
-    hint = HINTS.get((type(step), error)) or HINTS.get((s.Step, error))
+    kind = s.Tree if isinstance(step, s.MappedTree) else type(step)
+    hint = HINTS.get((kind, error)) or HINTS.get((s.Step, error))
     return hint(step) if callable(hint) else hint
 
 
@@ -179,6 +212,21 @@ def _exec_hint(error: int, host: Host, command: Command) -> str:
             f"execute {command.found}: check the permissions of it and of the directories above it"
         )
     return f"{command.found} may not be executed: check its permissions"
+
+
+def host_error_for(step: Step, error: int, host: Host) -> HostError | None:
+    """What the host as such cannot give, whatever the policy says of it; None if that is not it."""
+    # With a layer that is kept, EPERM may come from the directory that keeps it.
+    unsure = (errno.EPERM,) if isinstance(step, s.Overlay) and step[2] != step.NONE else ()
+    refused = (errno.EPERM, errno.ENODEV, errno.ENOSYS)
+    if not isinstance(step, s.Overlay) or error not in refused or error in unsure:
+        return None
+    hint = "use a kernel from 5.11 on with overlayfs; or copy the directory and show the copy with --rw"
+    message = (
+        f"overlay at {s.show(step[0])}: Linux {host.kernel} does not let an ordinary user make one "
+        f"({os.strerror(error)}); the command was not run"
+    )
+    return HostError(message, hint=hint)
 
 
 def exit_code_for(step: Step, error: int, command: Command | None) -> int:

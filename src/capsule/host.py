@@ -38,6 +38,8 @@ PROC_MASKED = (
 )  # fmt: skip
 PROC_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys")
 
+CAP_SYS_ADMIN = 21
+
 HELPERS = ("/usr/bin", "/bin", "/usr/local/bin")
 
 
@@ -58,6 +60,7 @@ class Host(Value):
         initial_ids: whether ids are the kernel's own: the initial user namespace, not a container's.
         mount_api: fsopen(2), open_tree(2), move_mount(2) are there (5.2).
         openat2: openat2(2) is there (5.6).
+        mount_admin: the caller has CAP_SYS_ADMIN in the initial user namespace: real root.
         mount_setattr: mount_setattr(2) is there (5.12).
         landlock_abi: version of Landlock, 0 for none.
         outer_seccomp: the caller is under a seccomp filter itself.
@@ -81,6 +84,7 @@ class Host(Value):
     initial_ids: bool = True
     mount_api: bool = True
     openat2: bool = True
+    mount_admin: bool = False
     mount_setattr: bool = True
     landlock_abi: int = 0
     outer_seccomp: bool = False
@@ -133,6 +137,7 @@ def _probe(uid: int, gid: int) -> Host:
             "uid": uid,
             "gid": gid,
             "initial_ids": _has_initial_ids(),
+            "mount_admin": uid == 0 and _has_initial_ids() and _has_capability(CAP_SYS_ADMIN),
             "system": _entries(SYSTEM),
             "etc": etc,
             "etc_files": etc_files,
@@ -192,6 +197,16 @@ def _has_initial_ids() -> bool:
             return table.read().split() == ["0", "0", "4294967295"]
     except OSError:
         return True
+
+
+def _has_capability(number: int) -> bool:
+    """Whether it is in the effective set; a container's root has few."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+            found = next(line for line in lines if line.startswith("CapEff:"))
+    except (OSError, StopIteration):
+        return False
+    return bool(int(found.split()[1], 16) >> number & 1)
 
 
 def _entries(paths: Iterable[str]) -> tuple[tuple[str, str | None], ...]:

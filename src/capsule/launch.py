@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 
 from . import signals, spawn
-from .errors import InternalError, SetupError
+from .errors import HostError, InternalError, SetupError
 from .values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from socket import socket
 
     from .command import Command
     from .host import Host
@@ -26,12 +27,14 @@ class Running(Value):
         pidfd: descriptor of init, readable when the whole PID namespace is gone.
         status: reads records.
         lifeline: its end ends the capsule; a byte is a signal to pass on.
+        gifts: descriptors that init sent: upper layers in memory, then the master of a pty.
     """
 
     pid: int
     pidfd: int
     status: int
     lifeline: int
+    gifts: tuple[int, ...] = ()
 
 
 def launch(
@@ -41,7 +44,6 @@ def launch(
     stdio: Sequence[int],
     *,
     passed: Mapping[int, int] | None = None,
-    terminal: int | None = None,
     launcher: str = spawn.LAUNCHER,
     held: signals.Held | None = None,
 ) -> Running:
@@ -52,7 +54,30 @@ def launch(
         HostError: the launcher could not be started.
         InternalError: the launcher broke its protocol.
     """
-    child = spawn.spawn(plan.encode(), stdio, passed=passed, terminal=terminal, launcher=launcher)
+    with _Gifts(plan.gifts) as gifts:
+        child = spawn.spawn(plan.encode(), stdio, passed=passed, gifts=gifts.theirs, launcher=launcher)
+        gifts.sent()
+        running = _await(child, plan, host, command, held)
+        if not plan.gifts:
+            return running
+        try:
+            return running.replace(gifts=gifts.take())
+        except BaseException:
+            end(running)
+            raise
+
+
+def end(running: Running) -> None:
+    """Kill a capsule that nobody watches, reap it and close what is ours of it."""
+    _kill(running.pid)
+    for fd in (running.pidfd, running.status, running.lifeline, *running.gifts):
+        os.close(fd)
+
+
+def _await(
+    child: Child, plan: Plan, host: Host, command: Command | None, held: signals.Held | None
+) -> Running:
+    """Until the command runs."""
     init = 0
     try:
         read = os.read if held is None else held.read
@@ -69,6 +94,53 @@ def launch(
     spawn.reap(child.pid)
     os.close(child.error)
     return running
+
+
+class _Gifts:
+    """A socket over which init sends descriptors, if the plan has it send any."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._ours: socket | None = None
+        self._theirs: socket | None = None
+
+    def __enter__(self) -> _Gifts:
+        if self._count:
+            from socket import socketpair  # 3 ms
+
+            self._ours, self._theirs = socketpair()
+        return self
+
+    @property
+    def theirs(self) -> int | None:
+        """The launcher's end."""
+        return None if self._theirs is None else self._theirs.fileno()
+
+    def sent(self) -> None:
+        """The launcher has a copy of its end now."""
+        if self._theirs is not None:
+            self._theirs.close()
+
+    def take(self) -> tuple[int, ...]:
+        """What was sent. Init did so before the command ran, so this does not wait."""
+        from socket import CMSG_LEN, MSG_CMSG_CLOEXEC
+
+        taken: list[int] = []
+        while self._ours is not None and len(taken) < self._count:
+            # One byte and one descriptor a message. Not recv_fds, which ignores its flags.
+            data, told, _, _ = self._ours.recvmsg(1, CMSG_LEN(4), MSG_CMSG_CLOEXEC)
+            fds = [fd for _, _, found in told for fd in memoryview(found).cast("i")]
+            taken += fds
+            if not data or not fds:
+                for fd in taken:
+                    os.close(fd)
+                raise InternalError("init did not send all descriptors")
+        return tuple(taken)
+
+    def __exit__(self, *_exception: object) -> None:
+        for end in (self._ours, self._theirs):
+            if end is not None:
+                end.close()
 
 
 def _open_init(init: int) -> int:
@@ -94,7 +166,7 @@ def _expect(child: Child, kind: int) -> int:
 
 def _failure(
     report: bytes, plan: Plan, host: Host, command: Command | None
-) -> SetupError | InternalError:
+) -> SetupError | HostError | InternalError:
     if not report:
         return InternalError("the launcher or init ended without a report")
     if len(report) != spawn.REPORT_SIZE:
@@ -102,9 +174,12 @@ def _failure(
     index, error = memoryview(report).cast("i")
     if not 0 <= index < len(plan.steps):
         return InternalError(f"the launcher refused the plan: {os.strerror(error)}")
-    from .hints import exit_code_for, hint_for  # only where something failed
+    from .hints import exit_code_for, hint_for, host_error_for  # only where something failed
 
     step = plan.steps[index]
+    refused = host_error_for(step, error, host)
+    if refused is not None:
+        return refused
     hint = hint_for(step, error, host, command)
     code = exit_code_for(step, error, command)
     return SetupError(step, index, len(plan.steps), error, hint=hint, exit_code=code)

@@ -12,7 +12,7 @@ from .errors import HostError
 from .identity import make_ids
 from .policy import IdMap, Network
 from .values import Value
-from .view import BOUND, DEVICE_ATTRIBUTES, DEVICES, Source, make_view
+from .view import CLOSED, Layers, Source, make_view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .host import Host
     from .identity import Ids
     from .policy import Policy
+    from .survey import Watch
     from .view import View
 
 # What Capsule itself puts there: directories, links, small files, mount points.
@@ -61,6 +62,8 @@ class Plan(Value):
         protections: each protection, and how it is enforced.
         notes: what was shown unasked, and why.
         owner: (uid, gid) on the host of the command, where real root may give it something; or None.
+        overlays: (place, lower layer on the host, directory that keeps the upper one or "").
+        watched: writable trees to look through at the end.
     """
 
     steps: tuple[s.Step, ...]
@@ -69,6 +72,15 @@ class Plan(Value):
     protections: Mapping[str, str] = {}
     notes: tuple[str, ...] = ()
     owner: tuple[int, int] | None = None
+    overlays: tuple[tuple[str, str, str], ...] = ()
+    watched: tuple[Watch, ...] = ()
+
+    @property
+    def gifts(self) -> int:
+        """How many descriptors init will send: the upper layers in memory, then a terminal."""
+        return sum(isinstance(step, s.Terminal) for step in self.steps) + sum(
+            not kept for _, _, kept in self.overlays
+        )
 
     def __str__(self) -> str:
         width = len(str(len(self.steps)))
@@ -77,8 +89,11 @@ class Plan(Value):
         return "\n".join(lines)
 
     def encode(self) -> bytes:
-        """The plan as the launcher reads it."""
-        return s.encode(self.steps)
+        """The plan as the launcher reads it. What is remembered of the last plan is encoded already."""
+        last = _last
+        if last is None or self.steps[: len(last[2][0])] != last[2][0]:
+            return s.encode(self.steps)
+        return last[3] + s.encode_more(self.steps[len(last[2][0]) :])
 
 
 def make_plan(
@@ -116,7 +131,16 @@ def make_plan(
         protections=_protections(policy, ids),
         notes=notes,
         owner=ids.outside if host.uid == 0 and host.initial_ids else None,
+        overlays=_overlays(building, command),
+        watched=command.survey.watched,
     )
+
+
+def _overlays(building: Iterable[s.Step], command: Command) -> tuple[tuple[str, str, str], ...]:
+    """In the order of the steps, in which init sends what it makes."""
+    found = {one.mount.at: one for one in command.survey.found}
+    places = [step[0] for step in building if isinstance(step, s.Overlay)]
+    return tuple((at, found[at].path, found[at].keep) for at in places)
 
 
 def _building(
@@ -124,16 +148,18 @@ def _building(
 ) -> tuple[tuple[s.Step, ...], tuple[str, ...]]:
     """(Steps from the namespaces to the last mount, notes)."""
     view = make_view(policy, host, command, ids)
+    sources = _sources(view)
     steps = (
+        *_take_mapped(sources, ids),
         *_launcher_steps(_namespaces(policy), ids, host),
-        *_take(view, ids),
-        s.PivotRoot(ROOT_SIZE, ROOT_INODES),
-        *_build(view),
+        *_take(view, sources, ids, host),
+        s.PivotRoot(ROOT_SIZE + _content_size(view), ROOT_INODES),
+        *_build(view, sources),
     )
     return steps, view.notes
 
 
-_last: tuple[object, Host, tuple[tuple[s.Step, ...], tuple[str, ...]]] | None = None
+_last: tuple[object, Host, tuple[tuple[s.Step, ...], tuple[str, ...]], bytes] | None = None
 
 
 def _remembered_building(
@@ -146,13 +172,14 @@ def _remembered_building(
     """
     global _last  # noqa: PLW0603
     key = (
-        *(policy.mounts, policy.root, policy.network, policy.hostname, policy.uid, policy.gid, ids),
+        *(policy.root, policy.system, policy.network, policy.hostname, policy.uid, policy.gid, ids),
         *(policy.id_map, command.home, command.cwd, command.working_directory),
-        *(command.shown, command.root_entries),
+        *(command.shown, command.needed, command.root_entries, command.survey),
     )
     last = _last
     if last is None or last[1] is not host or last[0] != key:
-        last = _last = (key, host, _building(policy, host, command, ids))
+        building = _building(policy, host, command, ids)
+        last = _last = (key, host, building, s.encode(building[0]))
     return last[2]
 
 
@@ -187,7 +214,29 @@ def _launcher_steps(namespaces: s.Namespaces, ids: Ids, host: Host) -> Iterator[
     yield s.UidMap(ids.uid_map)
 
 
-def _take(view: View, ids: Ids) -> Iterator[s.Step]:
+def _sources(view: View) -> list[Source]:
+    """What is taken from the host, in the order in which it is: the launcher's first.
+
+    Its place in this list is its number in the plan. The new proc file system is the last.
+    """
+    found: list[Source] = []
+    for path, place in view.places:
+        if isinstance(place, Layers):
+            found += [place.lower] if place.upper is None else [place.lower, place.upper]
+        elif isinstance(place, Source) and path != "/proc":
+            found.append(place)
+    return sorted(found, key=lambda source: source.owner is None)
+
+
+def _take_mapped(sources: list[Source], ids: Ids) -> Iterator[s.Step]:
+    """By the launcher, while it still is root on the host."""
+    for source in sources:
+        if source.owner is not None:
+            maps = [f"{on} {seen} 1" for on, seen in zip(source.owner, ids.outside, strict=True)]
+            yield s.MappedTree(source.path, source.attributes, source.how, *maps)
+
+
+def _take(view: View, sources: list[Source], ids: Ids, host: Host) -> Iterator[s.Step]:
     """Init's first steps, while the host's tree is in sight: copies of what will be shown.
 
     Taken with the caller's own ids, hence with no more rights to open than the caller has.
@@ -197,55 +246,74 @@ def _take(view: View, ids: Ids) -> Iterator[s.Step]:
         yield s.DropGroups()
     yield s.Session()
     yield s.Private()
-    numbers = {path: (major, minor) for path, major, minor in DEVICES}
-    for path, place in view.places:
-        if path in numbers and isinstance(place, Source) and place.path == path:
-            yield s.Device(path, *numbers[path], DEVICE_ATTRIBUTES if view.at_once else 0)
-        elif isinstance(place, Source) and path != "/proc":
-            yield s.Tree(place.path, _attributes(place) if view.at_once else 0)
+    for source in sources:
+        attributes = source.attributes if view.at_once else 0
+        if source.device is not None:
+            yield s.Device(source.path, *source.device, attributes)
+        elif source.owner is None:
+            yield s.Tree(source.path, attributes, source.how)
     yield s.Identity(*ids.set_up)
+    if host.uid == 0:
+        # The ids changed, and so the kernel has set it to what fs.suid_dumpable says.
+        yield s.Undumpable()
     yield s.Proc()
 
 
-def _attributes(source: Source) -> int:
-    return BOUND | (s.READ_ONLY if source.read_only else 0)
+def _content_size(view: View) -> int:
+    """What the files that the policy brings take in the root's tmpfs."""
+    sizes = (len(place[2]) // 2 for _, place in view.places if isinstance(place, s.Content))
+    return sum(size + -size % 4096 for size in sizes)
 
 
-def _build(view: View) -> Iterator[s.Step]:
+def _build(view: View, sources: list[Source]) -> Iterator[s.Step]:
     """Places and mounts in the new root; last of all the root turns read-only."""
-    devices = {path for path, _, _ in DEVICES}
-    number = 0
-    proc = sum(isinstance(place, Source) for path, place in view.places if path != "/proc")
+    number = {id(source): position for position, source in enumerate(sources)}
     later: Iterable[s.Step] = ()
+    yield s.Covers()
     for path, place in view.places:
-        if not isinstance(place, Source):
+        if isinstance(place, Layers):
+            yield _overlay(path, place, number)
+        elif isinstance(place, s.Protect | s.Hide) and not view.at_once:
+            yield from _closed_later(place)
+        elif not isinstance(place, Source):
             yield place
         elif path == "/proc":
-            yield s.Attach(proc, path, "the new proc file system")
+            yield s.Attach(len(sources), path, "the new proc file system")
             later = _proc_steps(view)
         else:
-            yield s.Attach(number, path, place.path)
-            number += 1
+            yield s.Attach(number[id(place)], path, place.path)
             if not view.at_once:
                 # At once, for what is attached below it may have other attributes.
-                is_device = path in devices and place.path == path
-                wanted = DEVICE_ATTRIBUTES if is_device else _attributes(place)
-                yield s.Remount(path, wanted, 1)
+                yield s.Remount(path, place.attributes, 1)
     yield from later
-    yield s.Remount("/", s.READ_ONLY | s.NO_SUID | s.NO_DEV, 0)
+    for path in (*view.closed, "/"):
+        yield s.Remount(path, CLOSED if path != "/" else s.READ_ONLY | s.NO_SUID | s.NO_DEV, 0)
+
+
+def _closed_later(place: s.Protect | s.Hide) -> Iterator[s.Step]:
+    """For a kernel that cannot restrict a copy before it is attached."""
+    yield type(place)(place[0], 0, *place[2:])
+    # What may be missing cannot be remounted for sure. It is private to the capsule all the same.
+    if place[1] and not (isinstance(place, s.Hide) and place[2]):
+        yield s.Remount(place[0], place[1], 0)
+
+
+def _overlay(path: str, place: Layers, number: dict[int, int]) -> s.Overlay:
+    upper = s.Overlay.NONE if place.upper is None else number[id(place.upper)]
+    inodes = place.size // 4096
+    return s.Overlay(path, number[id(place.lower)], upper, place.size, inodes, place.attributes)
 
 
 def _proc_steps(view: View) -> Iterator[s.Step]:
     """Cover what tells of the host, protect what changes it."""
-    closed = s.READ_ONLY | s.NO_SUID | s.NO_DEV | s.NO_EXEC
-    at_once = closed if view.at_once else 0
+    at_once = CLOSED if view.at_once else 0
     for path in view.read_only:
         yield s.Protect(path, at_once)
     if view.masked:
         yield s.Mask(at_once, view.masked)
     if not view.at_once:
         for path in (*view.read_only, *view.masked):
-            yield s.Remount(path, closed, 0)
+            yield s.Remount(path, CLOSED, 0)
 
 
 def _machine(policy: Policy, terminal: Terminal | None) -> Iterator[s.Step]:

@@ -6,147 +6,15 @@ import os
 
 from .choice import Choice
 from .errors import PolicyError
+from .mounts import CONTENT_SIZE, Mount, in_force
+from .paths import absolute, check_path
+from .quantities import parse_size, parse_time, shown
 from .values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
-
-_SIZE_UNITS = {
-    "": 1,
-    "B": 1,
-    **{f"{u}{s}": 1024 ** (n + 1) for n, u in enumerate("KMGT") for s in ("", "I", "IB")},
-    **{f"{u}B": 1000 ** (n + 1) for n, u in enumerate("KMGT")},
-}
-_INFINITE = float("inf")
-_TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
-_LARGEST_SIZE = 2**63 - 1
-_LONGEST_WORD = 40
-# What poll(2) and the launcher count in: more is no limit that anyone means.
-_LONGEST_TIME = 10.0 * 365 * 86400
-
-
-def parse_size(value: int | str, field: str) -> int:
-    """Return a number of bytes: K, M, G, T are 1024-based (also KiB), KB, MB, GB 1000-based.
-
-    Raises:
-        PolicyError: it is not a size, is negative, not a whole number of bytes, or too large.
-    """
-    size = -1
-    if isinstance(value, int) and not isinstance(value, bool):
-        size = value
-    elif isinstance(value, str) and len(value) < _LONGEST_WORD:
-        digits, letters = _split_number(value.strip())
-        size = _whole(digits, _SIZE_UNITS.get(letters.strip().upper(), 0))
-    if not 0 <= size <= _LARGEST_SIZE:
-        hint = "write bytes or a number with K, M, G, T (1024-based) or KB, MB, GB (1000-based)"
-        raise PolicyError(f"{field}: not a size: {_shown(value)}", field=field, value=value, hint=hint)
-    return size
-
-
-def _whole(digits: str, unit: int) -> int:
-    """A decimal number of units in bytes, exactly; -1 if it is no number or no whole one."""
-    before, _, after = digits.partition(".")
-    if not unit or not (before + after).isdigit():
-        return -1
-    bytes_, rest = divmod(int(before + after) * unit, 10 ** len(after))
-    return -1 if rest else bytes_
-
-
-def _shown(value: object) -> str:
-    """A value for a message, not longer than it needs to be recognised."""
-    try:
-        text = repr(value)
-    except ValueError:
-        text = "a very large number"
-    return text if len(text) <= _LONGEST_WORD else f"{text[:_LONGEST_WORD]}..."
-
-
-def parse_time(value: float | str, field: str) -> float:
-    """Return seconds: a number, or text such as ``10ms``, ``2.5s``, ``1m30s``, ``1h``.
-
-    Raises:
-        PolicyError: it is not a time, not above zero, or longer than ten years.
-    """
-    seconds = -1.0
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value) if value <= _LONGEST_TIME else -1.0
-    elif isinstance(value, str) and 0 < len(value) < _LONGEST_WORD:
-        seconds = _sum_times(value.strip())
-    if not 0 < seconds <= _LONGEST_TIME:
-        hint = "write seconds above zero or a time such as 10ms, 2.5s, 1m30s"
-        raise PolicyError(f"{field}: not a time: {_shown(value)}", field=field, value=value, hint=hint)
-    return seconds
-
-
-def _sum_times(text: str) -> float:
-    """Seconds of parts in falling order of unit, or -1: 1m30s is a time, 30s1m and 1m30 are not."""
-    total, last = 0.0, _INFINITE
-    parts = 0
-    while text:
-        digits, text = _split_number(text)
-        letters = text[: len(text) - len(text.lstrip("mshMSH"))]
-        text = text[len(letters) :]
-        unit = _TIME_UNITS.get(letters.lower(), 0.0)
-        number = _to_float(digits)
-        if number < 0 or not unit or unit >= last or (not letters and parts):
-            return -1.0
-        total, last, parts = total + number * unit, unit, parts + 1
-    return total
-
-
-def _split_number(text: str) -> tuple[str, str]:
-    rest = text.lstrip("0123456789.")
-    return text[: len(text) - len(rest)], rest
-
-
-def _to_float(digits: str) -> float:
-    try:
-        return float(digits)
-    except ValueError:
-        return -1.0
-
-
-def check_path(value: object, field: str, *, absolute: bool = False) -> str:
-    """Return a path as text.
-
-    Raises:
-        PolicyError: it is no path, is empty, holds a NUL byte, or is relative where it must not be.
-    """
-    try:
-        path = os.fsdecode(value)  # type: ignore[arg-type]
-        os.fsencode(path)
-    except (TypeError, UnicodeError):
-        path = ""
-    if not path or "\0" in path:
-        raise PolicyError(f"{field}: not a path: {value!r}", field=field, value=value)
-    if absolute and not path.startswith("/"):
-        hint = "write the path from the root, beginning with /"
-        raise PolicyError(f"{field}: not absolute: {path}", field=field, value=value, hint=hint)
-    return path
-
-
-def absolute(path: str, field: str) -> str:
-    """Return the path from the root; a relative one counts from the working directory.
-
-    Raises:
-        PolicyError: there is no working directory any more.
-    """
-    try:
-        return os.path.abspath(path)
-    except FileNotFoundError:
-        hint = "change to a directory that exists, or write the path from the root"
-        message = f"{field}: the working directory is gone, from which {path} counts"
-        raise PolicyError(message, field=field, value=path, hint=hint) from None
-
-
-def inside_path(value: object, field: str) -> str:
-    """Return a normal absolute path inside the capsule: no ``.``, ``..`` or double slash."""
-    path = check_path(value, field, absolute=True)
-    if ".." in path.split("/"):
-        raise PolicyError(f"{field}: contains '..': {path}", field=field, value=value)
-    return "/" + os.path.normpath(path).lstrip("/")
 
 
 class Network(Choice):
@@ -158,6 +26,15 @@ class Network(Choice):
     """The host's: every service that listens on the host, abstract sockets included."""
 
 
+class System(Choice):
+    """How much of the host's programs is shown."""
+
+    ALL = "all"
+    """/usr and what goes with it, read-only."""
+    NEEDED = "needed"
+    """Only the program and the libraries that its file names."""
+
+
 class IdMap(Choice):
     """What the ids inside are on the host; user_namespaces(7)."""
 
@@ -167,77 +44,6 @@ class IdMap(Choice):
     """Besides that, the whole range that /etc/subuid and /etc/subgid give the caller."""
     HOST_ROOT = "host-root"
     """Root inside is root on the host. Only for root, and never by default."""
-
-
-class MountKind(Choice):
-    """What a `Mount` does."""
-
-    READ_ONLY = "read-only"
-    READ_WRITE = "read-write"
-    TMPFS = "tmpfs"
-
-
-class Mount(Value):
-    """One thing to show in the capsule. Made by `read_only`, `read_write` and `tmpfs`.
-
-    Attributes:
-        kind: what is mounted.
-        at: the place inside the capsule, an absolute path.
-        source: the path on the host, absolute; "" for a tmpfs.
-        size: bytes of a tmpfs.
-    """
-
-    kind: MountKind
-    at: str
-    source: str = ""
-    size: int = 0
-
-    def __post_init__(self) -> None:
-        self._set("at", inside_path(self.at, "mounts"))
-        if self.at == "/":
-            hint = "a whole root directory is Policy(root=...) or --root"
-            raise PolicyError("mounts: cannot replace /", field="mounts", value="/", hint=hint)
-        if self.at in ("/proc", "/dev") or self.at.startswith("/proc/"):
-            hint = "Capsule makes its own; choose another place, for instance below /dev/shm"
-            message = f"mounts: cannot replace {self.at}"
-            raise PolicyError(message, field="mounts", value=self.at, hint=hint)
-
-    @classmethod
-    def read_only(cls, source: str | os.PathLike[str], at: str | None = None) -> Mount:
-        """Show a file or directory of the host, with all mounts below it, read-only.
-
-        A relative *source* counts from the working directory at the time of this call. Without
-        *at* it is shown at its own path. Enforced by mount_setattr(2) (5.12) or a remount of each
-        mount (before), always nosuid and nodev.
-
-        Raises:
-            PolicyError: a path is empty, or *at* is relative.
-        """
-        return cls(MountKind.READ_ONLY, *_bind(source, at))
-
-    @classmethod
-    def read_write(cls, source: str | os.PathLike[str], at: str | None = None) -> Mount:
-        """Show a file or directory of the host, writable with the rights of the caller.
-
-        What is written there is written on the host. Otherwise as `read_only`.
-        """
-        return cls(MountKind.READ_WRITE, *_bind(source, at))
-
-    @classmethod
-    def tmpfs(cls, at: str, size: int | str = "64M") -> Mount:
-        """Show an empty, writable, private directory in memory of at most *size* bytes.
-
-        Enforced by tmpfs(5): a write beyond the size fails with ENOSPC.
-        """
-        number = parse_size(size, "size")
-        if number < 4096:
-            raise PolicyError(f"size: less than a page: {size!r}", field="size", value=size)
-        return cls(MountKind.TMPFS, at, "", number)
-
-
-def _bind(source: str | os.PathLike[str], at: str | None) -> tuple[str, str]:
-    path = absolute(check_path(source, "mounts"), "mounts")
-    return (path if at is None else at), path
 
 
 class Limits(Value):
@@ -270,9 +76,15 @@ class Policy(Value):
     """What a command may see and do. Frozen: `replace` derives another.
 
     Attributes:
-        mounts: what to show besides the default view.
+        mounts: what to show, hide or make up besides the default view. The order counts: of two
+            for one place the later one; one that would hide an earlier one is refused.
         root: a directory of the host to show as the whole root, read-only, instead of the host's
             programs.
+        system: how much of the host's programs to show.
+        show_cwd: whether the working directory is shown, read-only, unless a mount says otherwise.
+        protect: what in a writable tree is read-only besides the built-in list: names of paths as
+            in that list (docs/files.md).
+        unprotect: names of that list to leave writable; "all" for the whole list.
         network: which network.
         hostname: the hostname inside.
         uid: user id inside.
@@ -290,6 +102,10 @@ class Policy(Value):
 
     mounts: tuple[Mount, ...] = ()
     root: str | None = None
+    system: System = System.ALL
+    show_cwd: bool = True
+    protect: tuple[str, ...] = ()
+    unprotect: tuple[str, ...] = ()
     network: Network = Network.NONE
     hostname: str = "capsule"
     uid: int = 0
@@ -312,6 +128,9 @@ class Policy(Value):
         self._set("mounts", _mounts(self.mounts))
         if self.root is not None:
             self._set("root", absolute(check_path(self.root, "root"), "root"))
+        self._set("system", _choice(System, self.system, "system"))
+        for field in ("protect", "unprotect"):
+            self._set(field, _names(self.__dict__[field], field))
         self._set("network", _choice(Network, self.network, "network"))
         self._set("id_map", _choice(IdMap, self.id_map, "id_map"))
         self._set("hostname", _hostname(self.hostname))
@@ -320,8 +139,9 @@ class Policy(Value):
         if self.env is not None:
             self._set("env", _variables(self.env, "env", allow_none=False))
         self._set("extra_env", _variables(self.extra_env, "extra_env", allow_none=True))
-        if not isinstance(self.inherit_env, bool):
-            raise _wrong("inherit_env", self.inherit_env, "a bool")
+        for field in ("inherit_env", "show_cwd"):
+            if not isinstance(self.__dict__[field], bool):
+                raise _wrong(field, self.__dict__[field], "a bool")
         if self.cwd is not None:
             self._set("cwd", check_path(self.cwd, "cwd"))
         if not isinstance(self.limits, Limits):
@@ -329,13 +149,27 @@ class Policy(Value):
 
 
 def _wrong(field: str, value: object, wanted: str) -> PolicyError:
-    return PolicyError(f"{field}: not {wanted}: {_shown(value)}", field=field, value=value)
+    return PolicyError(f"{field}: not {wanted}: {shown(value)}", field=field, value=value)
 
 
 def _mounts(value: Any) -> tuple[Mount, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(m, Mount) for m in value):
         raise _wrong("mounts", value, "a sequence of Mount")
-    return tuple(value)
+    if sum(len(mount.data) for mount in value) > CONTENT_SIZE:
+        hint = "write it to files and show those with read_only (--ro)"
+        raise PolicyError("mounts: more than 8 MiB of content", field="mounts", hint=hint)
+    return in_force(value)
+
+
+def _names(value: Any, field: str) -> tuple[str, ...]:
+    """Relative paths such as ``.git/hooks``, normal and sorted."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+        raise _wrong(field, value, "a sequence of names")
+    for name in value:
+        parts = check_path(name, field).split("/")
+        if not all(parts) or not {".", ".."}.isdisjoint(parts):
+            raise _wrong(field, name, "a path inside of a tree, such as .git/hooks")
+    return tuple(sorted(set(value)))
 
 
 def _choice(kind: type[Choice], value: Any, field: str) -> Choice:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from .errors import CapsuleError, PolicyError, SetupError
+from .choice import Choice
+from .errors import CapsuleError, PolicyError, SetupError, printable
 from .result import Outcome
 
 TYPE_CHECKING = False
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from .plan import Plan
     from .result import Result
+    from .values import Value
 
 
 def say(text: str) -> None:
@@ -53,6 +55,18 @@ def explain(result: Result) -> None:
     )
     for name, how in result.protections.items():
         say(f"{name}: {how}")
+
+
+def tell_closing(result: Result) -> None:
+    """What was set aside and noticed at the end: the caller has to know, asked for or not."""
+    for one in result.set_aside:
+        done = f"is now {printable(one.moved_to)}" if one.moved_to else f"stays: {one.error}"
+        say(
+            f"the command made {printable(one.path)}, which programs on the host obey "
+            f"({one.guard}); it {done}"
+        )
+    for note in result.notes:
+        say(printable(note))
 
 
 class Report:
@@ -99,8 +113,23 @@ def result_json(result: Result) -> dict[str, object]:
     fields["exit_status"] = result.exit_status
     fields["stdout"] = _text(result.stdout)
     fields["stderr"] = _text(result.stderr)
+    fields["changes"] = [_plain(change) for change in result.changes]
+    fields["set_aside"] = [_plain(one) for one in result.set_aside]
     fields["usage"] = {name: getattr(result.usage, name) for name in result.usage.__value_fields__}
     return fields
+
+
+def _plain(value: Value) -> dict[str, object]:
+    """A value's fields. A name that is not UTF-8 comes as `_text` has it."""
+    fields = ((name, getattr(value, name)) for name in value.__value_fields__)
+    return {
+        name: field.value
+        if isinstance(field, Choice)
+        else _text(os.fsencode(field))
+        if isinstance(field, str)
+        else field
+        for name, field in fields
+    }
 
 
 def _text(data: bytes | None) -> object:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Self
 
+    from .changes import Change, SetAside
+
 
 class Outcome(Choice):
     """How a run ended. What the command itself did is told apart from what was done to it."""
@@ -65,6 +67,10 @@ class Result(Value):
         protections: each protection in force, and how it was enforced.
         denials: what the program tried and was refused, as far as it was recorded.
         detail: more of the outcome in words, or "".
+        changes: what the upper layers of overlays changed, each layer in the order of its paths.
+        changes_complete: whether that is all; a program can make more than are listed.
+        set_aside: protected paths that the command made in writable trees; see ``Policy.protect``.
+        notes: what else was noticed at the end.
     """
 
     args: tuple[str, ...]
@@ -78,6 +84,10 @@ class Result(Value):
     protections: Mapping[str, str] = {}
     denials: tuple[str, ...] = ()
     detail: str = ""
+    changes: tuple[Change, ...] = ()
+    changes_complete: bool = True
+    set_aside: tuple[SetAside, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # Next to the package and nowhere else: no PATH, no environment variable can name another one.
 LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "capsule-launch")
 
-PLAN_FD, ERROR_FD, STATUS_FD, LIFELINE_FD, SUPERVISOR_FD, TERMINAL_FD = range(3, 9)
+PLAN_FD, ERROR_FD, STATUS_FD, LIFELINE_FD, SUPERVISOR_FD, GIFT_FD = range(3, 9)
 FIRST_USER_FD = 10
 
 STARTED, FEATURES, READY, STOPPED, ENDED = range(1, 6)
@@ -51,7 +51,7 @@ def spawn(
     stdio: Sequence[int],
     *,
     passed: Mapping[int, int] | None = None,
-    terminal: int | None = None,
+    gifts: int | None = None,
     launcher: str = LAUNCHER,
 ) -> Child:
     """Start the launcher with a plan.
@@ -60,7 +60,7 @@ def spawn(
         plan: the encoded plan.
         stdio: three descriptors to become 0, 1 and 2.
         passed: further ones: number in the launcher, from FIRST_USER_FD on, to ours.
-        terminal: socket over which a pty's master is to come, if the plan opens one.
+        gifts: socket over which init sends descriptors: upper layers, the master of a pty.
         launcher: the launcher's path.
 
     Raises:
@@ -73,7 +73,7 @@ def spawn(
         raise HostError("this process ignores SIGCHLD, so a capsule cannot be waited for", hint=hint)
     try:
         with Descriptors() as fds:
-            child = _spawn(fds, plan, (stdio, passed or {}, terminal), launcher)
+            child = _spawn(fds, plan, (stdio, passed or {}, gifts), launcher)
             fds.keep((child.error, child.status, child.lifeline))
             return child
     except OSError as error:
@@ -99,7 +99,7 @@ def _spawn(
     given: tuple[Sequence[int], Mapping[int, int], int | None],
     launcher: str,
 ) -> Child:
-    stdio, passed, terminal = given
+    stdio, passed, gifts = given
     memory = fds.own(os.memfd_create("capsule-plan", os.MFD_CLOEXEC))
     if os.write(memory, plan) != len(plan):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -116,8 +116,8 @@ def _spawn(
         SUPERVISOR_FD: supervisor,
         **passed,
     }
-    if terminal is not None:
-        wanted[TERMINAL_FD] = terminal
+    if gifts is not None:
+        wanted[GIFT_FD] = gifts
     return Child(_execute(launcher, wanted), error, status, lifeline)
 
 

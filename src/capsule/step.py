@@ -84,7 +84,12 @@ def show(value: object) -> object:
 
 def encode(steps: Iterable[Step]) -> bytes:
     """The plan as the launcher reads it: NUL-separated words, a version first."""
-    words = [VERSION]
+    return VERSION.encode() + b"\0" + encode_more(steps)
+
+
+def encode_more(steps: Iterable[Step]) -> bytes:
+    """Further steps of a plan."""
+    words: list[str] = []
     for step in steps:
         arguments = list(step.words())
         words += (step.word, str(len(arguments)), *arguments)

@@ -8,14 +8,34 @@ words, their order of arguments and the signatures are those of launcher/steps.d
 
 from __future__ import annotations
 
+from .file_steps import DIRECTORY as DIRECTORY
+from .file_steps import NO_LINKS as NO_LINKS
+from .file_steps import Attach as Attach
+from .file_steps import Content as Content
+from .file_steps import Covers as Covers
+from .file_steps import Device as Device
+from .file_steps import Devpts as Devpts
+from .file_steps import Directory as Directory
+from .file_steps import File as File
+from .file_steps import Hide as Hide
+from .file_steps import MappedTree as MappedTree
+from .file_steps import Mask as Mask
+from .file_steps import Overlay as Overlay
+from .file_steps import PivotRoot as PivotRoot
+from .file_steps import Proc as Proc
+from .file_steps import Protect as Protect
+from .file_steps import Remount as Remount
+from .file_steps import Symlink as Symlink
+from .file_steps import Tmpfs as Tmpfs
+from .file_steps import Tree as Tree
 from .step import NAMESPACES as NAMESPACES
 from .step import NO_DEV as NO_DEV
 from .step import NO_EXEC as NO_EXEC
 from .step import NO_SUID as NO_SUID
 from .step import READ_ONLY as READ_ONLY
 from .step import Step as Step
-from .step import describe_attributes, describe_size
 from .step import encode as encode
+from .step import encode_more as encode_more
 from .step import show as show
 
 TYPE_CHECKING = False
@@ -101,142 +121,11 @@ class Private(Step):
     word, text = "private", "make the propagation of all mounts private"
 
 
-class Tree(Step):
-    """open_tree(2) a copy of a host tree. Arguments: the path, the attributes."""
-
-    __slots__ = ()
-    word, signature, path_at = "tree", "pn", 0
-
-    def describe(self) -> str:
-        """Name the source and its attributes."""
-        return f"take {show(self[0])} from the host ({describe_attributes(self[1])})"
-
-
-class Device(Step):
-    """Take a device node of the host. Arguments: the path, major, minor, the attributes."""
-
-    __slots__ = ()
-    word, signature, path_at = "device", "pnnn", 0
-    text = "take the device {0} ({1}:{2}) from the host"
-
-
-class Proc(Step):
-    """Make a procfs of the new PID namespace."""
-
-    __slots__ = ()
-    word, text = "proc", "make a proc file system of the new PID namespace"
-
-
 class Identity(Step):
     """setresuid(2) and setresgid(2) of init. Arguments: uid, gid inside."""
 
     __slots__ = ()
     word, signature, text = "identity", "nn", "become uid {0}, gid {1}"
-
-
-class PivotRoot(Step):
-    """pivot_root(2) to a new tmpfs and detach the old root. Arguments: bytes, inodes."""
-
-    __slots__ = ()
-    word, signature = "pivot-root", "nn"
-
-    def describe(self) -> str:
-        """Name the size."""
-        return f"make an empty {describe_size(self[0])} tmpfs the root and let the host's tree go"
-
-
-class Directory(Step):
-    """mkdir(2). Arguments: the path, the mode."""
-
-    __slots__ = ()
-    word, signature, path_at = "directory", "pn", 0
-
-    def describe(self) -> str:
-        """Name the mode in octal."""
-        return f"make the directory {show(self[0])} ({self[1]:04o})"
-
-
-class Symlink(Step):
-    """symlink(2). Arguments: the target, the path."""
-
-    __slots__ = ()
-    word, signature, text, path_at = "symlink", "sp", "link {1} to {0}", 1
-
-
-class File(Step):
-    """Make a file. Arguments: the path, the mode, the content."""
-
-    __slots__ = ()
-    word, signature, path_at = "file", "pns", 0
-
-    def describe(self) -> str:
-        """Name the size, not the content."""
-        size = len(self[2].encode("utf-8", "surrogateescape"))
-        return f"write {show(self[0])} ({self[1]:04o}, {size} bytes)"
-
-
-class Tmpfs(Step):
-    """Mount a tmpfs. Arguments: path, bytes, inodes, mode, attributes, uid and gid of its root."""
-
-    __slots__ = ()
-    word, signature, path_at = "tmpfs", "pnnnnnn", 0
-
-    def describe(self) -> str:
-        """Name the place, the size and the attributes."""
-        how = describe_attributes(self[4])
-        return f"mount a {describe_size(self[1])} tmpfs at {show(self[0])} ({self[3]:04o}, {how})"
-
-
-class Devpts(Step):
-    """Mount a devpts of its own. Arguments: the path."""
-
-    __slots__ = ()
-    word, signature, text, path_at = "devpts", "p", "mount a devpts of its own at {0}", 0
-
-
-class Attach(Step):
-    """move_mount(2) what was taken. Arguments: which, the path; and, for people, what it is."""
-
-    __slots__ = ()
-    word, signature, text, path_at = "attach", "np", "attach {2} at {1}", 1
-
-
-class Remount(Step):
-    """mount(2) MS_REMOUNT. Arguments: the path, attributes to add, whether also all below."""
-
-    __slots__ = ()
-    word, signature, path_at = "remount", "pnn", 0
-
-    def describe(self) -> str:
-        """Name the place and the attributes."""
-        below = " and all mounts below it" if self[2] else ""
-        return f"remount {show(self[0])}{below} ({describe_attributes(self[1])})"
-
-
-class Mask(Step):
-    """Cover paths with an empty file or directory. Arguments: attributes, a tuple of paths."""
-
-    __slots__ = ()
-    word, signature = "mask", "*"
-
-    def words(self) -> Iterable[str]:
-        """The attributes, then each path."""
-        return (str(self[0]), *self[1])
-
-    def describe(self) -> str:
-        """Name every path."""
-        return f"cover with emptiness: {', '.join(str(show(path)) for path in self[1])}"
-
-
-class Protect(Step):
-    """Bind a path over itself. Arguments: the path, attributes."""
-
-    __slots__ = ()
-    word, signature, path_at = "protect", "pn", 0
-
-    def describe(self) -> str:
-        """Name the place and the attributes."""
-        return f"bind {show(self[0])} over itself ({describe_attributes(self[1])})"
 
 
 class Loopback(Step):

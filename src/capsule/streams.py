@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO, Any
 
 CHUNK = 1 << 16
 
@@ -35,6 +40,47 @@ class Streams:
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
         self.input = memoryview(input)
         self.encoding = encoding
+        self._files: dict[str, IO[Any]] = {}
+
+    def file(self, name: str, mode: str) -> IO[Any] | None:
+        """One object a stream. Closing stdin's closes the pipe: the command sees its end."""
+        fd = getattr(self, name)
+        if name not in self._files and fd >= 0:
+            file: IO[Any] = open(fd, mode, closefd=name == "stdin")  # noqa: SIM115
+            if name == "stdin":
+                self.stdin = -1
+            coding = self.encoding
+            if coding is not None:
+                binary: Any = file
+                file = io.TextIOWrapper(
+                    binary, coding.encoding, coding.errors, write_through=mode == "wb"
+                )
+            self._files[name] = file
+        return self._files.get(name)
+
+    def buffered(self, fd: int) -> bytes:
+        """What the caller's own reader has fetched from the pipe but not handed out."""
+        name = "stdout" if fd == self.stdout else "stderr"
+        reader: Any = self._files.pop(name, None)
+        if reader is None or reader.closed:
+            return b""
+        return bytes(getattr(reader, "buffer", reader).peek())
+
+    def close_stdin(self) -> None:
+        """No more input but what is given: the command sees the end of the file."""
+        writer = self._files.get("stdin")
+        if writer is not None and not writer.closed:
+            try:
+                writer.close()
+            except BrokenPipeError:
+                pass  # the command has closed its end
+        if self.stdin >= 0 and not self.input:
+            os.close(self.stdin)
+            self.stdin = -1
+
+    def decode(self, data: bytes) -> Any:
+        """Bytes, or text if that is wanted."""
+        return self.encoding.decode(data) if self.encoding else data
 
     def write_input(self) -> bool:
         """Write a part of the input. True once there is no more: stdin is closed then.
@@ -67,6 +113,11 @@ class Streams:
 
     def close(self) -> None:
         """Close what is open."""
+        for file in self._files.values():
+            try:
+                file.close()
+            except (OSError, ValueError):
+                pass  # what was not written has no reader any more
         for name in ("stdin", "stdout", "stderr"):
             fd = getattr(self, name)
             if fd >= 0:

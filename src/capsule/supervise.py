@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import select
 import time
@@ -15,11 +14,13 @@ from .verdict import usage, verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
     from typing import IO, Any, Self
 
+    from .closing import Closing
     from .launch import Running
+    from .layers import Layer
     from .plan import Plan
     from .policy import Limits
     from .streams import Streams
@@ -48,16 +49,17 @@ class Process:
         limits: Limits,
         streams: Streams,
         terminal: int | None = None,
+        closing: Closing | None = None,
     ) -> None:
         self.args = plan.args
         self.pid = running.pid
         self.namespaces = plan.namespaces
         self.protections = dict(plan.protections)
         self.terminal = terminal
+        self._closing = closing
         self._running: Running | None = running
         self._limits = limits
         self._streams = streams
-        self._files: dict[str, IO[Any]] = {}
         self._captured: dict[int, bytearray] = {}
         self._sinks: dict[int, int] = {}
         self._output = 0
@@ -75,33 +77,17 @@ class Process:
     @property
     def stdin(self) -> IO[Any] | None:
         """A writer to the command's standard input, or None unless it was started with PIPE."""
-        return self._file("stdin", "wb")
+        return self._streams.file("stdin", "wb")
 
     @property
     def stdout(self) -> IO[Any] | None:
         """A reader of the command's standard output, or None unless it is a pipe."""
-        return self._file("stdout", "rb")
+        return self._streams.file("stdout", "rb")
 
     @property
     def stderr(self) -> IO[Any] | None:
         """A reader of the command's standard error, or None unless it is a pipe."""
-        return self._file("stderr", "rb")
-
-    def _file(self, name: str, mode: str) -> IO[Any] | None:
-        """One object a stream. Closing stdin's closes the pipe: the command sees its end."""
-        fd = getattr(self._streams, name)
-        if name not in self._files and fd >= 0:
-            file: IO[Any] = open(fd, mode, closefd=name == "stdin")  # noqa: SIM115
-            if name == "stdin":
-                self._streams.stdin = -1
-            coding = self._streams.encoding
-            if coding is not None:
-                binary: Any = file
-                file = io.TextIOWrapper(
-                    binary, coding.encoding, coding.errors, write_through=mode == "wb"
-                )
-            self._files[name] = file
-        return self._files.get(name)
+        return self._streams.file("stderr", "rb")
 
     # --- life ------------------------------------------------------------------------
 
@@ -134,7 +120,7 @@ class Process:
             TimeoutError: it has not ended within *timeout*.
         """
         if self._result is None:
-            self._close_stdin()
+            self._streams.close_stdin()
             if not self._pump(timeout):
                 raise TimeoutError(f"{self.args[0]} still runs after {timeout} s")
             return self._finish()
@@ -205,11 +191,23 @@ class Process:
         state = self._result.outcome.value if self._result else "running"
         return f"<Process {self.args[0]!r} pid={self.pid} {state}>"
 
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """The upper layers of overlays, by place. To be read after the end, within the block."""
+        return {} if self._closing is None else self._closing.layers
+
     def _end(self) -> None:
         """Kill, reap and close, whatever state this is in."""
         with signals.Held():
             self.kill()
             self._release()
+        if self._closing is not None:
+            try:
+                if self._result is None:
+                    self._closing.examine()
+            finally:
+                self._closing.close()
+                self._closing = None
 
     # --- the loop
 
@@ -294,7 +292,7 @@ class Process:
 
     def _read_output(self, fd: int) -> bool:
         """Take what there is of one stream. False once there is no more for now."""
-        data = self._buffered(fd)
+        data = self._streams.buffered(fd)
         try:
             data += os.read(fd, CHUNK)
         except BlockingIOError:
@@ -320,29 +318,10 @@ class Process:
             self._kill_init()
         return data[:room]
 
-    def _buffered(self, fd: int) -> bytes:
-        """What the caller's own reader has fetched from the pipe but not handed out."""
-        name = "stdout" if fd == self._streams.stdout else "stderr"
-        reader: Any = self._files.pop(name, None)
-        if reader is None or reader.closed:
-            return b""
-        return bytes(getattr(reader, "buffer", reader).peek())
-
     def _write_input(self) -> None:
         fd = self._streams.stdin
         if self._streams.write_input():
             self.unwatch(fd)
-
-    def _close_stdin(self) -> None:
-        writer = self._files.get("stdin")
-        if writer is not None and not writer.closed:
-            try:
-                writer.close()
-            except BrokenPipeError:
-                pass  # the command has closed its end
-        if self._streams.stdin >= 0 and not self._streams.input:
-            os.close(self._streams.stdin)
-            self._streams.stdin = -1
 
     # --- the end ------------------------------------------------------------------------
 
@@ -356,6 +335,9 @@ class Process:
         with signals.Held():
             self._result = self._make_result()
             self._release()
+        if self._closing is not None:
+            found = self._closing.examine()
+            self._result = self._result.replace(**found.__dict__)
         return self._result
 
     def _release(self) -> None:
@@ -366,11 +348,6 @@ class Process:
         spawn.reap(running.pid)
         for fd in (running.pidfd, running.status, running.lifeline):
             os.close(fd)
-        for file in self._files.values():
-            try:
-                file.close()
-            except (OSError, ValueError):
-                pass  # what was not written has no reader any more
         self._streams.close()
         if self.terminal is not None:
             os.close(self.terminal)
@@ -396,5 +373,4 @@ class Process:
     def _text(self, fd: int) -> Any:
         if fd < 0 or fd in self._sinks:
             return None
-        data, text = bytes(self._captured.get(fd, b"")), self._streams.encoding
-        return text.decode(data) if text else data
+        return self._streams.decode(bytes(self._captured.get(fd, b"")))

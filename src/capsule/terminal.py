@@ -10,47 +10,22 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import socket
 import termios
 import tty
 
 from . import signals
-from .launch import launch
 from .plan import Terminal
 from .streams import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
-    from .command import Command
-    from .host import Host
-    from .launch import Running
-    from .plan import Plan
     from .supervise import Process
 
 _CHUNK = 1 << 14
 BACKGROUND_LOOK = 0.2  # seconds
-
-
-def launch_with_terminal(
-    plan: Plan,
-    host: Host,
-    command: Command,
-    stdio: Sequence[int],
-    passed: Mapping[int, int],
-    held: signals.Held,
-) -> tuple[Running, int]:
-    """As `launch`, for a plan that opens a terminal. Returns the pty's master too."""
-    ours, theirs = socket.socketpair()
-    with ours:
-        with theirs:
-            fd = theirs.fileno()
-            running = launch(plan, host, command, stdio, passed=passed, terminal=fd, held=held)
-        # The launcher has sent it before the command ran, so this does not wait.
-        _, masters, _, _ = socket.recv_fds(ours, 1, 1)
-    return running, masters[0]
 
 
 def describe(fds: Sequence[int]) -> Terminal:

@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import signal
-import socket
 import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,8 +26,9 @@ from capsule.command import Command, resolve
 from capsule.errors import CapsuleError, InternalError, SetupError
 from capsule.host import Host
 from capsule.launch import Running, launch
+from capsule.mounts import Mount
 from capsule.plan import Plan, Terminal, make_plan
-from capsule.policy import Limits, Mount, Policy
+from capsule.policy import Limits, Policy
 from tests.launcher.witness import KILL, SOCKET, Call, Watch, refusal, witness
 from tests.unit.wire import kinds
 
@@ -159,10 +159,8 @@ def perform(what: Stage, launcher: str, extra: dict[int, int]) -> Ran:
     """Launch and wait for the end; then read what the command left."""
     error: CapsuleError | None = None
     ended: tuple[int, ...] | None = None
-    ours, theirs = socket.socketpair()
-    with no_hang(), pipe() as (reading, writing), ours, theirs:
+    with no_hang(), pipe() as (reading, writing):
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        wants_terminal = any(isinstance(step, s.Terminal) for step in what.plan.steps)
         try:
             running = launch(
                 what.plan,
@@ -170,7 +168,6 @@ def perform(what: Stage, launcher: str, extra: dict[int, int]) -> Ran:
                 what.command,
                 (null, writing, null),
                 passed={11: writing, **extra},
-                terminal=theirs.fileno() if wants_terminal else None,
                 launcher=launcher,
             )
             ended = finish(running)
@@ -196,7 +193,7 @@ def finish(running: Running) -> tuple[int, ...] | None:
         assert record[0] in (spawn.STOPPED, spawn.ENDED)
         ended = record
     spawn.reap(running.pid)
-    for fd in (running.pidfd, running.status, running.lifeline):
+    for fd in (running.pidfd, running.status, running.lifeline, *running.gifts):
         os.close(fd)
     return ended
 

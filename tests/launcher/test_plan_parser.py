@@ -16,8 +16,9 @@ from capsule import spawn
 from capsule import steps as s
 from capsule.command import resolve
 from capsule.launch import launch
+from capsule.mounts import Mount
 from capsule.plan import Terminal, make_plan
-from capsule.policy import Limits, Mount, Policy
+from capsule.policy import Limits, Policy
 from tests.launcher.build import ALL, HERE, SANITIZE, SOURCES, WARNINGS, build, links_with
 from tests.unit.examples import CASES
 from tests.unit.wire import kinds
@@ -25,7 +26,7 @@ from tests.unit.wire import kinds
 VERSION = "capsule-plan 1"
 FEATURES, STOP = ("features", "0"), ("stop", "0")
 EXEC = ("exec", "3", "1", "/bin/true", "0")
-CAP = 8 << 20
+CAP = 40 << 20
 MANY = "18446744073709551615"
 
 
@@ -66,7 +67,7 @@ MALFORMED: dict[str, bytes] = {
     "longer word": plan(("stop2", "0")),
     "too few arguments": plan(("identity", "1", "0"), EXEC),
     "too many arguments": plan(("session", "1", "x"), EXEC),
-    "an argument too many for a path": plan(("tree", "3", "/usr", "7", "0"), EXEC),
+    "an argument too many for a path": plan(("tree", "4", "/usr", "7", "0", "0"), EXEC),
     "no arguments": plan(("uid-map", "0"), STOP),
     "more arguments than words": plan(("exec", "9", "1", "/bin/true", "0")),
     "many arguments": plan(("exec", MANY, "1", "/bin/true", "0")),
@@ -86,7 +87,7 @@ MALFORMED: dict[str, bytes] = {
     "number overflows by one": plan(("identity", "2", "18446744073709551616", "0"), EXEC),
     "number overflows far": plan(("identity", "2", "9" * 30, "0"), EXEC),
     "number of other digits": plan(("identity", "2", "١", "0"), EXEC),
-    "relative path": plan(("tree", "2", "usr", "7"), EXEC),
+    "relative path": plan(("tree", "3", "usr", "7", "0"), EXEC),
     "empty path": plan(("chdir", "1", ""), EXEC),
     "relative place of a link": plan(("symlink", "2", "/target", "place"), EXEC),
     "no end": plan(("session", "0")),

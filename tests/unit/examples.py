@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 from capsule.command import Command
 from capsule.host import Host, Range
+from capsule.mounts import FROM_HOST, Mount, MountKind
 from capsule.plan import Plan, Terminal, make_plan
-from capsule.policy import IdMap, Limits, Mount, Network, Policy
+from capsule.policy import IdMap, Limits, Network, Policy, System
+from capsule.survey import Found, Guarded, Survey, Watch
 
 HOST = Host(
     kernel="6.1.0",
@@ -27,7 +29,7 @@ HOST = Host(
     landlock_abi=2,
 )
 OLD_HOST = HOST.replace(kernel="5.10.0", mount_setattr=False, landlock_abi=0)
-ROOT_HOST = HOST.replace(uid=0, gid=0)
+ROOT_HOST = HOST.replace(uid=0, gid=0, mount_admin=True)
 RANGES = {"subuids": Range(100000, 65536), "subgids": Range(200000, 65536)}
 RANGE_HOST = HOST.replace(newuidmap="/usr/bin/newuidmap", newgidmap="/usr/bin/newgidmap", **RANGES)
 
@@ -68,6 +70,34 @@ IMAGE_COMMAND = COMMAND.replace(
 )
 
 
+# What is there under a name, on the host of the examples.
+FILES = ("notes.txt", "secret", "passwd", "sda")
+OWNERS = {"/home/ada/out": (1000, 1000), "/home/ada/project": (1000, 1000), "/srv/ada": (1000, 0)}
+
+
+def surveyed(policy: Policy, command: Command, **more: Any) -> Command:
+    """The command, with what a survey of the host of the examples finds for a policy."""
+    if command.survey != Survey():
+        return command
+    found = []
+    for mount in policy.mounts:
+        if mount.is_pattern:
+            continue
+        path = mount.source if mount.kind in FROM_HOST else ""
+        found.append(
+            Found(
+                mount,
+                path,
+                is_directory=not (path or mount.at).endswith(FILES),
+                owner=OWNERS.get(path, (0, 0)),
+                device=(8, 0) if mount.kind is MountKind.DEVICE and path.endswith(FILES) else None,
+                data=b"\0copied\n" if mount.kind is MountKind.FILE else mount.data,
+                keep=mount.keep,
+            )
+        )
+    return command.replace(survey=Survey(tuple(found), **more))
+
+
 class Case(NamedTuple):
     """What a plan is made of."""
 
@@ -78,7 +108,8 @@ class Case(NamedTuple):
 
     def plan(self) -> Plan:
         """Compile it."""
-        return make_plan(self.policy, self.host, self.command, **self.options)
+        command = surveyed(self.policy, self.command)
+        return make_plan(self.policy, self.host, command, **self.options)
 
 
 MOUNTS = (
@@ -86,6 +117,40 @@ MOUNTS = (
     Mount.read_write("/home/ada/out", at="/out"),
     Mount.tmpfs("/scratch", size="16M"),
     Mount.read_write("/var/cache/ada", at="/data/cache"),
+)
+
+KINDS = (
+    Mount.read_only("/data", noexec=True),
+    Mount.read_write("/srv/ada", at="/out", noexec=True),
+    Mount.overlay("/home/ada/project", size="1M"),
+    Mount.overlay("/home/ada/kept", at="/kept", keep="/home/ada/layer"),
+    Mount.tmpfs("/scratch", size="16M", noexec=True),
+    Mount.hide("/home/ada/project/secret"),
+    Mount.hide("/etc/passwd"),
+    Mount.hide("/etc/ssl"),
+    Mount.hide("/data/private"),
+    Mount.read_only("/public", at="/data/private/public"),
+    Mount.symlink("../data", "/opt/data"),
+    Mount.directory("/opt/empty", 0o750),
+    Mount.file("/home/ada/notes.txt", "/tmp/notes.txt"),
+    Mount.content(b"\x00\xff\n", "/opt/raw", mode=0o600),
+    Mount.device("/dev/sda"),
+    Mount.device("/dev/dri"),
+)
+GUARDS: dict[str, Any] = {
+    "hidden": (("/home/ada/project/key.pem", False),),
+    "guarded": (
+        Guarded("/home/ada/project/.git", read_only=False),
+        Guarded("/home/ada/project/.git/hooks"),
+        Guarded("/home/ada/project/.git/config"),
+    ),
+    "watched": (Watch("/home/ada/project", "/home/ada/project", (".git/hooks",)),),
+    "notes": ("a note of the survey",),
+}
+NEEDED = (
+    ("/lib64", "usr/lib64", "its dynamic loader"),
+    ("/usr/bin/make", None, "the command"),
+    ("/usr/lib64/libc.so.6", None, "a library"),
 )
 
 CASES: dict[str, Case] = {
@@ -102,6 +167,19 @@ CASES: dict[str, Case] = {
     "container-root": Case(host=ROOT_HOST.replace(initial_ids=False)),
     "root-directory": Case(Policy(root="/srv/image"), command=IMAGE_COMMAND),
     "mounts": Case(Policy(mounts=MOUNTS)),
+    "every-kind-of-mount": Case(Policy(mounts=KINDS)),
+    "every-kind-5.10": Case(Policy(mounts=KINDS), OLD_HOST),
+    "every-kind-root": Case(Policy(mounts=KINDS), ROOT_HOST),
+    "guards": Case(
+        Policy(mounts=[Mount.read_write("/home/ada/project"), Mount.hide("*.pem")]),
+        command=surveyed(
+            Policy(mounts=[Mount.read_write("/home/ada/project")]), COMMAND, **GUARDS
+        ).replace(working_directory=None),
+    ),
+    "needed-only": Case(
+        Policy(system=System.NEEDED, show_cwd=False),
+        command=COMMAND.replace(working_directory=None, cwd="/", needed=NEEDED),
+    ),
     "terminal": Case(options={"terminal": Terminal((0, 1, 2), 50, 132)}),
     "timeout": Case(Policy(limits=Limits(timeout="1m30s"))),
     "pass-fds": Case(options={"descriptors": ((11, 3), (12, 7))}),

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from capsule.policy import IdMap, MountKind, Network
+from capsule.mounts import MountKind
+from capsule.policy import IdMap, Network
 from capsule.result import Outcome
 
 KINDS: list[Any] = [IdMap, MountKind, Network, Outcome]

@@ -8,7 +8,7 @@ import pytest
 
 from capsule import steps as s
 from capsule.command import Command
-from capsule.hints import HINTS, exit_code_for, hint_for
+from capsule.hints import HINTS, exit_code_for, hint_for, host_error_for
 from tests.unit.examples import COMMAND, HOST, ROOT_HOST
 
 # An example of each kind of step that has a row; its path is what the hint has to name.
@@ -20,7 +20,7 @@ EXAMPLES: dict[type[s.Step], s.Step] = {
     s.DenySetgroups: s.DenySetgroups(),
     s.MapHelper: s.MapHelper("/usr/bin/newuidmap", "0 1000 1"),
     s.Private: s.Private(),
-    s.Tree: s.Tree("/some/path", 7),
+    s.Tree: s.Tree("/some/path", 7, s.NO_LINKS),
     s.Device: s.Device("/some/path", 1, 3, 11),
     s.Proc: s.Proc(),
     s.Identity: s.Identity(0, 0),
@@ -30,6 +30,9 @@ EXAMPLES: dict[type[s.Step], s.Step] = {
     s.Directory: s.Directory("/some/path", 0o755),
     s.Symlink: s.Symlink("target", "/some/path"),
     s.File: s.File("/some/path", 0o644, "text"),
+    s.Content: s.Content("/some/path", 0o644, "00ff"),
+    s.Hide: s.Hide("/some/path", 7, 0),
+    s.Overlay: s.Overlay("/some/path", 0, s.Overlay.NONE, 4096, 16, 6),
     s.Terminal: s.Terminal(7, 24, 80),
     s.Descriptor: s.Descriptor(11, 3),
     s.Chdir: s.Chdir("/some/path"),
@@ -62,7 +65,7 @@ SAYS: dict[tuple[type[s.Step], int], str] = {
     (s.Tree, errno.ENOENT): "/some/path",
     (s.Tree, errno.ENOTDIR): "/some/path",
     (s.Tree, errno.EACCES): "/some/path",
-    (s.Tree, errno.ELOOP): "in a circle",
+    (s.Tree, errno.ELOOP): "since it was looked at",
     (s.Tree, errno.ENAMETOOLONG): "4095",
     (s.Tree, errno.EINVAL): "cannot be copied",
     (s.Tree, errno.EPERM): "capsule doctor",
@@ -86,6 +89,18 @@ SAYS: dict[tuple[type[s.Step], int], str] = {
     (s.Symlink, errno.EEXIST): "choose another place",
     (s.File, errno.ENOENT): "/some/path",
     (s.File, errno.EEXIST): "choose another place",
+    (s.Content, errno.ENOENT): "/some/path",
+    (s.Content, errno.EEXIST): "choose another place",
+    (s.Content, errno.ENOSPC): "choose another place",
+    (s.Hide, errno.ENOENT): "/some/path",
+    (s.Hide, errno.ENOTDIR): "/some/path",
+    (s.Overlay, errno.ENOENT): "/some/path",
+    (s.Overlay, errno.ENOTDIR): "only a directory",
+    (s.Overlay, errno.ELOOP): "take another",
+    (s.Overlay, errno.EBUSY): "take another",
+    (s.Overlay, errno.EPERM): "5.11",
+    (s.Overlay, errno.EINVAL): "keep the layer elsewhere",
+    (s.Overlay, errno.ESTALE): "take another",
     (s.Terminal, errno.ENOSPC): "kernel.pty.max",
     (s.Terminal, errno.ENOMEM): "out of memory",
     (s.Descriptor, errno.EBADF): "open files",
@@ -142,6 +157,26 @@ def test_rows_of_a_path_name_it() -> None:
     for (kind, _), hint in HINTS.items():
         if callable(hint):
             assert "/some/path" in hint(EXAMPLES[kind])
+
+
+def test_a_mapped_tree_is_a_tree() -> None:
+    """It has the hints of one."""
+    step = s.MappedTree("/some/path", 7, s.NO_LINKS, "1000 65534 1", "1000 65534 1")
+    assert hint_for(step, errno.ENOENT, ROOT_HOST, COMMAND) == hint_for(
+        EXAMPLES[s.Tree], errno.ENOENT, ROOT_HOST, COMMAND
+    )
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENODEV, errno.ENOSYS])
+def test_a_host_without_overlays(error: int) -> None:
+    """That is the host's fault: the kernel is named, what it would take, and an alternative."""
+    refused = host_error_for(EXAMPLES[s.Overlay], error, HOST)
+    assert refused is not None
+    assert "Linux 6.1.0" in refused.message
+    assert "5.11" in str(refused.hint)
+    assert "--rw" in str(refused.hint)
+    assert host_error_for(EXAMPLES[s.Overlay], errno.ENOENT, HOST) is None
+    assert host_error_for(EXAMPLES[s.Tree], error, HOST) is None
 
 
 def test_an_unknown_errno_has_no_hint() -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from capsule.errors import PolicyError
+from capsule.mounts import Mount
 from capsule.options import FLAGS, OPTIONS, SHORT, Options, help_text, parse, to_policy
-from capsule.policy import IdMap, Limits, Mount, Network, Policy
+from capsule.policy import IdMap, Limits, Network, Policy, System
 
 SWITCHES = sorted(flag for flag, takes in FLAGS.items() if not takes)
+MODIFIERS = OPTIONS["of the file option right before"]
 VALUED = sorted(flag for flag, takes in FLAGS.items() if takes)
 
 
@@ -138,10 +141,10 @@ def test_help_needs_no_command() -> None:
 
 @pytest.mark.parametrize("verb", ["run", "plan"])
 def test_help_is_one_screen(verb: str) -> None:
-    """At most 40 lines of 80 columns, with every flag, its short form and every exit status."""
+    """At most 50 lines of 80 columns, with every flag, its short form and every exit status."""
     text = help_text(verb)
     lines = text.splitlines()
-    assert len(lines) <= 40
+    assert len(lines) <= 50
     assert max(map(len, lines)) <= 80
     assert lines[0].startswith(f"usage: capsule {verb} ")
     for group, flags in OPTIONS.items():
@@ -175,6 +178,12 @@ def test_no_option_is_the_default_policy() -> None:
         (["--net", "host"], "network", Network.HOST),
         (["--net", "none"], "network", Network.NONE),
         (["--inherit-env"], "inherit_env", True),
+        (["--system", "needed"], "system", System.NEEDED),
+        (["--system", "all"], "system", System.ALL),
+        (["--no-cwd"], "show_cwd", False),
+        (["--protect", "b", "--protect", "a/c"], "protect", ("a/c", "b")),
+        (["--unprotect", ".git/hooks"], "unprotect", (".git/hooks",)),
+        (["--unprotect=all"], "unprotect", ("all",)),
         (["-e", "A=1"], "extra_env", (("A", "1"),)),
         (["-eB", "-eA="], "extra_env", (("A", ""), ("B", None))),
         (["-e", "A=1", "-e", "A=2=3"], "extra_env", (("A", "2=3"),)),
@@ -196,15 +205,20 @@ def test_an_option_sets_a_field(words: list[str], field: str, value: object) -> 
 
 
 def test_every_option_has_an_effect() -> None:
-    """Every flag but those of the reports is one that `to_policy` reads."""
+    """Every flag but those of the reports is one that `to_policy` reads; a modifier after a mount."""
     examples = {
         "--ro": "/x", "--rw": "/x", "--tmpfs": "/x", "--root": "/x", "--chdir": "/x", "--uid": "1",
         "--gid": "1", "--uid-map": "auto", "--hostname": "x", "--env": "A", "--inherit-env": None,
-        "--timeout": "1", "--output": "1", "--net": "host",
+        "--timeout": "1", "--output": "1", "--net": "host", "--overlay": "/x", "--hide": "/x",
+        "--symlink": "t:/x", "--dir": "/x", "--file": "s:/x", "--dev": "/dev/kvm", "--system": "needed",
+        "--no-cwd": None, "--profile": "strict", "--protect": "x", "--unprotect": "all",
+        "--noexec": None, "--optional": None, "--size": "1M", "--keep": "/k",
     }  # fmt: skip
     assert set(examples) == set(FLAGS) - set(OPTIONS["reports"])
     for flag, value in examples.items():
-        assert policy_of(flag if value is None else f"{flag}={value}") != policy_of(), flag
+        before = ["--overlay=/o"] if flag in MODIFIERS else []
+        word = flag if value is None else f"{flag}={value}"
+        assert policy_of(*before, word) != policy_of(*before), flag
 
 
 @pytest.mark.parametrize(
@@ -244,6 +258,146 @@ def test_a_tmpfs_and_its_size(word: str, mount: Mount) -> None:
     assert policy_of("--tmpfs", word).mounts == (mount,)
 
 
+@pytest.mark.parametrize(
+    ("words", "mount"),
+    [
+        (["--overlay", "/o"], Mount.overlay("/o")),
+        (["--overlay", "/o:/a"], Mount.overlay("/o", "/a")),
+        (["--hide", "/h"], Mount.hide("/h")),
+        (["--hide", "**/.env"], Mount.hide("**/.env")),
+        (["--hide", ".env"], Mount.hide(".env")),
+        (["--hide", "sub/x"], Mount.hide(os.path.abspath("sub/x"))),
+        (["--symlink", "t:/a"], Mount.symlink("t", "/a")),
+        (["--symlink", "/x:/y:/a"], Mount.symlink("/x:/y", "/a")),
+        (["--dir", "/d"], Mount.directory("/d")),
+        (["--dir", "/d:/e"], Mount.directory("/d:/e")),
+        (["--file", "/s:/a"], Mount.file("/s", "/a")),
+        (["--file", "s:/a"], Mount.file("s", "/a")),
+        (["--dev", "/dev/kvm"], Mount.device("/dev/kvm")),
+    ],
+)
+def test_a_file_option_is_a_mount(words: list[str], mount: Mount) -> None:
+    """Each file option makes the mount of its name, divided at the last colon before a slash."""
+    assert policy_of(*words).mounts == (mount,)
+
+
+@pytest.mark.parametrize(
+    ("words", "mount"),
+    [
+        (["--ro=/x", "--noexec"], Mount.read_only("/x", noexec=True)),
+        (["--ro=/x", "--optional", "--noexec"], Mount.read_only("/x", noexec=True, optional=True)),
+        (["--rw=/x:/y", "--optional"], Mount.read_write("/x", "/y", optional=True)),
+        (["--overlay=/x", "--size=1M"], Mount.overlay("/x", size="1M")),
+        (["--overlay=/x", "--keep=/k"], Mount.overlay("/x", keep="/k")),
+        (["--overlay=/x", "--noexec"], Mount.overlay("/x", noexec=True)),
+        (["--tmpfs=/x", "--size=1M", "--noexec"], Mount.tmpfs("/x", "1M", noexec=True)),
+        (["--tmpfs=/x:1M", "--size", "2M"], Mount.tmpfs("/x", "2M")),
+        (["--hide=/x", "--optional"], Mount.hide("/x", optional=True)),
+        (["--file=/x:/y", "--optional"], Mount.file("/x", "/y", optional=True)),
+        (["--dev=/dev/kvm", "--optional"], Mount.device("/dev/kvm", optional=True)),
+        (["--ro=/x", "--uid=1", "--noexec"], Mount.read_only("/x", noexec=True)),
+    ],
+)
+def test_a_modifier_is_of_the_mount_before_it(words: list[str], mount: Mount) -> None:
+    """--noexec, --optional, --size and --keep change the last file option, and no other."""
+    other = ["--ro=/other"]
+    assert policy_of(*words).mounts == (mount,)
+    assert policy_of(*other, *words, *other).mounts == (mount, Mount.read_only("/other"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--noexec", "--ro=/x"], "--noexec: no file option before it"),
+        (["--uid=1", "--optional"], "--optional: no file option before it"),
+        (["--ro=/x", "--keep=/k"], "--keep does not go with --ro"),
+        (["--ro=/x", "--size=1M"], "--size does not go with --ro"),
+        (["--tmpfs=/x", "--keep=/k"], "--keep does not go with --tmpfs"),
+        (["--tmpfs=/x", "--optional"], "--optional does not go with --tmpfs"),
+        (["--hide=/x", "--noexec"], "--noexec does not go with --hide"),
+        (["--symlink=t:/x", "--optional"], "--optional does not go with --symlink"),
+        (["--dir=/x", "--noexec"], "--noexec does not go with --dir"),
+        (["--file=s:/x", "--noexec"], "--noexec does not go with --file"),
+        (["--dev=/dev/kvm", "--noexec"], "--noexec does not go with --dev"),
+        (["--overlay=/x", "--keep=/k", "--size=1M"], "--keep has no limit of size"),
+    ],
+)
+def test_a_modifier_that_fits_nothing(words: list[str], message: str) -> None:
+    """A modifier without a file option before it, or of a kind that it does not fit, is an error."""
+    error = refused(*words)
+    assert error.message.startswith(message)
+    assert error.field in words[-1] + words[0]
+
+
+# --- the profile ------------------------------------------------------------------------------
+
+
+def test_a_profile_is_what_the_other_options_come_on_top_of(tmp_path: Path) -> None:
+    """Its mounts come first, scalars are replaced, lists and variables added, wherever it stands."""
+    file = tmp_path / "profile.toml"
+    file.write_text(
+        'uid = 5\ngid = 6\nprotect = ["a"]\nextra_env = { A = "1", B = "2" }\n'
+        'limits = { timeout = 9, output = "1K" }\n[[mounts]]\nkind = "tmpfs"\nat = "/one"\n'
+    )
+    named = f"--profile={file}"
+    assert policy_of(named) == Policy(
+        uid=5, gid=6, protect=("a",), extra_env={"A": "1", "B": "2"}, limits=Limits(9, 1024),
+        mounts=(Mount.tmpfs("/one"),),
+    )  # fmt: skip
+    words = ["--uid=7", "--protect=b", "-eB=3", "-eC", "--timeout=8", "--tmpfs=/two"]
+    wanted = Policy(
+        uid=7, gid=6, protect=("a", "b"), extra_env={"A": "1", "B": "3", "C": None},
+        limits=Limits(8, 1024), mounts=(Mount.tmpfs("/one"), Mount.tmpfs("/two")),
+    )  # fmt: skip
+    assert policy_of(named, *words) == policy_of(*words, named) == wanted
+
+
+def test_output_of_a_profile_that_does_not_limit_it(tmp_path: Path) -> None:
+    """The limit of captured output holds for --json - alone, unless the profile names one itself."""
+    said = {
+        "": (None, 16 << 20),
+        'output = "none"': (None, None),
+        'output = "16M"': (16 << 20, 16 << 20),
+    }
+    for text, (passed_through, captured) in said.items():
+        file = tmp_path / "profile.toml"
+        file.write_text(f"[limits]\n{text}\n")
+        assert policy_of(f"--profile={file}").limits.output == passed_through
+        assert policy_of(f"--profile={file}", "--json=-").limits.output == captured
+        assert policy_of(f"--profile={file}", "--json=-", "--output=1").limits.output == 1
+
+
+def test_a_writable_profile_protects_itself(tmp_path: Path) -> None:
+    """In a tree that the command may write, the profile's own path is protected, through links too."""
+    tree = tmp_path / "tree"
+    (tree / "conf").mkdir(parents=True)
+    file = tree / "conf" / "real.toml"
+    file.write_text("")
+    (tree / "link.toml").symlink_to("conf/real.toml")
+    (tmp_path / "other").symlink_to("tree")
+    assert policy_of(f"--profile={file}").protect == ()
+    assert policy_of(f"--profile={file}", f"--ro={tree}").protect == ()
+    assert policy_of(f"--profile={file}", f"--rw={file}").protect == ()
+    for flag in ("--rw", "--overlay"):
+        assert policy_of(f"--profile={file}", f"{flag}={tree}").protect == ("conf/real.toml",)
+        assert policy_of(f"--profile={file}", f"{flag}={tmp_path}/other:/x").protect == (
+            "conf/real.toml",
+        )
+        both = ("conf/real.toml", "link.toml")
+        assert policy_of(f"--profile={tree}/link.toml", f"{flag}={tree}").protect == both
+
+
+def test_a_name_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A --profile without a slash that does not end in .toml is a built-in one, whatever lies there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "strict").write_text("uid = 7\n")
+    (tmp_path / "my.toml").write_text("uid = 7\n")
+    assert policy_of("--profile=strict").uid == 0
+    assert policy_of("--profile=./strict").uid == 7
+    assert policy_of("--profile=my.toml").uid == 7
+    assert "default, strict, dev, offline-build" in (refused("--profile=my").hint or "")
+
+
 def test_mounts_keep_their_order() -> None:
     """The order of --ro, --rw and --tmpfs is the policy's: of two at one place the later counts."""
     mounts = policy_of("--tmpfs=/c", "--rw=/b", "--hostname=x", "--ro=/a").mounts
@@ -274,6 +428,23 @@ def test_no_id(flag: str, word: str) -> None:
         (["--tmpfs", "/t:big"], "--tmpfs"),
         (["--tmpfs", "/t:-1"], "--tmpfs"),
         (["--tmpfs", "/t:1"], "size"),
+        (["--overlay="], "mounts"),
+        (["--hide="], "mounts"),
+        (["--hide=.."], "mounts"),
+        (["--symlink=target"], "mounts"),
+        (["--symlink=:/at"], "mounts"),
+        (["--file=source"], "mounts"),
+        (["--file=source:at"], "mounts"),
+        (["--dir=relative"], "mounts"),
+        (["--dev="], "mounts"),
+        (["--system=some"], "system"),
+        (["--protect=/absolute"], "protect"),
+        (["--unprotect=../x"], "unprotect"),
+        (["--tmpfs=/t", "--size=big"], "size"),
+        (["--profile=nosuch"], "profile"),
+        (["--profile="], "profile"),
+        (["--profile=/nowhere/file"], "profile"),
+        (["--profile=strict", "--profile=strict"], "profile"),
         (["--root="], "root"),
         (["--chdir="], "cwd"),
         (["--hostname="], "hostname"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -13,8 +14,9 @@ from capsule import steps as s
 from capsule.command import Command
 from capsule.errors import HostError, PolicyError
 from capsule.host import Host
+from capsule.mounts import Mount, MountKind
 from capsule.plan import Plan, Terminal, make_plan
-from capsule.policy import IdMap, Limits, Mount, MountKind, Network, Policy
+from capsule.policy import IdMap, Limits, Network, Policy
 from tests.unit.examples import (
     CASES,
     COMMAND,
@@ -26,6 +28,7 @@ from tests.unit.examples import (
     ROOT_HOST,
     VENV_COMMAND,
     Case,
+    surveyed,
 )
 from tests.unit.wire import decode, kinds
 
@@ -72,20 +75,43 @@ known = st.sampled_from(
     + ["/home/ada", "/home/ada/project", "/home/ada/project/out", "/opt/venv/lib", "/sys"]
 )
 places = made_up | known
-mounts = st.lists(
-    st.builds(
-        lambda kind, at, source: (
-            Mount.tmpfs(at) if kind is MountKind.TMPFS else Mount(kind, at, source)
-        ),
-        st.sampled_from(list(MountKind)),
-        places,
-        places,
-    ),
-    max_size=6,
+
+
+def any_mount(kind: MountKind, at: str, source: str, *, flag: bool) -> Mount:
+    """A mount of any kind, as its class method makes it."""
+    makers: dict[MountKind, Callable[[], Mount]] = {
+        MountKind.READ_ONLY: lambda: Mount.read_only(source, at, noexec=flag),
+        MountKind.READ_WRITE: lambda: Mount.read_write(source, at, optional=flag),
+        MountKind.OVERLAY: lambda: Mount.overlay(source, at, keep="/keep" if flag else None),
+        MountKind.TMPFS: lambda: Mount.tmpfs(at, noexec=flag),
+        MountKind.HIDE: lambda: Mount.hide(f"{at}/*" if flag else at),
+        MountKind.SYMLINK: lambda: Mount.symlink(source, at),
+        MountKind.DIRECTORY: lambda: Mount.directory(at),
+        MountKind.FILE: lambda: Mount.file(source, at),
+        MountKind.CONTENT: lambda: Mount.content(b"\0", at),
+        MountKind.DEVICE: lambda: Mount.device(source, at),
+    }
+    return makers[kind]()
+
+
+class Wish(NamedTuple):
+    """What a mount is made of. Making it may be refused, which is a part of what is tested."""
+
+    kind: MountKind
+    at: str
+    source: str
+    flag: bool
+
+    def mount(self) -> Mount:
+        """Make it."""
+        return any_mount(self.kind, self.at, self.source, flag=self.flag)
+
+
+wishes = st.lists(
+    st.builds(Wish, st.sampled_from(list(MountKind)), places, places, st.booleans()), max_size=6
 )
 policies = st.builds(
     Policy,
-    mounts=mounts,
     root=st.none() | st.just("/srv/image"),
     network=st.sampled_from(list(Network)),
     uid=st.integers(0, 70000),
@@ -98,10 +124,14 @@ commands = st.sampled_from([COMMAND, VENV_COMMAND, COMMAND.replace(cwd="/", work
 terminals = st.none() | st.builds(Terminal)
 
 
-def compiled(policy: Policy, host: Host, command: Command, terminal: Terminal | None) -> Plan | None:
+def compiled(
+    policy: Policy, wanted: list[Wish], host: Host, command: Command, terminal: Terminal | None
+) -> Plan | None:
     """The plan, or None if the request was refused as it should be."""
     chosen = command if policy.root is None else IMAGE_COMMAND
     try:
+        policy = policy.replace(mounts=[wish.mount() for wish in wanted])
+        chosen = surveyed(policy, chosen)
         return make_plan(policy, host, chosen, descriptors=((11, 5),), terminal=terminal)
     except (PolicyError, HostError):
         return None
@@ -115,7 +145,7 @@ def index(plan: Plan, kind: type[s.Step]) -> int:
 
 def placed(plan: Plan) -> Iterator[tuple[int, str]]:
     """(Index, path) of each step that puts something into the new root."""
-    kinds = (s.Attach, s.Tmpfs, s.Devpts, s.Directory, s.File, s.Symlink)
+    kinds = (s.Attach, s.Tmpfs, s.Devpts, s.Directory, s.File, s.Symlink, s.Content, s.Overlay)
     for i, step in enumerate(plan.steps):
         if isinstance(step, kinds):
             yield i, str(step.path)
@@ -139,10 +169,18 @@ def check_parents_first(plan: Plan) -> None:
 
 
 def check_attached(plan: Plan) -> None:
-    """Each tree that is taken is attached once, and under its own description."""
-    taken = [step for step in plan.steps if isinstance(step, s.Tree | s.Device | s.Proc)]
+    """Each tree that is taken is used once, and attached under its own description."""
+    kinds = (s.MappedTree, s.Tree, s.Device, s.Proc)
+    taken = [step for step in plan.steps if isinstance(step, kinds)]
     attached = [step for step in plan.steps if isinstance(step, s.Attach)]
-    assert sorted(step[0] for step in attached) == list(range(len(taken)))
+    layers = [
+        number
+        for step in plan.steps
+        if isinstance(step, s.Overlay)
+        for number in step[1:3]
+        if number != s.Overlay.NONE
+    ]
+    assert sorted([step[0] for step in attached] + layers) == list(range(len(taken)))
     for step in attached:
         source = taken[step[0]]
         if isinstance(source, s.Proc):
@@ -157,6 +195,8 @@ def check_sources(plan: Plan) -> None:
     sources = [i for i, step in enumerate(plan.steps) if isinstance(step, s.Tree | s.Device)]
     assert max(sources) < index(plan, s.Identity) < index(plan, s.Proc) < pivot
     assert index(plan, s.Private) < min(sources)
+    mapped = [i for i, step in enumerate(plan.steps) if isinstance(step, s.MappedTree)]
+    assert all(i < index(plan, s.Namespaces) for i in mapped)
     assert all(i > pivot for i, _ in placed(plan))
 
 
@@ -182,7 +222,12 @@ def check_phases(plan: Plan) -> None:
 
 def check_private(plan: Plan) -> None:
     """Init is closed to others before it holds anything; everything mounted is nosuid."""
-    assert index(plan, s.Undumpable) < index(plan, s.Private)
+    closed = [i for i, step in enumerate(plan.steps) if isinstance(step, s.Undumpable)]
+    assert closed[0] < index(plan, s.Private)
+    # A change of ids would open it again, if it is one.
+    by_root = isinstance(plan.steps[0], s.DropGroups | s.MappedTree)
+    assert len(closed) == 1 or closed[1] == index(plan, s.Identity) + 1
+    assert len(closed) == 2 or not by_root
     for step in plan.steps:
         if isinstance(step, s.Tmpfs):
             assert step[4] & s.NO_SUID
@@ -204,6 +249,7 @@ def check_closed(plan: Plan, host: Host) -> None:
             assert (then[0], then[2], then[1] & s.NO_SUID) == (step[1], 1, s.NO_SUID)
     closed = {step[0] for step in plan.steps if isinstance(step, s.Remount) and step[1] & s.READ_ONLY}
     assert closed >= {step[0] for step in plan.steps if isinstance(step, s.Protect)}
+    assert not any(step[1] for step in plan.steps if isinstance(step, s.Protect | s.Hide))
     assert closed >= {path for step in plan.steps if isinstance(step, s.Mask) for path in step[1]}
 
 
@@ -223,11 +269,13 @@ def check_text(plan: Plan) -> None:
     assert all(line.isprintable() for line in lines)
 
 
-@given(policies, hosts, commands, terminals)
-def test_every_plan(policy: Policy, host: Host, command: Command, terminal: Terminal | None) -> None:
+@given(policies, wishes, hosts, commands, terminals)
+def test_every_plan(
+    policy: Policy, wanted: list[Wish], host: Host, command: Command, terminal: Terminal | None
+) -> None:
     """Any policy gives a plan in the promised order, or a PolicyError or HostError; nothing else."""
-    plan = compiled(policy, host, command, terminal)
-    assert plan == compiled(policy, host, command, terminal)
+    plan = compiled(policy, wanted, host, command, terminal)
+    assert plan == compiled(policy, wanted, host, command, terminal)
     if plan is None:
         return
     for check in (check_parents_first, check_attached, check_sources, check_end, check_phases):

@@ -13,16 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capsule.errors import PolicyError
-from capsule.policy import (
-    IdMap,
-    Limits,
-    Mount,
-    MountKind,
-    Network,
-    Policy,
-    parse_size,
-    parse_time,
-)
+from capsule.mounts import Mount, MountKind
+from capsule.policy import IdMap, Limits, Network, Policy
+from capsule.quantities import parse_size, parse_time
 
 SIZES = {
     "0": 0,

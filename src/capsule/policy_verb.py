@@ -1,0 +1,63 @@
+"""`capsule policy`: what a policy is, as text."""
+
+from __future__ import annotations
+
+from .options import FLAGS, effective, option_lines, parse_flags, usage_error
+
+HELP = """\
+usage: capsule policy show [OPTIONS]
+       capsule policy list
+       capsule policy schema
+
+  show     print what these options come to, as TOML for --profile; the options
+           are those of run, and --all: what is the default, too
+  list     name the built-in profiles
+  schema   print the JSON Schema of a profile, for editors
+"""
+_SHOW = {**FLAGS, "--all": ""}
+
+
+def main(words: list[str]) -> str:
+    """What to print.
+
+    Raises:
+        PolicyError: the words make no sense, or what they ask for.
+    """
+    if words in (["--help"], ["-h"]):
+        return HELP
+    verbs = {"show": _show, "list": _list, "schema": _schema}
+    if not words or words[0] not in verbs:
+        raise usage_error("policy", f"policy: {f'no {words[0]}' if words else 'needs a word'}")
+    return verbs[words[0]](words[1:])
+
+
+def _show(words: list[str]) -> str:
+    options = parse_flags("policy show", words, _SHOW)
+    if options.has("--help"):
+        return "\n".join(["usage: capsule policy show [--all] [OPTIONS]", "", *option_lines(), ""])
+    if options.command:
+        raise usage_error("policy show", f"policy show takes no command: {options.command[0]}")
+    from .profile import dump
+
+    return dump(effective(options)[0], everything=options.has("--all"))
+
+
+def _list(words: list[str]) -> str:
+    _nothing_more("list", words)
+    from .profiles import NAMES
+
+    return "".join(f"{name:14} {text}\n" for name, text in NAMES.items())
+
+
+def _schema(words: list[str]) -> str:
+    _nothing_more("schema", words)
+    import json
+
+    from .schema import schema
+
+    return json.dumps(schema(), indent=2) + "\n"
+
+
+def _nothing_more(verb: str, words: list[str]) -> None:
+    if words:
+        raise usage_error("policy", f"policy {verb} takes nothing more: {words[0]}")

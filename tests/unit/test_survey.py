@@ -1,0 +1,645 @@
+"""What is found out about the sources of a policy's mounts, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from capsule import IdMap, Mount, Policy, PolicyError, hiding, sockets
+from capsule.mounts import CONTENT_SIZE
+from capsule.sources import follow, trusts_root
+from capsule.survey import Found, Survey
+from capsule.surveyor import survey
+from tests.support import needs, open_descriptors
+
+IS_ROOT = os.geteuid() == 0
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Path]:
+    """A directory whose path has no link in it and holds no bracket, removed even if closed."""
+    top = Path(os.path.realpath(tmp_path)) / "lab"
+    top.mkdir()
+    yield top
+    subprocess.run(["chmod", "-R", "u+rwx", str(top)], check=True)
+    subprocess.run(["rm", "-rf", str(top)], check=True)
+
+
+def look(*mounts: Mount, cwd: Path | None = None, **policy: Any) -> Survey:
+    """Survey a policy with these mounts; no descriptor may stay open."""
+    before = open_descriptors()
+    shown = None if cwd is None else str(cwd)
+    try:
+        return survey(Policy(mounts=mounts, **policy), cwd_shown=shown, shown=(), uid=os.geteuid())
+    finally:
+        assert open_descriptors() == before
+
+
+def refusal(*mounts: Mount, **options: Any) -> str:
+    """The error's text and hint."""
+    with pytest.raises(PolicyError) as caught:
+        look(*mounts, **options)
+    return f"{caught.value.message} HINT {caught.value.hint}"
+
+
+def hidden(found: Survey, top: Path) -> list[str]:
+    """What patterns hide, as paths from a directory."""
+    return [os.path.relpath(place, top) for place, _ in found.hidden]
+
+
+@contextlib.contextmanager
+def listening(path: Path) -> Iterator[None]:
+    """A socket that is in use."""
+    with socket.socket(socket.AF_UNIX) as server:
+        folder = os.open(path.parent, os.O_PATH)
+        try:
+            # The path of a test may be longer than a socket's address.
+            server.bind(f"/proc/self/fd/{folder}/{path.name}")
+        finally:
+            os.close(folder)
+        yield
+
+
+def dead_socket(path: Path) -> None:
+    """A socket that nobody uses any more."""
+    with listening(path):
+        pass
+
+
+# --- sources --------------------------------------------------------------------------------
+
+
+def test_no_mounts_find_nothing(lab: Path) -> None:
+    """Without mounts, and a working directory of plain files, there is nothing to say."""
+    (lab / "file").touch()
+    (lab / "link").symlink_to("file")
+    (lab / "directory").mkdir()
+    assert look(cwd=lab) == Survey()
+    assert look() == Survey()
+
+
+def test_finds_what_a_source_is(lab: Path) -> None:
+    """A directory and a file, with their owner."""
+    (lab / "file").touch()
+    found = look(Mount.read_only(lab, "/a"), Mount.read_write(lab / "file", "/b")).found
+    owner = os.geteuid(), (lab / "file").stat().st_gid
+    assert [(one.path, one.is_directory) for one in found] == [(str(lab), True), (f"{lab}/file", False)]
+    assert {one.owner for one in found} == {owner}
+
+
+@pytest.mark.parametrize("name", [b"new\nline", b"\xff\xfe", b"a:b,c\\d", b" ", b"x*[y]?"])
+def test_any_name_goes(lab: Path, name: bytes) -> None:
+    """A source of any name is found under that name."""
+    os.mkdir(os.fsencode(lab) + b"/" + name)
+    path = f"{lab}/{os.fsdecode(name)}"
+    (one,) = look(Mount.read_write(path)).found
+    assert (one.path, one.is_directory) == (path, True)
+
+
+@pytest.mark.parametrize("make", [Mount.read_only, Mount.read_write, Mount.overlay, Mount.device])
+def test_a_missing_source_is_left_to_its_step(lab: Path, make: Any) -> None:
+    """What is not there is found under its own path, so that the step that opens it says so."""
+    for path in (f"{lab}/no/such", f"{lab}/file/below"):
+        (lab / "file").touch()
+        (one,) = look(make(path)).found
+        assert (one.path, one.is_directory) == (path, False)
+
+
+@pytest.mark.parametrize(
+    "make", [Mount.read_only, Mount.read_write, Mount.overlay, Mount.device, Mount.file]
+)
+def test_a_missing_optional_source_is_left_out(lab: Path, make: Any) -> None:
+    """What is not there and optional is left out with a note; the rest is found."""
+    found = look(make(lab / "missing", "/x", optional=True), Mount.read_only(lab))
+    assert [one.path for one in found.found] == [str(lab)]
+    assert found.notes == (f"{lab}/missing does not exist and is left out",)
+
+
+@needs("unprivileged")
+def test_an_unreadable_source_is_not_missing(lab: Path) -> None:
+    """What the caller may not see is no reason to leave out an optional mount."""
+    (lab / "closed/inside").mkdir(parents=True)
+    (lab / "closed").chmod(0)
+    (one,) = look(Mount.read_only(lab / "closed/inside", optional=True)).found
+    assert (one.path, one.is_directory) == (f"{lab}/closed/inside", False)
+
+
+def test_a_link_is_refused(lab: Path) -> None:
+    """A link that an earlier program may have made is not followed, wherever in the path it is."""
+    (lab / "real/inside").mkdir(parents=True)
+    (lab / "link").symlink_to("real")
+    # Root's own links count as the caller's where its command may act as root.
+    policy: dict[str, Any] = {"id_map": IdMap.HOST_ROOT} if IS_ROOT else {}
+    for path in ("link", "link/inside"):
+        said = refusal(Mount.read_write(lab / path), **policy)
+        real = f"{lab}/real/inside" if path != "link" else f"{lab}/real"
+        assert f"{lab}/link is a symbolic link to real" in said
+        assert "an earlier program may have put it there" in said
+        assert f"HINT name {real} itself if you mean it" in said
+    assert look(Mount.read_write(lab / "real"), **policy).found[0].path == f"{lab}/real"
+
+
+def test_a_link_of_roots_is_followed() -> None:
+    """A link in a directory that only root can write to cannot have been planted."""
+    link = next((p for p in ("/var/run", "/bin", "/lib", "/var/lock") if os.path.islink(p)), None)
+    if link is None:
+        pytest.fail("this host has none of the usual links")
+    place = follow(link, "mounts: x", trusted=True)
+    assert (place.path, place.last_link) == (os.path.realpath(link), link)
+    with pytest.raises(PolicyError, match="is a symbolic link"):
+        follow(link, "mounts: x", trusted=False)
+
+
+@needs("real root")
+def test_a_link_of_roots_in_anothers_directory_is_refused(lab: Path) -> None:
+    """Who owns a directory above can move a link of root's that lies in it."""
+    (lab / "real").mkdir()
+    (lab / "link").symlink_to("real")
+    os.chmod(lab.parent, 0o755)
+    assert trusts_root(0, host_root=False)
+    os.chown(lab, 1, 1)
+    assert "is a symbolic link" in refusal(Mount.read_only(lab / "link"))
+    os.chown(lab, 0, 0)
+    lab.chmod(0o777)
+    assert "is a symbolic link" in refusal(Mount.read_only(lab / "link"))
+
+
+def test_a_chain_of_links_ends(lab: Path) -> None:
+    """A link to itself is an error of the source, and not a search without end."""
+    assert trusts_root(1000, host_root=False)
+    assert not trusts_root(0, host_root=True)
+    (lab / "loop").symlink_to("loop")
+    with pytest.raises(PolicyError, match="is a symbolic link to loop"):
+        follow(str(lab / "loop"), "mounts: x", trusted=False)
+
+
+@pytest.mark.parametrize("make", [Mount.read_only, Mount.read_write])
+def test_a_device_is_refused_as_a_file(make: Any) -> None:
+    """A device node is shown by ``device`` alone, which finds its numbers."""
+    assert "is a device HINT show it with device (--dev)" in refusal(make("/dev/null"))
+    (one,) = look(Mount.device("/dev/null")).found
+    assert (one.device, one.is_directory) == ((1, 3), False)
+
+
+def test_a_device_is_one(lab: Path) -> None:
+    """A file or a directory elsewhere is no device; a directory below /dev may hold some."""
+    (lab / "file").touch()
+    assert "is not a device" in refusal(Mount.device(lab / "file", "/dev/x"))
+    assert "is not a directory below /dev" in refusal(Mount.device(lab, "/dev/x"))
+    (one,) = look(Mount.device("/dev/pts", "/dev/other")).found
+    assert (one.device, one.is_directory) == (None, True)
+
+
+def test_a_fifo_does_not_block(lab: Path) -> None:
+    """A FIFO is shown without being opened, and is no file to copy."""
+    os.mkfifo(lab / "fifo")
+    (one,) = look(Mount.read_write(lab / "fifo")).found
+    assert not one.is_directory
+    assert "is not a regular file" in refusal(Mount.file(lab / "fifo", "/x"))
+
+
+def test_reads_a_file(lab: Path) -> None:
+    """The bytes of a file, and those of content."""
+    (lab / "file").write_bytes(b"\0\xff\n")
+    found = look(Mount.file(lab / "file", "/x"), Mount.content(b"\x01", "/y")).found
+    assert [one.data for one in found] == [b"\0\xff\n", b"\x01"]
+
+
+def test_reads_no_more_than_fits(lab: Path) -> None:
+    """All copied files together fit in the limit to the byte; one byte more names size and remedy."""
+    file = lab / "file"
+    file.write_bytes(bytes(CONTENT_SIZE))
+    assert len(look(Mount.file(file, "/x")).found[0].data) == CONTENT_SIZE
+    said = refusal(Mount.file(file, "/x"), Mount.content(b"1", "/y"))
+    assert f"has {CONTENT_SIZE} bytes" in said
+    assert "8 MiB" in said
+    assert "read_only (--ro)" in said
+    (lab / "a").write_bytes(bytes(CONTENT_SIZE // 2 + 1))
+    assert "bytes" in refusal(Mount.file(lab / "a", "/x"), Mount.file(lab / "a", "/y"))
+    assert "is not a regular file" in refusal(Mount.file("/dev/zero", "/x"))
+
+
+def test_a_file_to_copy_must_be_there(lab: Path) -> None:
+    """There is no step that could say so later: a missing file is refused at once."""
+    assert "No such file" in refusal(Mount.file(lab / "missing", "/x"))
+    assert "is not a regular file" in refusal(Mount.file(lab, "/x"))
+
+
+@needs("unprivileged")
+def test_a_file_to_copy_must_be_readable(lab: Path) -> None:
+    """What the caller may not read is not copied."""
+    (lab / "file").touch(mode=0)
+    assert "Permission denied" in refusal(Mount.file(lab / "file", "/x"))
+
+
+# --- upper layers that are kept -------------------------------------------------------------
+
+
+def overlay(lab: Path, keep: Path) -> Mount:
+    """An overlay of a directory of its own."""
+    (lab / "lower").mkdir(exist_ok=True)
+    return Mount.overlay(lab / "lower", keep=keep)
+
+
+def test_makes_a_directory_to_keep(lab: Path) -> None:
+    """A missing one is made for the caller alone; one that is there is used again."""
+    for _ in range(2):
+        (one,) = look(overlay(lab, lab / "keep")).found
+        assert one.keep == f"{lab}/keep"
+        assert stat.S_IMODE((lab / "keep").stat().st_mode) == 0o700
+
+
+def test_refuses_a_bad_directory_to_keep(lab: Path) -> None:
+    """A link, a file, one that others can write to, and one whose holder is missing."""
+    (lab / "link").symlink_to("/")
+    assert "it is a symbolic link" in refusal(overlay(lab, lab / "link"))
+    (lab / "file").touch()
+    assert "Not a directory" in refusal(overlay(lab, lab / "file"))
+    (lab / "open").mkdir()
+    (lab / "open").chmod(0o777)
+    assert "can be written to by others" in refusal(overlay(lab, lab / "open"))
+    assert "No such file" in refusal(overlay(lab, lab / "no/such"))
+
+
+def test_refuses_a_directory_to_keep_of_somebody_else(lab: Path) -> None:
+    """Who owns it could put another layer there."""
+    policy = Policy(mounts=[overlay(lab, lab)])
+    with pytest.raises(PolicyError, match="belongs to uid"):
+        survey(policy, cwd_shown=None, shown=(), uid=os.geteuid() + 1)
+
+
+def test_an_upper_layer_is_out_of_reach(lab: Path) -> None:
+    """Neither in its lower layer, nor in what the command can write to, nor shared."""
+    assert "overlaps" in refusal(overlay(lab, lab / "lower/keep"))
+    (lab / "work").mkdir()
+    writable = Mount.read_write(lab / "work")
+    assert "overlaps" in refusal(overlay(lab, lab / "work/keep"), writable)
+    other = Mount.overlay(lab / "work", keep=lab / "keep")
+    assert "overlaps" in refusal(overlay(lab, lab / "keep"), other)
+
+
+def test_an_overlay_is_of_a_directory(lab: Path) -> None:
+    """A file has no layers; what is made up needs no source."""
+    (lab / "file").touch()
+    assert "is not a directory" in refusal(Mount.overlay(lab / "file"))
+    found = look(Mount.tmpfs("/x"), Mount.symlink("/y", "/z"), Mount.directory("/d")).found
+    assert [(one.path, one.is_directory) for one in found] == [("", True), ("", False), ("", True)]
+
+
+# --- sockets --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [Mount.read_only, Mount.read_write, Mount.overlay])
+def test_a_directory_with_a_socket_is_refused(lab: Path, make: Any) -> None:
+    """A socket below a source, of whatever depth, is refused by name, in use or not."""
+    (lab / "a/b").mkdir(parents=True)
+    dead_socket(lab / "a/b/agent.sock")
+    said = refusal(make(lab))
+    assert "sockets lie in it: a/b/agent.sock" in said
+    assert "service behind it" in said
+    assert f"name the socket itself: {lab}/a/b/agent.sock" in said
+    (lab / "a/b/agent.sock").unlink()
+    assert look(make(lab)).found
+
+
+def test_a_socket_that_is_named_is_shown(lab: Path) -> None:
+    """The socket itself, and its directory if the socket is named besides or hidden."""
+    dead_socket(lab / "s")
+    named = Mount.read_write(lab / "s")
+    assert look(named).found[0].path == f"{lab}/s"
+    assert len(look(Mount.read_only(lab), named).found) == 2
+    assert len(look(Mount.read_only(lab), Mount.hide(lab / "s")).found) == 2
+    assert hidden(look(Mount.read_only(lab), Mount.hide("?")), lab) == ["s"]
+    assert "sockets" in refusal(Mount.read_only(lab), Mount.read_only(lab / "s", "/elsewhere"))
+
+
+def test_an_optional_mount_that_is_missing_covers_nothing(lab: Path) -> None:
+    """What is left out hides no socket that lies at its place."""
+    (lab / "d").mkdir()
+    dead_socket(lab / "d/s")
+    over = Mount.read_only(lab / "missing", str(lab / "d"), optional=True)
+    assert "d/s" in refusal(Mount.read_only(lab), over)
+    assert look(Mount.read_only(lab), Mount.tmpfs(str(lab / "d"))).found
+
+
+def test_a_socket_in_use_is_found_wherever_it_is(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond what is looked through, the kernel's table names it."""
+    monkeypatch.setattr(sockets, "SOCKET_ENTRIES", 1)
+    deep = lab / "a/b/c"
+    deep.mkdir(parents=True)
+    monkeypatch.chdir("/")
+    with socket.socket(socket.AF_UNIX) as server:
+        try:
+            server.bind(f"{deep}/s")
+        except OSError:
+            pytest.fail("the path of the test is longer than a socket's address")
+        assert "a/b/c/s" in refusal(Mount.read_only(lab))
+    # Nobody uses it any more, and nobody looks so far.
+    notes = look(Mount.read_only(lab)).notes
+    assert "was not searched for sockets as a whole" in notes[0]
+
+
+def test_sockets_of_the_working_directory_are_hidden(lab: Path) -> None:
+    """What is shown unasked shows no socket: those at its top are hidden with a note."""
+    dead_socket(lab / "b.sock")
+    dead_socket(lab / "a.sock")
+    os.mkfifo(lab / "fifo")
+    for mounts in ((), (Mount.tmpfs("/x"),)):
+        found = look(*mounts, cwd=lab)
+        assert found.hidden == ((f"{lab}/a.sock", False), (f"{lab}/b.sock", False))
+        assert found.notes == (f"hidden in {lab}: a.sock, b.sock",)
+    named = look(Mount.read_write(lab / "a.sock"), cwd=lab)
+    assert named.hidden == ((f"{lab}/b.sock", False),)
+
+
+def test_a_socket_in_use_deep_in_the_working_directory_is_hidden(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel's table names it, whatever characters are in its name."""
+    (lab / "a").mkdir()
+    monkeypatch.chdir("/")
+    with contextlib.ExitStack() as stack:
+        names = [b"plain", b"new\nline", b"\xff", b" end "]
+        for name in names:
+            server = stack.enter_context(socket.socket(socket.AF_UNIX))
+            server.bind(os.fsencode(lab) + b"/a/" + name)
+        found = look(cwd=lab)
+    assert hidden(found, lab) == sorted(f"a/{os.fsdecode(name)}" for name in names)
+    # The note says nothing to a terminal.
+    assert all(note.isprintable() for note in found.notes)
+
+
+def test_a_socket_behind_a_link_is_refused(lab: Path) -> None:
+    """The name of a link is not the name of a socket."""
+    dead_socket(lab / "s")
+    (lab / "link").symlink_to("s")
+    assert "symbolic link" in refusal(Mount.read_write(lab / "link"))
+
+
+def test_a_root_with_a_socket_in_use_is_refused(lab: Path) -> None:
+    """A directory as the whole root shows no service of the host's by accident."""
+    (lab / "run").mkdir()
+    (lab / "tmp").mkdir()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{lab}/tmp/s")
+        assert look(root=str(lab)) == Survey(root=str(lab))
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{lab}/run/s")
+        assert "root: " in refusal(root=str(lab))
+
+
+# --- hides by name --------------------------------------------------------------------------
+
+
+def test_hides_what_is_named(lab: Path) -> None:
+    """A file or a directory below a mount, where the mount puts it."""
+    (lab / "d").mkdir()
+    (lab / "f").touch()
+    found = look(Mount.read_only(lab, "/x"), Mount.hide("/x/d"), Mount.hide("/x/f")).found
+    assert [(one.mount.at, one.is_directory) for one in found[1:]] == [("/x/d", True), ("/x/f", False)]
+
+
+def test_a_missing_place_to_hide_is_refused(lab: Path) -> None:
+    """A wrong name would hide nothing: refused unless optional."""
+    shown = Mount.read_only(lab, "/x")
+    assert "hide /x/no: it is not there" in refusal(shown, Mount.hide("/x/no"))
+    assert "not there" in refusal(Mount.hide("/no/such/place"))
+    assert "not there" in refusal(Mount.tmpfs("/x"), Mount.hide("/x/no"))
+    assert len(look(shown, Mount.hide("/x/no", optional=True)).found) == 1
+    # Capsule's own places: the command may find something there or not.
+    (one,) = look(Mount.hide("/tmp/capsule-no-such-place")).found
+    assert one.mount.optional
+
+
+def test_a_link_cannot_be_hidden(lab: Path) -> None:
+    """What it leads to could still be reached under its own name."""
+    (lab / "d").mkdir()
+    (lab / "d/secret").touch()
+    (lab / "link").symlink_to("d")
+    (lab / "last").symlink_to("d/secret")
+    for path, real in (("last", "d/secret"), ("link/secret", "d/secret")):
+        said = refusal(Mount.read_only(lab), Mount.hide(f"{lab}/{path}"))
+        assert f"a symbolic link leads from there to {lab}/{real}" in said
+
+
+def test_hides_a_place_of_the_hosts_programs() -> None:
+    """What is there on the host is covered if it is there inside."""
+    (one,) = look(Mount.hide("/usr/bin")).found
+    assert (one.is_directory, one.mount.optional) == (True, True)
+
+
+# --- hides by pattern -----------------------------------------------------------------------
+
+
+def test_patterns_hide_at_any_depth(lab: Path) -> None:
+    """Files and directories, in mounts and in the working directory; what is hidden is not entered."""
+    for name in ("a", "a/b", "secrets", "secrets/secrets"):
+        (lab / name).mkdir()
+    for name in (".env", "a/.env", "a/b/.env", "a/b/x.key", "secrets/.env", ".envrc"):
+        (lab / name).touch()
+    hides = [Mount.hide(".env"), Mount.hide("b/*.key"), Mount.hide("secret[s]")]
+    for mounts, cwd in (([Mount.read_only(lab)], None), ([], lab)):
+        found = look(*mounts, *hides, cwd=cwd)
+        assert hidden(found, lab) == [".env", "a/.env", "a/b/.env", "a/b/x.key", "secrets"]
+        assert dict(found.hidden)[f"{lab}/secrets"]
+        assert not dict(found.hidden)[f"{lab}/.env"]
+
+
+@pytest.mark.parametrize("name", [b"new\nline", b"\xff\xfe", b"a:b\\c", b"[x]*?"])
+def test_patterns_hide_any_name(lab: Path, name: bytes) -> None:
+    """A name of any bytes is matched and hidden under that name."""
+    os.makedirs(os.fsencode(lab) + b"/" + name + b"/.env")
+    found = look(Mount.read_write(lab), Mount.hide(".env"))
+    assert hidden(found, lab) == [f"{os.fsdecode(name)}/.env"]
+
+
+def test_absolute_patterns_mean_places_inside(lab: Path) -> None:
+    """Where the mount puts it, and nowhere else."""
+    (lab / "a").mkdir()
+    for name in ("x.key", "a/x.key"):
+        (lab / name).touch()
+    shown = Mount.read_only(lab, "/w")
+    assert look(shown, Mount.hide("/w/*.key")).hidden == (("/w/x.key", False),)
+    assert look(shown, Mount.hide("/w/a/*.key")).hidden == (("/w/a/x.key", False),)
+    assert len(look(shown, Mount.hide("/w/**/*.key")).hidden) == 2
+    assert look(shown, Mount.hide(f"{lab}/*.key")).hidden == ()
+    assert look(shown, Mount.hide("/*.key")).hidden == ()
+    assert look(Mount.hide("/usr/bi[n]")).hidden == (("/usr/bin", True),)
+
+
+def test_a_pattern_without_a_match_is_noted(lab: Path) -> None:
+    """Who wrote it may have meant something."""
+    found = look(Mount.read_only(lab), Mount.hide("*.key"))
+    assert (found.hidden, found.notes) == ((), ("nothing matches the pattern *.key",))
+
+
+def test_of_a_pattern_and_a_mount_the_later_one_counts(lab: Path) -> None:
+    """A mount after the pattern stands at or in what is hidden; one before it is left out."""
+    (lab / "keys").mkdir()
+    (lab / "keys/one").touch()
+    shown, one, hide = Mount.read_only(lab), Mount.read_only(lab / "keys/one"), Mount.hide("key[s]")
+    after = look(shown, hide, one)
+    assert [(f.mount.at, f.mount.kind.value) for f in after.found] == [
+        (str(lab), "read_only"), (f"{lab}/keys", "hide"), (f"{lab}/keys/one", "read_only"),
+    ]  # fmt: skip
+    assert after.hidden == ()
+    before = look(shown, one, hide)
+    assert [f.mount.at for f in before.found] == [str(lab)]
+    assert hidden(before, lab) == ["keys"]
+    assert any("hidden by a pattern" in note for note in before.notes)
+    exact = look(shown, Mount.hide("on[e]"), one)
+    assert (len(exact.found), exact.hidden) == (2, ())
+
+
+def test_a_mount_is_searched_where_it_is_shown(lab: Path) -> None:
+    """What another mount stands over is not there; what a missing optional one would is."""
+    (lab / "d").mkdir()
+    (lab / "d/.env").touch()
+    shown, hide = Mount.read_only(lab), Mount.hide(".env")
+    assert look(shown, Mount.tmpfs(f"{lab}/d"), hide).hidden == ()
+    missing = Mount.read_only(lab / "no", f"{lab}/d", optional=True)
+    assert hidden(look(shown, missing, hide), lab) == ["d/.env"]
+
+
+def test_a_pattern_hides_what_a_link_leads_to(lab: Path) -> None:
+    """The link is only a name: the file is covered where it is shown under its own."""
+    (lab / "real").touch()
+    (lab / ".env").symlink_to("real")
+    (lab / "dangling.env").symlink_to("nowhere")
+    found = look(Mount.read_only(lab), Mount.hide("*.env"))
+    assert hidden(found, lab) == ["real"]
+    assert found.notes == (f"{lab}/real is hidden, because {lab}/.env is a link to it",)
+
+
+def test_too_much_to_search_is_refused(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree that is too large to search is not shown half searched."""
+    for number in range(30):
+        (lab / f"{number}.key").touch()
+    mounts = Mount.read_only(lab), Mount.hide("*.key")
+    assert len(look(*mounts).hidden) == 30
+    monkeypatch.setattr(hiding, "MOST_HIDDEN", 29)
+    assert "match more than 29 files" in refusal(*mounts)
+    monkeypatch.setattr(hiding, "MOST_ENTRIES", 29)
+    assert "more than 29 files" in refusal(Mount.read_only(lab), Mount.hide("*.no"))
+
+
+def test_a_tree_too_deep_to_search_is_refused(lab: Path) -> None:
+    """A file whose path is too long to be mounted over would stay visible."""
+    fd = os.open(lab, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("d" * 200, dir_fd=fd)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    assert "its path is too long" in refusal(Mount.read_write(lab), Mount.hide(".env"))
+    assert look(Mount.read_write(lab)).found
+
+
+@needs("unprivileged")
+def test_a_closed_directory_is_not_searched(lab: Path) -> None:
+    """Where the command could open it, it is refused; where it cannot, there is nothing to hide."""
+    (lab / "closed").mkdir(mode=0)
+    said = refusal(Mount.read_write(lab), Mount.hide(".env"))
+    assert f"cannot look through {lab}/closed: it cannot be read" in said
+    assert look(Mount.read_only(lab), Mount.hide(".env")).hidden == ()
+    (lab / "closed").chmod(0o111)
+    notes = look(Mount.read_only(lab), Mount.hide(".env")).notes
+    assert f"{lab}/closed cannot be read: what lies in it is not hidden" in notes
+
+
+# --- protected names ------------------------------------------------------------------------
+
+
+def guarded(found: Survey, top: Path) -> dict[str, bool]:
+    """What is protected, as paths from a directory, and whether read-only."""
+    return {os.path.relpath(one.at, top): one.read_only for one in found.guarded}
+
+
+def repository(top: Path) -> None:
+    """What git makes, as far as it matters."""
+    (top / ".git/hooks").mkdir(parents=True)
+    (top / ".git/config").touch()
+    (top / ".git/objects").mkdir()
+
+
+def test_protects_what_is_there(lab: Path) -> None:
+    """Protected paths are read-only, those above them cannot be renamed, parents come first."""
+    repository(lab)
+    repository(lab / "sub")
+    (lab / ".envrc").touch()
+    found = look(Mount.read_write(lab, "/w"))
+    assert guarded(found, Path("/w")) == {
+        ".git": False, ".envrc": True, "sub": False,
+        ".git/hooks": True, ".git/config": True, "sub/.git": False,
+        "sub/.git/hooks": True, "sub/.git/config": True,
+    }  # fmt: skip
+    depths = [one.at.count("/") for one in found.guarded]
+    assert depths == sorted(depths)
+    (watch,) = found.watched
+    assert (watch.at, watch.path) == ("/w", str(lab))
+    identity = (lab / ".envrc").stat()
+    assert dict(watch.known)[".envrc"] == f"{identity.st_dev}:{identity.st_ino}"
+    assert ".git/hooks" in watch.names
+
+
+@pytest.mark.parametrize("make", [Mount.read_only, Mount.overlay])
+def test_protects_only_writable_trees(lab: Path, make: Any) -> None:
+    """What cannot be written to, or is thrown away, needs no protection."""
+    repository(lab)
+    found = look(make(lab))
+    assert (found.guarded, found.watched) == ((), ())
+
+
+def test_what_is_named_itself_is_not_protected(lab: Path) -> None:
+    """A mount at a protected path, or above it, was meant; the start is remembered all the same."""
+    repository(lab)
+    found = look(Mount.read_write(lab), Mount.read_write(lab / ".git/hooks"))
+    assert guarded(found, lab) == {".git": False, ".git/config": True}
+    assert ".git/hooks" in dict(found.watched[0].known)
+    assert guarded(look(Mount.read_write(lab / ".git/hooks")), lab) == {}
+
+
+def test_a_part_of_a_protected_path_is_no_way_around(lab: Path) -> None:
+    """A repository's .git as the source is protected like the repository."""
+    repository(lab)
+    found = look(Mount.read_write(lab / ".git"))
+    assert guarded(found, lab) == {".git/hooks": True, ".git/config": True}
+
+
+def test_the_caller_decides_what_is_protected(lab: Path) -> None:
+    """Names can be left out and added; a wrong one is refused even if nothing is writable."""
+    repository(lab)
+    (lab / "deploy").mkdir()
+    (lab / "deploy/run.sh").touch()
+    rw = Mount.read_write(lab)
+    assert ".git/hooks" not in guarded(look(rw, unprotect=[".git/hooks"]), lab)
+    nothing = look(rw, unprotect=["all"])
+    assert (nothing.guarded, nothing.watched) == ((), ())
+    only = look(rw, unprotect=["all"], protect=["run.sh"])
+    assert guarded(only, lab) == {"deploy": False, "deploy/run.sh": True}
+    with pytest.raises(PolicyError, match=re.escape("not a protected name: .no")):
+        look(unprotect=[".no"])
+
+
+def test_a_link_in_the_place_of_a_protected_path_is_only_remembered(lab: Path) -> None:
+    """A link cannot be bound over itself; its text tells later whether it was replaced."""
+    (lab / ".envrc").symlink_to("elsewhere")
+    found = look(Mount.read_write(lab))
+    assert found.guarded == ()
+    assert found.watched[0].known == ((".envrc", "link:elsewhere"),)
+
+
+def test_found_is_a_value() -> None:
+    """What was found compares and hashes, as the key of a plan that is remembered."""
+    mount = Mount.tmpfs("/x")
+    assert {Found(mount): 1}[Found(mount)] == 1
