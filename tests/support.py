@@ -333,8 +333,14 @@ NEEDS: dict[str, Need] = {
         "no usual directory is closed to the caller", lambda: closed_place() is not None, True
     ),
     "no subids": Need("the caller has a range of subordinate ids", _has_no_range, True),
+    "fuse": Need(
+        "the caller may not open /dev/fuse", lambda: os.access("/dev/fuse", os.R_OK | os.W_OK), True
+    ),
     "route": Need("the host has no route to the network", _has_route, True),
-    **{name: _tool(name) for name in ("gcc", "ldd", "newuidmap", "setpriv", "strace", "unshare")},
+    **{
+        name: _tool(name)
+        for name in ("bindfs", "gcc", "ldd", "newuidmap", "setpriv", "strace", "unshare")
+    },
 }
 
 _is_met = functools.cache(lambda name: NEEDS[name].met())

@@ -26,6 +26,7 @@ General layout, from top to bottom; nothing imports upward:
     view, identity      pure parts of it: what stands where, and who runs
     command             where the program lies
     needs, loader, elf  what a program needs of /usr
+    homes               which directories are homes
     surveyor            what lies where a policy points
     examine             the part of it that only some policies need
     hiding, sources     parts of that
@@ -59,6 +60,11 @@ from .policy import IdMap, Limits, Network, Policy, System
 from .result import Outcome, Result, Usage
 from .supervise import Process
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import profile
+    from .layers import Layer, open_layer
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -74,6 +80,7 @@ __all__ = [
     "HostError",
     "IdMap",
     "InternalError",
+    "Layer",
     "Limits",
     "Mount",
     "Network",
@@ -89,8 +96,23 @@ __all__ = [
     "Terminal",
     "Usage",
     "__version__",
+    "open_layer",
     "plan",
     "probe",
+    "profile",
     "run",
     "start",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """What few programs use is imported when it is used."""
+    if name in ("Layer", "open_layer"):
+        from . import layers
+
+        return getattr(layers, name)
+    if name == "profile":
+        import importlib
+
+        return importlib.import_module(".profile", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

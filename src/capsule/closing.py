@@ -43,13 +43,13 @@ class Closing:
         self._policy = policy
         self._overlays = plan.overlays
         self._watched = plan.watched
+        self._kept = [kept for _, _, kept in plan.overlays if kept]
         self._locks: list[int] = []
         self.layers: dict[str, Layer] = {}
         try:
-            for _, _, kept in plan.overlays:
-                if kept:
-                    self._locks.append(_lock(kept))
-                    _give(self._locks[-1], plan.owner)
+            for kept in self._kept:
+                self._locks.append(_lock(kept))
+                _give(self._locks[-1], plan.owner)
         except BaseException:
             self.close()
             raise
@@ -100,7 +100,10 @@ class Closing:
         for layer in self.layers.values():
             layer.close()
         self.layers = {}
-        for fd in self._locks:
+        for fd, kept in zip(self._locks, self._kept, strict=False):
+            from .layers import make_removable
+
+            make_removable(kept)
             os.close(fd)
         self._locks = []
 

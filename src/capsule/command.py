@@ -9,6 +9,7 @@ import os
 import sys
 
 from .errors import PolicyError
+from .homes import SYSTEM_PLACES, home_inside, known_homes, may_show, real_path
 from .mounts import MountKind
 from .paths import is_below
 from .policy import System
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PASSED_ON = ("PATH", "LANG", "LANGUAGE", "TERM", "COLORTERM", "TZ")
 
-# Where a private home, or the working directory, would hide or reveal what it must not.
-SYSTEM_PLACES = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-OWN_PLACES = ("/etc", "/proc", "/dev", "/sys", "/run")
-SHARED_PLACES = ("/tmp", "/var/tmp", "/var", "/home", "/mnt", "/media", "/opt", "/srv", "/boot")
-
 _SCRIPT_DEPTH = 4
 # A working directory that lies in one of these is there.
 HOLDING = (
@@ -39,6 +35,7 @@ HOLDING = (
     MountKind.TMPFS,
     MountKind.DIRECTORY,
 )
+EMPTY = (MountKind.TMPFS, MountKind.DIRECTORY)
 
 
 class Command(Value):
@@ -79,8 +76,8 @@ def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> C
         PolicyError: there is no command, or a word of it cannot be passed on.
     """
     words = _words(args)
-    homes = _homes()
-    home = _home(policy, homes[0])
+    homes = known_homes()
+    home = home_inside(policy, homes[0])
     env = _environment(policy, home)
     cwd, working_directory = _working_directory(policy, homes)
     paths = _candidates(words[0], env.get("PATH", os.defpath), _lookup_directory(policy, cwd))
@@ -123,14 +120,6 @@ def _needed(policy: Policy, found: str | None, search: str) -> tuple[tuple[str, 
     return needed(found, search)
 
 
-def _real(path: str) -> str:
-    """The path with its links followed, as far as the caller may read them."""
-    try:
-        return os.path.realpath(path)
-    except OSError:
-        return path
-
-
 def _words(args: Sequence[str | bytes | os.PathLike[str]]) -> tuple[str, ...]:
     if isinstance(args, (str, bytes)) or not args:
         hint = 'pass a list of words, for instance ["ls", "-l"]; a shell is ["sh", "-c", "..."]'
@@ -157,58 +146,18 @@ def _root_entries(root: str) -> tuple[tuple[str, str | None], ...]:
     return tuple((f"/{name}", found[name]) for name in sorted(found) if name not in own)
 
 
-_homes_cache: dict[tuple[str, int, int], list[str]] = {}
-
-
-def _homes() -> list[str]:
-    """Home directories, the caller's first: none of them is shown unasked."""
-    try:
-        changed = os.stat("/etc/passwd").st_mtime_ns
-    except OSError:
-        changed = 0
-    key = (os.environ.get("HOME", ""), os.geteuid(), changed)
-    if key not in _homes_cache:
-        _homes_cache.clear()
-        _homes_cache[key] = _find_homes(key[0])
-    return _homes_cache[key]
-
-
-def _find_homes(own: str) -> list[str]:
-    homes = [os.path.normpath(own)] if own.startswith("/") and own != "/" else ["/root"]
-    uid = str(os.geteuid())
-    try:
-        with open("/etc/passwd", encoding="utf-8", errors="surrogateescape") as lines:
-            rows = [line.rstrip("\n").split(":") for line in lines]
-    except OSError:
-        rows = []
-    homes += [
-        os.path.normpath(row[5])
-        for row in rows
-        if len(row) == 7 and (row[2] in (uid, "0") or (row[2].isdigit() and int(row[2]) >= 1000))
-    ]
-    homes += [real for home in homes if (real := _real(home)) != home]
-    return [home for home in homes if home.startswith("/") and home != "/"]
-
-
-def _home(policy: Policy, own: str) -> str:
-    """Where the private home is: at the caller's own path, unless that is part of the system."""
-    places = (*SYSTEM_PLACES, *OWN_PLACES)
-    if policy.root or any(is_below(own, place) for place in places) or own in SHARED_PLACES:
-        return "/root"
-    return own
-
-
 def _environment(policy: Policy, home: str) -> dict[str, str]:
-    if policy.env is not None:
-        return dict(policy.env)
     host = os.environ
-    if policy.inherit_env:
+    if policy.env is not None:
+        env = dict(policy.env)
+    elif policy.inherit_env:
         env = dict(host)
     else:
         env = {n: host[n] for n in host if n in PASSED_ON or n.startswith("LC_")}
         env["HOME"] = home
         env["USER"] = "root" if policy.uid == 0 else "user"
-    env.setdefault("PATH", DEFAULT_PATH)
+    if policy.env is None:
+        env.setdefault("PATH", DEFAULT_PATH)
     for name, value in policy.extra_env:
         if value is not None:
             env[name] = value
@@ -230,21 +179,14 @@ def _working_directory(policy: Policy, homes: list[str]) -> tuple[str, str | Non
         raise PolicyError("cwd: the working directory is gone", field="cwd", hint=hint)
     cwd = os.path.normpath(os.path.join(base, policy.cwd or "."))
     cwd = "/" + cwd.lstrip("/")
-    if policy.root or any(is_below(cwd, mount.at) for mount in policy.mounts if mount.kind in HOLDING):
+    covering = [mount for mount in policy.mounts if mount.kind in HOLDING and is_below(cwd, mount.at)]
+    # What is made up holds nothing: what lies below it is not there, unless it was asked for.
+    empty = covering and all(mount.kind in EMPTY and mount.at != cwd for mount in covering)
+    if policy.root or (covering and not empty):
         return cwd, None
-    if policy.show_cwd and _may_show(cwd, homes) and os.path.isdir(cwd):
+    if policy.show_cwd and not empty and may_show(cwd, homes) and os.path.isdir(cwd):
         return cwd, cwd
     return (cwd, None) if policy.cwd is not None or _is_inside(cwd, homes) else ("/", None)
-
-
-def _may_show(path: str, homes: list[str]) -> bool:
-    """Whether a directory may be shown without being asked for."""
-    for name in {path, _real(path)}:
-        if name == "/" or name in SHARED_PLACES or any(is_below(home, name) for home in homes):
-            return False
-        if any(is_below(name, place) for place in OWN_PLACES):
-            return False
-    return True
 
 
 def _is_inside(path: str, homes: list[str]) -> bool:
@@ -293,7 +235,7 @@ def _hops(path: str) -> Iterator[str]:
         except OSError:
             break
         path = os.path.normpath(os.path.join(os.path.dirname(path), target))
-    real = _real(path)
+    real = real_path(path)
     if real != path:
         yield real
 
@@ -305,7 +247,7 @@ def _around(path: str, homes: list[str], *, whole: bool) -> Iterator[tuple[str, 
     folder = os.path.dirname(path)
     prefix = os.path.dirname(folder)
     in_prefix = os.path.basename(folder) in ("bin", "sbin", "shims")
-    if whole and in_prefix and _may_show(prefix, homes):
+    if whole and in_prefix and may_show(prefix, homes):
         yield from _prefix(prefix, folder, homes)
     yield path, "the command"
 
@@ -338,7 +280,7 @@ def _base_python(prefix: str, homes: list[str]) -> Iterator[tuple[str, str]]:
         base = os.path.dirname(folder)
         if base == prefix or any(is_below(base, place) for place in SYSTEM_PLACES):
             continue
-        if _is_executable(f"{folder}/python3") and _may_show(base, homes):
+        if _is_executable(f"{folder}/python3") and may_show(base, homes):
             for part in (folder, f"{base}/lib", f"{base}/lib64"):
                 if os.path.isdir(part):
                     yield part, "its Python"

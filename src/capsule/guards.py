@@ -12,6 +12,7 @@ by the same rules, so that what is found only after it is new. It is given
 from __future__ import annotations
 
 import os
+import sys
 
 from .errors import PolicyError
 from .values import Value
@@ -35,7 +36,7 @@ class Guard(Value):
         anywhere: whether it counts at any depth of a tree, or only at its top and in home directories.
         why: who executes or obeys it.
         unless_directory: a directory of that name is not meant.
-        home: it counts in home directories alone.
+        home: its name says nothing about a tree: it counts in home directories alone.
         at: where it stands in one tree, if that is not where its name says; see `within`.
     """
 
@@ -73,7 +74,7 @@ _ANYWHERE = {
     "lefthook.yml": "lefthook runs what it names at every commit",
     ".hg/hgrc": "Mercurial runs the hooks that it names",
     ".hg/sharedpath": "tells Mercurial to take its configuration from elsewhere",
-    ".jj/repo": "jj obeys the configuration in it",
+    ".jj/repo/config.toml": "jj runs what it names",
     ".envrc": _DIRECTORY,
     ".direnv": _DIRECTORY,
     "mise.toml": _DIRECTORY,
@@ -185,12 +186,16 @@ _HOME = {
     "go/bin": _PATH,
 }
 
+# Not a path: where Capsule and its Python are installed, if that is in the tree.
+_ITSELF = "capsule-itself"
+
 TABLE: tuple[Guard, ...] = (
     # As a directory it is the repository itself, which commits change.
     Guard(".git", True, "leads git to a repository elsewhere, which it obeys", unless_directory=True),
     *(Guard(name, True, why) for name, why in _ANYWHERE.items()),
     *(Guard(name, False, why) for name, why in _TOP.items()),
     *(Guard(name, False, why, home=True) for name, why in _HOME.items()),
+    Guard(_ITSELF, False, "its code runs at the next start of a capsule", home=True),
 )
 _BY_NAME = {guard.name: guard for guard in TABLE}
 
@@ -248,20 +253,28 @@ def within(guards: Iterable[Guard], tree: str) -> tuple[Guard, ...]:
 
 def _placed(guard: Guard, tree: str, homes: list[str]) -> list[Guard]:
     """One guard for each place that it has in a tree."""
-    placed = [] if guard.home else [guard]
-    path = guard.path
-    if guard.anywhere:
-        parts = path.split("/")
-        tops = [tree.removesuffix("/" + "/".join(parts[:end])) for end in range(1, len(parts))]
-        bases = [top for top in tops if top != tree]
-    else:
-        bases = homes
     top = tree.rstrip("/") + "/"
-    for base in bases:
-        place = f"{base}/{path}"
-        if place.startswith(top):
-            placed.append(guard.replace(anywhere=False, home=False, at=place[len(top) :]))
-    return placed
+    placed = [
+        guard.replace(anywhere=False, home=False, at=place[len(top) :])
+        for place in _places(guard, tree, homes)
+        if place.startswith(top)
+    ]
+    return placed if guard.home else [guard, *placed]
+
+
+def _places(guard: Guard, tree: str, homes: list[str]) -> list[str]:
+    """Paths of the host that a guard names, besides those that its name says in a tree."""
+    if guard.name == _ITSELF:
+        own = (sys.prefix, os.path.dirname(__file__))
+        return [os.path.realpath(path) for path in own]
+    path = guard.path
+    if not guard.anywhere:
+        return [f"{home}/{path}" for home in homes]
+    parts = path.split("/")
+    beginnings = ["/" + "/".join(parts[:end]) for end in range(1, len(parts))]
+    return [
+        f"{tree.removesuffix(beginning)}/{path}" for beginning in beginnings if tree.endswith(beginning)
+    ]
 
 
 def _homes(tree: str) -> list[str]:
@@ -306,7 +319,9 @@ def _matches(guard: Guard, parts: list[str], kind: str) -> bool:
     starts = range(len(parts)) if guard.anywhere else range(1)
     if any(_matches_from(guard, name, parts[start:], kind) for start in starts):
         return True
-    return guard.name in IN_GIT and guard.anywhere and _in_repository(name[-1], parts)
+    # The tree may be a .git directory itself.
+    whole = parts if guard.anywhere else [".git", *parts]
+    return guard.name in IN_GIT and _in_repository(name[-1], whole)
 
 
 def _matches_from(guard: Guard, name: list[str], parts: list[str], kind: str) -> bool:

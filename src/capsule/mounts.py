@@ -134,16 +134,16 @@ class Mount(Value):
         source: str | os.PathLike[str],
         at: str | None = None,
         *,
-        size: int | str = OVERLAY_SIZE,
+        size: int | str | None = None,
         keep: str | os.PathLike[str] | None = None,
         noexec: bool = False,
         optional: bool = False,
     ) -> Mount:
         """Show a directory of the host writable, while the host's stays as it is.
 
-        What is written goes to an upper layer: in memory, at most *size* bytes, gone after the run;
-        or in the directory *keep*, which is made if it is missing and may hold the layer of an earlier
-        run, then without a limit of size. `Result.changes` lists what the layer holds. Enforced by
+        What is written goes to an upper layer: in memory, at most *size* bytes (512M), gone after the
+        run; or in the directory *keep*, which is made if it is missing and may hold the layer of an
+        earlier run, then without a limit of size. `Result.changes` lists what the layer holds. Enforced by
         overlayfs in the user namespace (5.11).
 
         Raises:
@@ -151,7 +151,11 @@ class Mount(Value):
         """
         place, path = _bind(source, at)
         kept = "" if keep is None else absolute(check_path(keep, "mounts"), "mounts")
-        number = _size(size)
+        if keep is not None and size is not None:
+            hint = "leave one of them out: a layer that is kept has the size of its file system"
+            message = "mounts: an overlay has either a size or a directory that keeps its layer"
+            raise PolicyError(message, field="mounts", value=size, hint=hint)
+        number = 0 if kept else OVERLAY_SIZE if size is None else _size(size)
         return cls(MountKind.OVERLAY, place, path, number, keep=kept, noexec=noexec, optional=optional)
 
     @classmethod

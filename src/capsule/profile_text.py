@@ -6,6 +6,7 @@ import base64
 import os
 
 from . import shapes, toml_text
+from .mounts import OVERLAY_SIZE
 from .paths import inside_path
 from .quantities import parse_size
 
@@ -102,7 +103,7 @@ def _mount_table(mount: Mount, *, everything: bool) -> str:
     lines = [_line("kind", "text", mount.kind.value)]
     for name, shape in shapes.of_mount(mount.kind).items():
         value = getattr(mount, shapes.ATTRIBUTES.get(name, name))
-        unset = name == "keep" and not value
+        unset = name in ("keep", "size") and not value
         if shape.required or not (unset or (_is_default(mount, shape, value) and not everything)):
             lines.append(_line(name, shape.shape, value))
     return f"[[mounts]]\n{''.join(lines)}"
@@ -112,5 +113,6 @@ def _is_default(mount: Mount, shape: Shape, value: object) -> bool:
     if shape.name == "at":
         return value == inside_path(mount.source, "mounts")
     if shape.shape == "size":
-        return value == parse_size(shape.default, "size")  # type: ignore[arg-type]
+        default = OVERLAY_SIZE if shape.default is None else shape.default
+        return value == parse_size(default, "size")  # type: ignore[arg-type]
     return value == shape.default

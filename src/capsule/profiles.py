@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from .command import _home, _homes, _may_show
 from .errors import PolicyError
+from .homes import home_inside, known_homes, may_show
 from .mounts import Mount
 from .paths import is_below
 from .policy import Policy, System
@@ -31,7 +31,7 @@ def default() -> Policy:
 
 def strict() -> Policy:
     """Nothing of the host but the command and its libraries; what can be written cannot be executed."""
-    home = _home(Policy(), _homes()[0])
+    home = home_inside(Policy(), known_homes()[0])
     places = dict.fromkeys(("/tmp", "/dev/shm", home))
     return Policy(
         system=System.NEEDED,
@@ -47,7 +47,7 @@ def dev() -> Policy:
 
 def offline_build() -> Policy:
     """As dev, with the caller's package caches in overlays, so that builds need no network."""
-    home = _homes()[0]
+    home = known_homes()[0]
     work = _working_directory("offline-build")
     shown = [Mount.read_only(f"{home}/{name}", optional=True) for name in TOOLCHAINS]
     shown += [Mount.overlay(f"{home}/{name}", optional=True) for name in CACHES]
@@ -63,7 +63,7 @@ def _working_directory(name: str) -> str:
         path = os.getcwd()
     except FileNotFoundError:
         path = ""
-    if path and _may_show(path, _homes()):
+    if path and may_show(path, known_homes()):
         return path
     what = f"not in {path}, which holds more than one project" if path else "the directory is gone"
     hint = "change to the project's own directory, or name what to make writable with --rw"

@@ -38,6 +38,7 @@ _OF_MOUNT = {
     "str": "text",
     "str | None": "text",
     "int | str": "size",
+    "int | str | None": "size",
     "int": "mode",
     "bool": "flag",
     "bytes | str": "data",

@@ -41,7 +41,7 @@ def survey(
 
 
 def _cwd(policy: Policy, shown: str | None, uid: int) -> str:
-    """The way to a working directory that was named; the kernel tells the caller's own without links."""
+    """The way to a working directory that was named; that of the caller itself is without links."""
     if shown is None or policy.cwd is None:
         return ""
     from .sources import follow, trusts_root

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import steps as s
-from .command import SHARED_PLACES
+from .homes import SHARED_PLACES
 from .identity import NOBODY
 from .mounts import MountKind
 from .paths import is_below
@@ -122,8 +122,9 @@ def _warn_of_old_layers(places: Places, host: Host) -> list[str]:
     if _version(host.kernel) >= (6, 6):
         return []
     return [
-        f"overlay at {s.show(path)}: before Linux 6.6, where the layer is in memory, a directory that "
-        "was deleted cannot be made again (EIO); where it is kept, it can"
+        f"overlay at {s.show(path)}: before Linux 6.6, with a layer in memory, a directory of the host "
+        "that holds something cannot be deleted, nor one that was deleted be made again (EIO); with a "
+        "layer that is kept (--keep) they can"
         for path, place in places.items()
         if isinstance(place, Layers) and place.upper is None
     ]

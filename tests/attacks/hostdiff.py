@@ -1,4 +1,4 @@
-"""The host before and after: whatever a capsule leaves or alters shows as a difference of two snapshots."""
+"""The host before and after: what a capsule leaves or alters is a difference of two snapshots."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _left(before: Snapshot, tops: Sequence[str | Path], tables: bool) -> list[st
         time.sleep(0.02)
 
 
-# --- trees ------------------------------------------------------------------------------------------
+# --- trees ----------------------------------------------------------------------------------------
 
 
 def _tree(top: str) -> Iterator[tuple[str, str]]:
@@ -154,7 +154,7 @@ def _content(path: str, found: os.stat_result) -> str:
         return changed
 
 
-# --- tables of the kernel ---------------------------------------------------------------------------
+# --- tables of the kernel -------------------------------------------------------------------------
 
 
 def _mounts() -> tuple[str, ...]:
@@ -177,3 +177,15 @@ def _sockets() -> frozenset[str]:
             words = line.rstrip("\n").split(" ", 7)
             found |= {f"unix {words[7]}"} if len(words) > 7 else set()
     return frozenset(found)
+
+
+# --- hostile trees --------------------------------------------------------------------------------
+
+
+def unlock(top: str | Path) -> None:
+    """Let the directories of a tree be entered, so that a test can remove it. No link is followed."""
+    for folder, names, _ in os.walk(top):
+        for name in names:
+            path = f"{folder}/{name}"
+            if not os.path.islink(path):
+                os.chmod(path, 0o700)

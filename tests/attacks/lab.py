@@ -1,7 +1,7 @@
 """A lab: a machine of the test's own as far as namespaces go, where nobody else changes anything.
 
-In it /tmp, /var/tmp, /run, /dev/shm and the home are fresh, the process table and the network are empty, and the
-test may mount. Whoever is not root outside is root in it for the mounts, and then again who he was.
+In it /tmp, /var/tmp, /run, /dev/shm and the home are fresh, the process table and the network are
+empty, and the test may mount. Who is not root outside is root in it for the mounts, then himself again.
 """
 
 from __future__ import annotations

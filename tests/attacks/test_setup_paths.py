@@ -51,7 +51,7 @@ def place() -> Iterator[Place]:
         yield Place(tree, victim)
 
 
-# --- A-01: places behind planted links ----------------------------------------------------------
+# --- A-01: places behind planted links ------------------------------------------------------------
 
 LINKS = ("absolute", "relative", "oldroot", "up", "magic", "cwd")
 MAKERS: dict[str, Callable[[str, Path], Mount]] = {
@@ -72,7 +72,7 @@ MAKERS: dict[str, Callable[[str, Path], Mount]] = {
 def test_a01_a_place_behind_a_planted_link_is_not_made_on_the_host(
     place: Place, link: str, maker: str
 ) -> None:
-    """A mount whose place leads through a link fails or lies in the capsule; the victim stays as it was."""
+    """A mount whose place leads through a link fails or lies inside; the victim stays as it was."""
     with shared_directory() as source:
         give(source)
         (source / "file").write_text("harmless")
@@ -118,7 +118,7 @@ def test_a03_a_place_that_is_exchanged_leads_nowhere(place: Place, maker: str, l
 
 
 def _lands_inside(policy: Policy, contested: Path, victim: Path) -> bool:
-    """Whether the capsule started: what it mounted lies at the place asked for, or behind the link inside."""
+    """Whether the capsule started: what it mounted lies where it was asked for, or behind the link."""
     try:
         result = capsule.run(["sh", "-c", _WHERE, "sh", str(contested)], policy, text=True)
     except CapsuleError:
@@ -130,7 +130,7 @@ def _lands_inside(policy: Policy, contested: Path, victim: Path) -> bool:
     return True
 
 
-# --- A-06 and A-07: a root that was made to deceive -------------------------------------------------
+# --- A-06 and A-07: a root that was made to deceive -----------------------------------------------
 
 
 @contextlib.contextmanager
@@ -165,7 +165,8 @@ for place in $1; do
     [ -d /proc$place ] || [ -z "$(cat /proc$place 2>/dev/null)" ] || echo wrong: content: $place
     (echo 1 >>/proc$place) 2>&1 | grep -q -e Read-only -e denied -e directory || echo wrong: $place
 done
-(echo x >/proc/sys/kernel/core_pattern) 2>&1 | grep -q -e Read-only -e denied || echo wrong: core_pattern
+(echo x >/proc/sys/kernel/core_pattern) 2>&1 | grep -q -e Read-only -e denied ||
+    echo wrong: core_pattern
 : >/tmp/harmless && echo held
 """
 
@@ -190,7 +191,7 @@ def test_a06_an_honest_root_starts() -> None:
 
 
 def test_a06_the_check_sees_what_is_wrong() -> None:
-    """The control: outside the script finds content that is not covered and a file that can be written."""
+    """The control: outside the script finds content that shows and a file that can be written."""
     with shared_directory() as top:
         script = _HOLDS.replace("/proc/sys/kernel/core_pattern", f"{top}/file")
         script = script.replace("/tmp/harmless", f"{top}/harmless")
@@ -319,7 +320,7 @@ tell([during == before, after == before, inside.endswith("hidden\\n"), " late " 
 
 @needs("unshare")
 def test_a14_nothing_travels_where_mounts_are_shared(place: Place) -> None:
-    """On a host of shared mounts none leaves the capsule or enters it; a namespace left shared leaks."""
+    """Where mounts are shared none leaves the capsule or enters it; a namespace left shared leaks."""
     (place.tree / "below").mkdir()
     told = lab("mount --make-rshared /", _SHARED, place.tree)
     assert told == [True, True, True, False, True]

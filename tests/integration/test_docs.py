@@ -36,7 +36,7 @@ from tests.support import CAPSULE, HANG, give, shared_directory
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTED = (
     "README.md",
-    *(f"docs/{n}.md" for n in ("python", "cli", "errors", "security", "architecture")),
+    *(f"docs/{n}.md" for n in ("python", "cli", "errors", "files", "security", "architecture")),
 )
 PAGES = sorted(str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
 

@@ -171,6 +171,29 @@ def test_a_tree_that_is_itself_protected_was_named_itself(home: Path) -> None:
     assert found(home / ".config/fish") == {}
 
 
+def test_capsule_itself_is_protected_where_it_lies_in_a_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Python's prefix, whatever that is called, and its own package; it can be left out."""
+    make(tmp_path, "project/tools/lib/site-packages/x", "src/capsule/guards.py")
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "project/tools"))
+    monkeypatch.setattr(guards, "__file__", str(tmp_path / "src/capsule/guards.py"))
+    assert found(tmp_path) == {"project/tools": "capsule-itself", "src/capsule": "capsule-itself"}
+    assert found(tmp_path / "project") == {"tools": "capsule-itself"}
+    assert found(tmp_path / "project/tools") == {}
+    assert found(tmp_path, in_force((), ("capsule-itself",))) == {}
+    assert match("capsule-itself", ALL) is None
+
+
+def test_the_repositories_in_one_that_is_the_tree_are_protected() -> None:
+    """An overlay of .git itself has submodules' hooks in it."""
+    inner = within(ALL, "/srv/project/.git")
+    assert match("hooks/pre-commit", inner) is not None
+    assert match("modules/lib/hooks/post-checkout", inner) is not None
+    assert match("modules/lib/HEAD", inner) is None
+    assert match("hooks/pre-commit", within(ALL, "/srv/project")) is None
+
+
 # --- what is found ------------------------------------------------------------------------------
 
 

@@ -119,10 +119,10 @@ def test_functions_are_small() -> None:
 def test_the_public_names() -> None:
     """What the package exports is pinned: a name more or less is a decision."""
     assert set(capsule.__all__) == {
-        "DEVNULL", "INHERIT", "PIPE", "STDOUT", "Action", "Change", "SetAside", "System",
+        "DEVNULL", "INHERIT", "PIPE", "STDOUT", "Action", "Change", "Layer", "SetAside", "System",
         "CapsuleError", "CommandFailed", "HostError", "InternalError", "PolicyError", "SetupError",
         "Host", "IdMap", "Limits", "Mount", "Network", "Outcome", "Plan", "Policy", "Process", "Result",
-        "Terminal", "Usage", "__version__", "plan", "probe", "run", "start",
+        "Terminal", "Usage", "__version__", "open_layer", "plan", "probe", "profile", "run", "start",
     }  # fmt: skip
     assert len(set(capsule.__all__)) == len(capsule.__all__)
 
