@@ -275,6 +275,8 @@ class _Look:
         names = tuple(guard.name for guard in guards)
         self._watched.append(Watch(at, one.path, names, known, seen.depth))
         kept = [sight.path for sight in seen.found if sight.kind != "symlink"]
+        links = [sight.path for sight in seen.found if sight.kind == "symlink"]
+        kept += [target for path in links if (target := _inside(one.path, path)) not in ("", *kept)]
         covers = self.covers()
         kept = [path for path in sorted(kept) if not _is_covered(f"{at}/{path}", covers, at)]
         for path in kept:
@@ -284,6 +286,13 @@ class _Look:
                     self._guarded.setdefault(place, False)
         if kept:
             self.notes.append(f"read-only in {one.path}: {listed(kept, 'paths')}")
+
+
+def _inside(tree: str, link: str) -> str:
+    """Where in a tree a link in it leads, or "" if it leads elsewhere or nowhere."""
+    real = os.path.realpath(f"{tree}/{link}")
+    is_inside = real != tree and is_below(real, tree) and os.path.lexists(real)
+    return real[len(tree.rstrip("/")) + 1 :] if is_inside else ""
 
 
 def _is_covered(place: str, covers: set[str], at: str = "/") -> bool:

@@ -143,8 +143,8 @@ class Mount(Value):
 
         What is written goes to an upper layer: in memory, at most *size* bytes (512M), gone after the
         run; or in the directory *keep*, which is made if it is missing and may hold the layer of an
-        earlier run, then without a limit of size. `Result.changes` lists what the layer holds. Enforced by
-        overlayfs in the user namespace (5.11).
+        earlier run, then without a limit of size. `Result.changes` lists what the layer holds. Enforced
+        by overlayfs in the user namespace (5.11).
 
         Raises:
             PolicyError: a path is empty, *at* is relative, or the size is less than a page.

@@ -92,7 +92,7 @@ tell([told, os.path.exists("/data/kept")])
         (lower / "kept").write_text("content")
         (lower / "kept").chmod(0o666)
         lower.chmod(0o777)
-            policy = Policy(mounts=(Mount.overlay(lower, at="/data"),), cwd="/")
+        policy = Policy(mounts=(Mount.overlay(lower, at="/data"),), cwd="/")
         result = capsule.run(probe_args(code), policy)
         assert result.ok, result
         paths = {change.path: change.action.value for change in result.changes}

@@ -23,8 +23,8 @@ NAMES = [
     b"a:b", b"a,b", b"a\\b", b"a\\:b", b"a\\,b", b"a\\\\b", b"a\\040b", b"a b", b"a\tb", b"a\nb",
     b"x,upperdir=..,workdir=.", b"x:etc", b"lower:upper:", b":", b"::", b",", b"\\", b"\\\\",
     b"#x", b"%s", b"--rw", b"-", b"=", b"a=b", b"'", b'"', b"$(id)", b"`id`", b"*", b"?", b"[a]", b"~",
-    b"a\n", b"\xff\xfe", b"\xc3", b"t\xc3\xa4st", b"\xed\xa0\x80", b"\x1b[2J", b"\x7f", b"\x01", b"...", b" ",
-    b"a" * 255,
+    b"a\n", b"\xff\xfe", b"\xc3", b"t\xc3\xa4st", b"\xed\xa0\x80", b"\x1b[2J", b"\x7f", b"\x01",
+    b"...", b" ", b"a" * 255,
 ]  # fmt: skip
 
 

@@ -134,6 +134,22 @@ tell(told)
     assert ask(code, writable(tree)) == ["EROFS", "EXDEV"]
 
 
+def test_what_a_protected_link_leads_to_in_the_tree_is_read_only(tree: Path) -> None:
+    """A start-up file that is kept elsewhere in the tree is protected there."""
+    put(tree / "dotfiles/bashrc", "old")
+    (tree / ".bashrc").symlink_to("dotfiles/bashrc")
+    with shared_directory() as copy:
+        shutil.copytree(tree, copy / "tree", symlinks=True)
+        assert_denied(
+            "open(given['tree'] + '/dotfiles/bashrc', 'a')",
+            errno.EROFS,
+            outside={"tree": f"{copy}/tree"},
+            inside={"tree": str(tree)},
+            policy=writable(tree),
+        )
+    shell("echo new > dotfiles/other", writable(tree))
+
+
 def test_names_can_be_left_writable_and_others_protected(tree: Path) -> None:
     """`unprotect` one by one or all, `protect` at any depth."""
     policy = writable(tree, unprotect=(".envrc",), protect=("code",))
