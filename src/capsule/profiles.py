@@ -29,9 +29,8 @@ def default() -> Policy:
     return Policy()
 
 
-def strict() -> Policy:
+def strict(home: str) -> Policy:
     """Nothing of the host but the command and its libraries; what can be written cannot be executed."""
-    home = home_inside(Policy(), known_homes()[0])
     places = dict.fromkeys(("/tmp", "/dev/shm", home))
     return Policy(
         system=System.NEEDED,
@@ -40,15 +39,13 @@ def strict() -> Policy:
     )
 
 
-def dev() -> Policy:
+def dev(work: str) -> Policy:
     """The working directory writable, but for what trusted tools would execute; the home private."""
-    return Policy(mounts=(Mount.read_write(_working_directory("dev")),))
+    return Policy(mounts=(Mount.read_write(work),))
 
 
-def offline_build() -> Policy:
+def offline_build(home: str, work: str) -> Policy:
     """As dev, with the caller's package caches in overlays, so that builds need no network."""
-    home = known_homes()[0]
-    work = _working_directory("offline-build")
     shown = [Mount.read_only(f"{home}/{name}", optional=True) for name in TOOLCHAINS]
     shown += [Mount.overlay(f"{home}/{name}", optional=True) for name in CACHES]
     # What lies in another comes after it. A working directory that is a cache is that one, not a copy.
@@ -73,9 +70,9 @@ def _working_directory(name: str) -> str:
 
 _MAKERS: dict[str, Callable[[], Policy]] = {
     "default": default,
-    "strict": strict,
-    "dev": dev,
-    "offline-build": offline_build,
+    "strict": lambda: strict(home_inside(Policy(), known_homes()[0])),
+    "dev": lambda: dev(_working_directory("dev")),
+    "offline-build": lambda: offline_build(known_homes()[0], _working_directory("offline-build")),
 }
 # Each with a line on what it is for.
 NAMES = {

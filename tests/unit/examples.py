@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from capsule import profiles
 from capsule.command import Command
 from capsule.host import Host, Range
 from capsule.mounts import FROM_HOST, Mount, MountKind
@@ -179,6 +180,17 @@ CASES: dict[str, Case] = {
     "needed-only": Case(
         Policy(system=System.NEEDED, show_cwd=False),
         command=COMMAND.replace(working_directory=None, cwd="/", needed=NEEDED),
+    ),
+    "profile-strict": Case(
+        profiles.strict("/home/ada"),
+        command=COMMAND.replace(working_directory=None, cwd="/", needed=NEEDED),
+    ),
+    "profile-dev": Case(
+        profiles.dev("/home/ada/project"), command=COMMAND.replace(working_directory=None)
+    ),
+    "profile-offline-build": Case(
+        profiles.offline_build("/home/ada", "/home/ada/project"),
+        command=COMMAND.replace(working_directory=None),
     ),
     "terminal": Case(options={"terminal": Terminal((0, 1, 2), 50, 132)}),
     "timeout": Case(Policy(limits=Limits(timeout="1m30s"))),
