@@ -238,12 +238,12 @@ def lab(mounts: str, code: str, *arguments: object) -> Any:
 
 
 @contextlib.contextmanager
-def shared_directory() -> Iterator[Path]:
+def shared_directory(parent: str | None = None) -> Iterator[Path]:
     """A directory outside of any home that the capsule's outside ids can read and search.
 
     pytest's own temporary directories are closed to others: what root starts runs as nobody.
     """
-    path = Path(tempfile.mkdtemp(prefix="capsule-test-"))
+    path = Path(tempfile.mkdtemp(prefix="capsule-test-", dir=parent))
     path.chmod(0o755)
     try:
         yield path

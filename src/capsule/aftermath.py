@@ -12,6 +12,7 @@ import os
 import stat
 
 from .changes import SetAside
+from .cursor import open_directory
 from .errors import printable
 from .guards import named, within
 from .sightings import identify, look
@@ -39,19 +40,20 @@ _NAME_MAX = 255
 
 
 def set_aside(
-    watch: Watch, guards: Sequence[Guard] | None = None
+    watch: Watch, guards: Sequence[Guard] | None = None, top: int | None = None
 ) -> tuple[tuple[SetAside, ...], tuple[str, ...]]:
     """Rename what matches a guard and was not there at the start, and take its x permissions away.
 
     Args:
         watch: the tree, and what was known of it at the start.
         guards: those of the policy; without them, those that *watch* names.
+        top: a descriptor of the tree, which may have been moved; without it, it is opened by its path.
 
     Returns:
         What was found, whether it could be renamed or not; and notes on what was not looked at.
     """
     try:
-        top = os.open(watch.path, _PASS)
+        top = open_directory(watch.path) if top is None else os.dup(top)
     except OSError as error:
         note = f"cannot look for protected names in {watch.path}: {os.strerror(error.errno or 0)}"
         return (), (printable(note),)

@@ -7,6 +7,7 @@ import os
 import stat
 
 from .changes import Action
+from .comparing import is_repository
 from .cursor import Cursor, change_mode, open_file
 from .walk import kind_of
 
@@ -29,12 +30,20 @@ class Applier:
         upper: at the top of the layer.
         lower: at the top of the directory of the host.
         protected: asked for a path from the top, and what stands there, whether it stays as it is.
+        in_repository: names that stay as they are directly in a repository.
     """
 
-    def __init__(self, upper: Cursor, lower: Cursor, protected: Callable[[str, str], bool]) -> None:
+    def __init__(
+        self,
+        upper: Cursor,
+        lower: Cursor,
+        protected: Callable[[str, str], bool],
+        in_repository: frozenset[str] = frozenset(),
+    ) -> None:
         self._upper = upper
         self._lower = lower
         self._protected = protected
+        self._in_repository = in_repository
         # Directories that are writable for as long as things are put into them.
         self._modes: list[tuple[list[str], int]] = []
 
@@ -184,7 +193,7 @@ class Applier:
         was = self._lower.stat(name)
         if was is None:
             return True
-        if self._protected(path, kind_of(was.st_mode)):
+        if self._protected(path, kind_of(was.st_mode)) or name in self._own_names(self._lower):
             return False
         if not stat.S_ISDIR(was.st_mode):
             os.unlink(name, dir_fd=self._lower.fd)
@@ -202,30 +211,35 @@ class Applier:
     def _empty(self, cursor: Cursor, path: str) -> bool:
         """Remove all below, without a call for each level. Whether that was all."""
         device = os.fstat(cursor.fd).st_dev
-        levels = [(_names(cursor), path, True)]
+        levels = [(_names(cursor), path, self._own_names(cursor), True)]
         while True:
-            names, above, is_empty = levels[-1]
+            names, above, own, is_empty = levels[-1]
             name = next(names, None)
             if name is None:
                 levels.pop()
                 if not levels:
                     return is_empty
-                is_empty = _leave(cursor, is_empty=is_empty) and levels[-1][2]
-                levels[-1] = (*levels[-1][:2], is_empty)
+                is_empty = _leave(cursor, is_empty=is_empty) and levels[-1][3]
+                levels[-1] = (*levels[-1][:3], is_empty)
                 continue
             was = cursor.stat(name)
             here = f"{above}/{name}"
             if was is None:
                 continue
-            if self._protected(here, kind_of(was.st_mode)):
-                levels[-1] = (names, above, False)
+            if name in own or self._protected(here, kind_of(was.st_mode)):
+                levels[-1] = (names, above, own, False)
             elif not stat.S_ISDIR(was.st_mode):
                 os.unlink(name, dir_fd=cursor.fd)
             elif was.st_dev != device:
                 raise OSError(errno.EXDEV, "another file system is mounted in it")
             else:
                 cursor.down(name)
-                levels.append((_names(cursor), here, True))
+                levels.append((_names(cursor), here, self._own_names(cursor), True))
+
+    def _own_names(self, cursor: Cursor) -> frozenset[str]:
+        """The names that stay in this directory; asked before anything in it is removed."""
+        own = self._in_repository
+        return own if own and is_repository(cursor) else frozenset()
 
 
 def _leave(cursor: Cursor, *, is_empty: bool) -> bool:

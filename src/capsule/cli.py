@@ -160,8 +160,8 @@ def _run(options: Options) -> int:
         file.write(lambda: report.error_json(failure))
         raise
     written = file.write(lambda: report.result_json(result))
-    if not options.has("--quiet"):
-        report.tell_closing(result)
+    # Quiet or not: it changed something on the host.
+    report.tell_closing(result)
     if options.has("--verbose"):
         report.explain(result)
     elif not options.has("--quiet") and result.outcome not in (Outcome.EXITED, Outcome.SIGNALED):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .layers import Layer
     from .plan import Plan
     from .policy import Policy
+    from .survey import Watch
 
 # Of all overlays together. Each change is a value of some hundred bytes.
 MOST_CHANGES = 100_000
@@ -35,21 +36,28 @@ class Closing:
     """
 
     def __init__(self, plan: Plan, policy: Policy) -> None:
-        """Before the launch: reserve the directories that keep layers.
+        """Before the launch: make and reserve the directories that keep layers.
 
         Raises:
-            PolicyError: another capsule uses one.
+            PolicyError: another capsule uses one, or it keeps something else.
+            OSError: one cannot be made.
         """
         self._policy = policy
         self._overlays = plan.overlays
         self._watched = plan.watched
-        self._kept = [kept for _, _, kept in plan.overlays if kept]
+        self._kept: list[str] = []
         self._locks: list[int] = []
+        self._tops: list[int] = []
         self.layers: dict[str, Layer] = {}
         try:
-            for kept in self._kept:
-                self._locks.append(_lock(kept))
-                _give(self._locks[-1], plan.owner)
+            for _, lower, kept in plan.overlays:
+                if kept:
+                    self._locks.append(_lock(kept))
+                    # One that is refused is left as it is, down to the last mode.
+                    _take(self._locks[-1], kept, lower, plan.owner)
+                    self._kept.append(kept)
+            for watch in plan.watched:
+                self._tops.append(_open_tree(watch))
         except BaseException:
             self.close()
             raise
@@ -87,10 +95,10 @@ class Closing:
             changes += found
             complete = complete and all_of_it
         aside: list[SetAside] = []
-        for watch in self._watched:
+        for watch, top in zip(self._watched, self._tops, strict=False):
             from .aftermath import set_aside  # only with a writable tree
 
-            moved, remarks = set_aside(watch)
+            moved, remarks = set_aside(watch, top=top)
             aside += moved
             notes += remarks
         return Findings(tuple(changes), complete, tuple(aside), tuple(notes))
@@ -100,25 +108,72 @@ class Closing:
         for layer in self.layers.values():
             layer.close()
         self.layers = {}
-        for fd, kept in zip(self._locks, self._kept, strict=False):
+        for kept in self._kept:
             from .layers import make_removable
 
             make_removable(kept)
+        self._kept = []
+        for fd in self._locks:
             os.close(fd)
         self._locks = []
+        for fd in self._tops:
+            os.close(fd)
+        self._tops = []
 
 
-def _give(kept: int, owner: tuple[int, int] | None) -> None:
-    """What root has made for a layer, and nothing else, the command may write to."""
-    if owner is not None and os.fstat(kept).st_uid == 0 and not os.listdir(kept):
-        os.fchown(kept, *owner)
+def _open_tree(watch: Watch) -> int:
+    """A writable tree, held from before the start: the command may move it or put a link in its way."""
+    from .cursor import open_directory
+
+    fd = open_directory(watch.path)
+    status = os.fstat(fd)
+    if (status.st_dev, status.st_ino) != watch.identity:
+        os.close(fd)
+        message = f"mounts: {printable(watch.path)} was replaced while it was looked at"
+        raise PolicyError(message, field="mounts", value=watch.path, hint="look who writes there")
+    return fd
+
+
+def _take(fd: int, kept: str, lower: str, owner: tuple[int, int] | None) -> None:
+    """An empty directory is given to the command and marked; another one has to be so marked."""
+    from .sources import MARKER, check_marker
+
+    if os.listdir(fd):
+        check_marker(fd, kept, lower, f"mounts: overlay {printable(lower)}")
+        return
+    if owner is not None and os.fstat(fd).st_uid == 0:
+        os.fchown(fd, *owner)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    marker = os.open(MARKER, flags, 0o600, dir_fd=fd)
+    try:
+        os.fchmod(marker, 0o600)  # whatever the umask is
+        os.write(marker, os.fsencode(lower) + b"\n")
+    finally:
+        os.close(marker)
+
+
+def _open_kept(kept: str) -> int:
+    """Open a directory that keeps a layer, made if it is missing; no link is followed."""
+    from .cursor import open_directory
+
+    parent, name = os.path.split(kept)
+    above = open_directory(parent)
+    try:
+        try:
+            os.mkdir(name, 0o700, dir_fd=above)
+        except FileExistsError:
+            pass
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, dir_fd=above)
+    finally:
+        os.close(above)
 
 
 def _lock(kept: str) -> int:
     """A layer that two overlays write to is undefined; flock(2), which ends with the descriptor."""
     import fcntl
 
-    fd = os.open(kept, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = _open_kept(kept)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

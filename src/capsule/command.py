@@ -12,7 +12,7 @@ from .errors import PolicyError
 from .homes import SYSTEM_PLACES, home_inside, known_homes, may_show, real_path
 from .mounts import MountKind
 from .paths import is_below
-from .policy import System
+from .policy import IdMap, System
 from .survey import Survey
 from .surveyor import survey
 from .values import Value
@@ -84,7 +84,8 @@ def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> C
     found = None if policy.root else next(filter(_is_executable, paths), None)
     shown: dict[str, str] = {}
     if found is not None and policy.system is System.ALL:
-        for path, reason in _needs(found, env.get("PATH", os.defpath), homes):
+        clear = _Clear(host_root=policy.id_map is IdMap.HOST_ROOT)
+        for path, reason in _needs(found, env.get("PATH", os.defpath), homes, clear):
             shown.setdefault(path, reason)
     visible = tuple(shown.items())
     return Command(
@@ -209,7 +210,31 @@ def _is_executable(path: str) -> bool:
     return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
-def _needs(found: str, search: str, homes: list[str]) -> Iterator[tuple[str, str]]:
+class _Clear:
+    """Whether no symbolic link that an earlier program may have planted is on the way to a path.
+
+    Args:
+        host_root: whether the command is the host's root, whose links are then not trusted.
+    """
+
+    def __init__(self, *, host_root: bool) -> None:
+        self._host_root = host_root
+
+    def __call__(self, path: str) -> bool:
+        if real_path(path) == path:
+            return True
+        from .sources import follow, trusts_root  # most ways have no link at all
+
+        try:
+            place = follow(path, "", trusted=trusts_root(os.geteuid(), host_root=self._host_root))
+        except (PolicyError, OSError):
+            return False
+        return place.stat is not None
+
+
+def _needs(
+    found: str, search: str, homes: list[str], clear: _Clear
+) -> Iterator[tuple[str, str]]:
     """What lies outside of the system's places but has to be seen for the program to start.
 
     The caller named the program and owns PATH. Where a link leads and what a first line says, the
@@ -222,7 +247,7 @@ def _needs(found: str, search: str, homes: list[str]) -> Iterator[tuple[str, str
         if program is None or not _is_executable(program):
             return
         for hop in _hops(program):
-            yield from _around(hop, homes, whole=os.path.dirname(hop) in trusted)
+            yield from _around(hop, homes, clear, whole=os.path.dirname(hop) in trusted)
         program = _interpreter(program, search)
 
 
@@ -240,36 +265,44 @@ def _hops(path: str) -> Iterator[str]:
         yield real
 
 
-def _around(path: str, homes: list[str], *, whole: bool) -> Iterator[tuple[str, str]]:
-    """The file itself and, with *whole*, the prefix in which its libraries lie."""
+def _around(
+    path: str, homes: list[str], clear: _Clear, *, whole: bool
+) -> Iterator[tuple[str, str]]:
+    """The file itself and, with *whole*, the prefix in which its libraries lie.
+
+    A prefix behind a link would show whatever a program made that link lead to.
+    """
     if any(is_below(path, place) for place in SYSTEM_PLACES):
         return
     folder = os.path.dirname(path)
     prefix = os.path.dirname(folder)
     in_prefix = os.path.basename(folder) in ("bin", "sbin", "shims")
-    if whole and in_prefix and may_show(prefix, homes):
-        yield from _prefix(prefix, folder, homes)
+    if whole and in_prefix and may_show(prefix, homes) and clear(prefix):
+        yield from _prefix(prefix, folder, homes, clear)
     yield path, "the command"
 
 
-def _prefix(prefix: str, folder: str, homes: list[str]) -> Iterator[tuple[str, str]]:
-    if os.path.basename(prefix) == ".cargo":
+def _prefix(
+    prefix: str, folder: str, homes: list[str], clear: _Clear
+) -> Iterator[tuple[str, str]]:
+    name = os.path.basename(real_path(prefix))
+    if name == ".cargo":
         # Its other files hold the registry's token. What rustup starts lies elsewhere.
-        yield folder, "its toolchain"
         rustup = os.environ.get("RUSTUP_HOME", os.path.join(os.path.dirname(prefix), ".rustup"))
-        if os.path.isdir(rustup):
-            yield rustup, "its toolchain"
-    elif os.path.basename(prefix) == ".local":
+        for part in (folder, rustup):
+            if os.path.isdir(part) and clear(part):
+                yield part, "its toolchain"
+    elif name == ".local":
         # Beside the programs of one user lie the data of all: only what programs are made of.
         for part in ("bin", "lib", "lib64"):
-            if os.path.isdir(f"{prefix}/{part}"):
+            if os.path.isdir(f"{prefix}/{part}") and clear(f"{prefix}/{part}"):
                 yield f"{prefix}/{part}", "its toolchain"
     elif any(os.path.exists(f"{prefix}/{part}") for part in ("pyvenv.cfg", "lib", "lib64", "libexec")):
         yield prefix, "its toolchain"
-        yield from _base_python(prefix, homes)
+        yield from _base_python(prefix, homes, clear)
 
 
-def _base_python(prefix: str, homes: list[str]) -> Iterator[tuple[str, str]]:
+def _base_python(prefix: str, homes: list[str], clear: _Clear) -> Iterator[tuple[str, str]]:
     """The installation that a virtual environment was made from; PEP 405.
 
     pyvenv.cfg may have come with the untrusted program. What it names is shown only where a Python
@@ -282,7 +315,7 @@ def _base_python(prefix: str, homes: list[str]) -> Iterator[tuple[str, str]]:
             continue
         if _is_executable(f"{folder}/python3") and may_show(base, homes):
             for part in (folder, f"{base}/lib", f"{base}/lib64"):
-                if os.path.isdir(part):
+                if os.path.isdir(part) and clear(part):
                     yield part, "its Python"
     if prefix == sys.prefix != sys.base_prefix and not is_below(sys.base_prefix, "/usr"):
         yield sys.base_prefix, "its Python"

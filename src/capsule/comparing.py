@@ -8,7 +8,7 @@ import stat
 
 from .changes import Action, Change
 from .cursor import Cursor, is_whiteout, open_file
-from .guards import match
+from .guards import IN_GIT, match
 from .walk import kind_of
 
 TYPE_CHECKING = False
@@ -32,12 +32,20 @@ _WHITEOUT = "user.overlay.whiteout"
 class Protected:
     """Which paths of an overlay are never applied.
 
+    Attributes:
+        in_repository: names that are protected directly in a repository, whatever that is called.
+
     Args:
         guards: as `guards.within` gives them for the lower directory.
     """
 
     def __init__(self, guards: Sequence[Guard]) -> None:
         self._guards = tuple(guards)
+        self.in_repository = frozenset(
+            guard.path.removeprefix(".git/")
+            for guard in guards
+            if guard.anywhere and guard.name in IN_GIT
+        )
         # Nearly no path has one of these in it, and the others need not be compared with all guards.
         self._first = frozenset(guard.path.partition("/")[0] for guard in guards)
 
@@ -46,6 +54,15 @@ class Protected:
         if self._first.isdisjoint(path.split("/")):
             return False
         return match(path, self._guards, kind) is not None
+
+
+def is_repository(*here: Cursor) -> bool:
+    """Whether git takes a directory for a repository: of these, each shows a part of what is in it."""
+
+    def has(name: str) -> bool:
+        return any(cursor.stat(name) is not None for cursor in here)
+
+    return has("HEAD") and ((has("objects") and has("refs")) or has("commondir"))
 
 
 class _Directory:
@@ -58,9 +75,10 @@ class _Directory:
         merged: whether the lower has a directory there.
         opaque: whether the overlay shows nothing of the lower there.
         protected: whether all in it is.
+        own: names in it that are, because it is a repository.
     """
 
-    __slots__ = ("depth", "merged", "name", "opaque", "path", "protected")
+    __slots__ = ("depth", "merged", "name", "opaque", "own", "path", "protected")
 
     def __init__(self, depth: int, name: str, path: str) -> None:
         self.depth = depth
@@ -69,6 +87,7 @@ class _Directory:
         self.merged = True
         self.opaque = False
         self.protected = False
+        self.own: frozenset[str] = frozenset()
 
 
 class Comparison:
@@ -126,10 +145,22 @@ class Comparison:
             names = self._list(fd)
         finally:
             os.close(fd)
+        directory.own = self._own_names(directory, names)
         entries = [self._entry(directory, name) for name in names]
         if directory.opaque and directory.merged and not self._is_full:
             self._find_uncovered(directory, set(names))
         self._waiting += [entry for entry in reversed(entries) if entry is not None]
+
+    def _own_names(self, directory: _Directory, names: list[str]) -> frozenset[str]:
+        """The names that are protected here alone.
+
+        What the lower has counts even if the upper deletes it: that need not be applied as well.
+        """
+        own = self._protected.in_repository
+        if own.isdisjoint(names) and not (directory.opaque and directory.merged):
+            return frozenset()
+        here = (self._upper, self._lower) if directory.merged else (self._upper,)
+        return own if is_repository(*here) else frozenset()
 
     def _list(self, fd: int) -> list[str]:
         """The names in a directory: ordered, and at most so many as may still be looked at."""
@@ -155,10 +186,10 @@ class Comparison:
             return None
         if self._is_whiteout(name, now):
             if was is not None:
-                self._delete(path, was, protected=directory.protected)
+                self._delete(path, was, protected=directory.protected or name in directory.own)
             return None
         kind = kind_of(now.st_mode)
-        protected = self._is_protected(path, now, was, directory)
+        protected = name in directory.own or self._is_protected(path, now, was, directory)
         if was is None:
             self._list_change(path, Action.ADDED, now, protected=protected)
         elif kind != kind_of(was.st_mode) or self._differs(name, now, was):
@@ -182,7 +213,7 @@ class Comparison:
             was = None if name in names else self._lower.stat(name)
             if was is not None:
                 path = f"{directory.path}/{name}" if directory.path else name
-                self._delete(path, was, protected=directory.protected)
+                self._delete(path, was, protected=directory.protected or name in directory.own)
 
     def _delete(self, path: str, was: os.stat_result, *, protected: bool) -> None:
         guarded = protected or self._protected(path, kind_of(was.st_mode))

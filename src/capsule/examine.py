@@ -11,7 +11,7 @@ from .mounts import CONTENT_SIZE, FROM_HOST, Mount, MountKind
 from .paths import is_below
 from .policy import IdMap
 from .sockets import GIVES_AWAY, SOCKET_ENTRIES, listed, live, live_below, sockets_in
-from .sources import check_kept, check_kind, follow, keep_directory, read_file, trusts_root
+from .sources import NOBODY, check_kept, check_kind, follow, keep_directory, read_file, trusts_root
 from .survey import Found, Guarded, Survey, Watch, unasked_sockets
 
 TYPE_CHECKING = False
@@ -110,19 +110,37 @@ class _Sources:
             data = read_file(place, what, self._left)
             self._left -= len(data)
         owner = place.stat.st_uid, place.stat.st_gid
+        if self._uid == 0:
+            owner = owner[0], _group_of(*owner)
         return Found(mount, place.path, stat.S_ISDIR(place.kind), owner, device, data)
 
     def _keep(self) -> None:
-        """Make the directories that keep upper layers, when nothing else can be refused any more."""
+        """Find where upper layers are kept, and that nobody else reaches those or the lower ones."""
+        self._check_lower()
         kinds = (MountKind.READ_WRITE, MountKind.OVERLAY)
         apart = [one.path for one in self.found.values() if one.mount.kind in kinds]
         for number, one in self.found.items():
             if one.mount.keep and one.is_directory:
                 what = name_of(one.mount)
-                kept = keep_directory(one.mount, what, self._uid, trusted=self._trusted)
+                kept = keep_directory(one.mount, one.path, what, self._uid, trusted=self._trusted)
                 check_kept(kept, apart, what)
                 apart.append(kept)
                 self.found[number] = one.replace(keep=kept)
+
+    def _check_lower(self) -> None:
+        """What changes in a lower directory itself is in no layer, and nobody would be told."""
+        writable = [one.path for one in self.found.values() if one.mount.kind is MountKind.READ_WRITE]
+        for one in self.found.values():
+            lower = one.path
+            if one.mount.kind is not MountKind.OVERLAY or not one.is_directory:
+                continue
+            for path in writable:
+                if is_below(lower, path) or is_below(path, lower):
+                    verb = "lies in" if is_below(lower, path) else "holds"
+                    message = f"{name_of(one.mount)}: its lower directory {lower} {verb} {path}"
+                    message += ", which is writable"
+                    hint = "show only one of them, or that one read-only (--ro)"
+                    raise PolicyError(message, field="mounts", value=lower, hint=hint)
 
 
 class _Look:
@@ -267,13 +285,16 @@ class _Look:
             # The step that opens it says why it cannot.
             return
         try:
+            status = os.fstat(top)
             seen = look(top, within(guards, one.path))
         finally:
             os.close(top)
         self.notes += seen.notes(one.path)
         known = tuple(sorted((sight.path, sight.identity) for sight in seen.found))
         names = tuple(guard.name for guard in guards)
-        self._watched.append(Watch(at, one.path, names, known, seen.depth))
+        self._watched.append(
+            Watch(at, one.path, names, known, seen.depth, (status.st_dev, status.st_ino))
+        )
         kept = [sight.path for sight in seen.found if sight.kind != "symlink"]
         links = [sight.path for sight in seen.found if sight.kind == "symlink"]
         kept += [target for path in links if (target := _inside(one.path, path)) not in ("", *kept)]
@@ -286,6 +307,18 @@ class _Look:
                     self._guarded.setdefault(place, False)
         if kept:
             self.notes.append(f"read-only in {one.path}: {listed(kept, 'paths')}")
+
+
+def _group_of(uid: int, gid: int) -> int:
+    """The group as which somebody may act: that of a directory of theirs only if they are in it."""
+    import pwd  # root alone asks
+
+    try:
+        account = pwd.getpwuid(uid)
+        mine = os.getgrouplist(account.pw_name, account.pw_gid)
+    except KeyError:
+        return NOBODY
+    return gid if gid in mine else account.pw_gid
 
 
 def _inside(tree: str, link: str) -> str:

@@ -8,8 +8,10 @@ import os
 from .applying import Applier
 from .comparing import Comparison, Protected
 from .cursor import Cursor, change_mode, open_directory, open_file
+from .errors import printable
 from .guards import in_force, within
 from .paths import is_below
+from .sources import check_marker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,7 +141,8 @@ class Layer:
             raise OSError(errno.E2BIG, "more changes than can be listed", self.at)
         upper, lower = self._directories()
         with Cursor(upper, open_up=True) as above, Cursor(lower) as below:
-            applier = Applier(above, below, self._protected())
+            protected = self._protected()
+            applier = Applier(above, below, protected, protected.in_repository)
             return applier.run((change, _below(change.path, self.at)) for change in found)
 
     def close(self) -> None:
@@ -217,12 +220,23 @@ def open_layer(
 
     Raises:
         OSError: there is no layer in *keep*, or no such directory.
-        PolicyError: an unknown name in *unprotect*.
+        PolicyError: an unknown name in *unprotect*, or the layer is not one of *source*.
     """
     found = in_force(tuple(protect), tuple(unprotect))
     lower = os.path.realpath(os.fsdecode(source))
     place = os.path.abspath(os.fsdecode(source)) if at is None else os.path.normpath(at)
-    return Layer(open_kept(os.path.realpath(os.fsdecode(keep))), lower, place, found)
+    kept = os.path.realpath(os.fsdecode(keep))
+    upper = open_kept(kept)
+    try:
+        fd = open_directory(kept)
+        try:
+            check_marker(fd, kept, lower, f"layer of {printable(lower)}")
+        finally:
+            os.close(fd)
+    except BaseException:
+        os.close(upper)
+        raise
+    return Layer(upper, lower, place, found)
 
 
 def open_kept(keep: str) -> int:

@@ -266,7 +266,7 @@ def _check_place(mount: Mount) -> None:
         hint = "a whole root directory is Policy(root=...) or --root"
         raise PolicyError("mounts: cannot replace /", field="mounts", value="/", hint=hint)
     in_proc = at.startswith("/proc/") and mount.kind is not MountKind.HIDE
-    if at in ("/proc", "/dev") or in_proc:
+    if at in ("/proc", "/dev", "/dev/pts") or at.startswith("/dev/pts/") or in_proc:
         hint = "Capsule makes its own; choose another place, for instance below /dev/shm"
         raise PolicyError(f"mounts: cannot replace {at}", field="mounts", value=at, hint=hint)
 

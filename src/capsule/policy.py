@@ -169,6 +169,10 @@ def _names(value: Any, field: str) -> tuple[str, ...]:
         parts = check_path(name, field).split("/")
         if not all(parts) or not {".", ".."}.isdisjoint(parts):
             raise _wrong(field, name, "a path inside of a tree, such as .git/hooks")
+        if field == "protect" and not {"*", "?", "["}.isdisjoint(name):
+            # It would protect only what is called so, and nothing would say that.
+            hint = "names and paths, no patterns"
+            raise PolicyError(f"protect: a pattern: {shown(name)}", field=field, value=name, hint=hint)
     return tuple(sorted(set(value)))
 
 

@@ -63,7 +63,12 @@ def tell_closing(result: Result) -> None:
         done = f"is now {printable(one.moved_to)}" if one.moved_to else f"stays: {one.error}"
         say(
             f"the command made {printable(one.path)}, which programs on the host obey "
-            f"({one.guard}); it {done}"
+            f"({printable(one.guard)}); it {done}"
+        )
+    if result.set_aside:
+        say(
+            "hint: look at it before you rename it back (chmod u+x a directory first); "
+            "--unprotect NAME leaves it where it is"
         )
     for note in result.notes:
         say(printable(note))

@@ -96,20 +96,35 @@ def sockets_in(top: str) -> tuple[list[str], bool]:
     return found, True
 
 
-def hide_sockets(top: str, names: list[str]) -> tuple[tuple[tuple[str, bool], ...], tuple[str, ...]]:
+def not_all(top: str) -> str:
+    """The note on a tree that `sockets_in` did not look at as a whole."""
+    where = f"among the first {SOCKET_ENTRIES} entries and those in use"
+    return f"{top} was not searched for sockets as a whole, only {where}"
+
+
+def hide_sockets(
+    top: str, names: list[str], *, deep: bool
+) -> tuple[tuple[tuple[str, bool], ...], tuple[str, ...]]:
     """(Places to hide, notes) of a directory that is shown unasked.
 
     Args:
         top: the directory.
         names: what lies directly in it and may be a socket.
+        deep: whether to look below that as well.
     """
     start = top.rstrip("/")
     found = {name for name in names if _is_socket(f"{start}/{name}")}
     found.update(live_below(top, live()))
-    if not found:
-        return (), ()
+    notes: list[str] = []
+    if deep:
+        below, complete = sockets_in(top)
+        found.update(below)
+        if not complete:
+            notes.append(not_all(top))
     hidden = tuple((f"{start}/{name}", False) for name in sorted(found))
-    return hidden, (printable(f"hidden in {top}: {listed(sorted(found), 'sockets')}"),)
+    if hidden:
+        notes.append(f"hidden in {top}: {listed(sorted(found), 'sockets')}")
+    return hidden, tuple(map(printable, notes))
 
 
 def listed(names: list[str], what: str) -> str:

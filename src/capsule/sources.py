@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 
-from .errors import PolicyError
+from .errors import PolicyError, printable
 from .mounts import CONTENT_SIZE, MountKind
 from .paths import is_below
 
@@ -179,20 +179,30 @@ def _read_some(path: str, most: int) -> tuple[bytes, int]:
 NOBODY = 65534
 
 
-def keep_directory(mount: Mount, what: str, uid: int, *, trusted: bool) -> str:
-    """The directory that keeps an overlay's upper layer, made if it is missing; without links.
+# Says in a directory that keeps an upper layer over which directory that lies.
+MARKER = "capsule-layer"
+_LONGEST_MARKER = 4097
+
+
+def keep_directory(mount: Mount, lower: str, what: str, uid: int, *, trusted: bool) -> str:
+    """The directory that keeps an overlay's upper layer, without links. Nothing is made.
+
+    Args:
+        mount: the overlay.
+        lower: path of its lower directory, without a link in it.
+        what: the beginning of an error's message.
+        uid: the caller.
+        trusted: as for `follow`.
 
     Raises:
-        PolicyError: it is a link, another's, open to others, or cannot be made.
+        PolicyError: it is a link, another's, open to others, holds other things, or cannot be made.
     """
     path = mount.keep
     above = follow(os.path.dirname(path), what, trusted=trusted)
     place = f"{above.path.rstrip('/')}/{os.path.basename(path)}"
+    if above.kind == stat.S_IFDIR and not os.path.lexists(place):
+        return place
     try:
-        try:
-            os.mkdir(place, 0o700)
-        except FileExistsError:
-            pass
         fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         why = error.strerror
@@ -201,8 +211,16 @@ def keep_directory(mount: Mount, what: str, uid: int, *, trusted: bool) -> str:
         hint = "name a directory of your own, or one to be made in a directory that exists"
         message = f"{what}: cannot keep its upper layer in {path}: {why}"
         raise PolicyError(message, field="mounts", value=path, hint=hint) from None
-    found = os.fstat(fd)
-    os.close(fd)
+    try:
+        _check_owner(os.fstat(fd), path, what, uid)
+        if os.listdir(fd):
+            check_marker(fd, place, lower, what)
+    finally:
+        os.close(fd)
+    return place
+
+
+def _check_owner(found: os.stat_result, path: str, what: str, uid: int) -> None:
     # An empty one of root's is given to whom root's capsules run as, when one starts.
     owners = (uid, NOBODY) if uid == 0 else (uid,)
     if found.st_uid not in owners or found.st_mode & 0o022:
@@ -211,7 +229,48 @@ def keep_directory(mount: Mount, what: str, uid: int, *, trusted: bool) -> str:
         hint = "name a directory that only you can write to"
         message = f"{what}: cannot keep its upper layer in {path}, which {why}"
         raise PolicyError(message, field="mounts", value=path, hint=hint)
-    return place
+
+
+def check_marker(kept: int, path: str, lower: str, what: str) -> None:
+    """Whether a directory keeps an upper layer of this lower directory.
+
+    The kernel empties what lies in a directory for a layer under the names that it uses.
+
+    Args:
+        kept: a descriptor of the directory.
+        path: its path.
+        lower: the path of the lower directory.
+        what: the beginning of an error's message.
+
+    Raises:
+        PolicyError: it does not.
+    """
+    found = _marker(kept)
+    if found == os.fsencode(lower) + b"\n":
+        return
+    why = "which holds other things"
+    if found is not None:
+        other = os.fsdecode(found).removesuffix("\n")
+        why = f"which keeps a layer of {printable(other)}"
+    message = f"{what}: cannot keep its upper layer in {printable(path)}, {why}"
+    raise PolicyError(message, field="mounts", value=path, hint="name an empty directory")
+
+
+def _marker(kept: int) -> bytes | None:
+    """What the marker in such a directory says; None if there is none of the caller's making."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(MARKER, flags, dir_fd=kept)
+    except OSError:
+        return None
+    try:
+        found = os.fstat(fd)
+        uid = os.geteuid()
+        ours = found.st_uid in ((uid, NOBODY) if uid == 0 else (uid,))
+        is_marker = ours and found.st_mode == stat.S_IFREG | 0o600
+        return os.read(fd, _LONGEST_MARKER) if is_marker else None
+    finally:
+        os.close(fd)
 
 
 def check_kept(kept: str, apart: list[str], what: str) -> None:
@@ -225,6 +284,19 @@ def check_kept(kept: str, apart: list[str], what: str) -> None:
             hint = "keep it in a directory that no mount shows"
             message = f"{what}: its upper layer in {kept} overlaps {other}"
             raise PolicyError(message, field="mounts", value=kept, hint=hint)
+
+
+def _is_of_devices(place: Place) -> bool:
+    """Whether a directory is part of /dev itself (not /dev/shm, /dev/pts), and holds only devices."""
+    assert place.stat is not None
+    if not is_below(place.path, "/dev") or place.path == "/dev":
+        return False
+    if place.stat.st_dev != os.stat("/dev").st_dev:
+        return False
+    kinds = (stat.S_ISCHR, stat.S_ISBLK, stat.S_ISDIR, stat.S_ISLNK)
+    with os.scandir(place.path) as entries:
+        modes = [entry.stat(follow_symlinks=False).st_mode for entry in entries]
+    return all(any(kind(mode) for kind in kinds) for mode in modes)
 
 
 def check_kind(mount: Mount, place: Place, what: str) -> None:
@@ -241,8 +313,9 @@ def check_kind(mount: Mount, place: Place, what: str) -> None:
             "show it with read_only (--ro) or copy it with file (--file)",
         )
     elif mount.kind is MountKind.DEVICE:
-        if kind == stat.S_IFDIR and (path == "/dev" or not is_below(path, "/dev")):
-            wrong, hint = "is not a directory below /dev", "name the device nodes"
+        if kind == stat.S_IFDIR and not _is_of_devices(place):
+            wrong = "is not a directory below /dev with nothing but devices in it"
+            hint = "name the device nodes, or show it with --ro or --rw"
         elif kind not in (stat.S_IFDIR, stat.S_IFCHR, stat.S_IFBLK):
             wrong, hint = "is not a device", "show it with read_only (--ro)"
     elif mount.kind is MountKind.FILE and kind != stat.S_IFREG:

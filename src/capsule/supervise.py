@@ -204,7 +204,8 @@ class Process:
         if self._closing is not None:
             try:
                 if self._result is None:
-                    self._closing.examine()
+                    with signals.Held():
+                        self._closing.examine()
             finally:
                 self._closing.close()
                 self._closing = None
@@ -336,7 +337,9 @@ class Process:
             self._result = self._make_result()
             self._release()
         if self._closing is not None:
-            found = self._closing.examine()
+            # Held: what must not stay is not left because somebody is in a hurry.
+            with signals.Held():
+                found = self._closing.examine()
             self._result = self._result.replace(**found.__dict__)
         return self._result
 

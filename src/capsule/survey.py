@@ -55,6 +55,7 @@ class Watch(Value):
         at: its place inside.
         path: its place on the host, without a symbolic link in it.
         names: the guards in force in it; see `guards`.
+        identity: (device, inode) of it at the start.
         known: (path below it, what stood there) of all that matched a guard at the start.
         depth: how many levels below its top were looked through then; see `sightings.View`.
     """
@@ -64,6 +65,7 @@ class Watch(Value):
     names: tuple[str, ...]
     known: tuple[tuple[str, str], ...] = ()
     depth: int = 4
+    identity: tuple[int, int] = (0, 0)
 
 
 class Survey(Value):
@@ -88,10 +90,27 @@ class Survey(Value):
     cwd: str = ""
 
 
+def _has_relative(table: bytes) -> bool:
+    """Whether a socket was bound by a relative name: the kernel keeps it so, and it may lie anywhere.
+
+    What is no plain line, because of a newline in a name, may be one.
+    """
+    # The last line has an end, the first is the heading.
+    for line in table.split(b"\n")[1:-1]:
+        words = line.split(None, 7)
+        if len(words) < 7:
+            return True
+        # Of a socket without a name the inode's number is the end. Blanks may begin a name.
+        name = line[line.index(words[6], 52 if len(line) > 52 else 0) + len(words[6]) :]
+        if name and name[:2] not in (b" /", b" @"):
+            return True
+    return False
+
+
 def unasked_sockets(top: str | None) -> tuple[tuple[tuple[str, bool], ...], tuple[str, ...]]:
     """(Sockets to hide, notes) of a directory that is shown unasked: close to its top, or in use.
 
-    This is a part of each start, and so it looks no further.
+    This is a part of each start: it looks further only if a socket in use may lie deeper in it.
     """
     if top is None:
         return (), ()
@@ -105,8 +124,9 @@ def unasked_sockets(top: str | None) -> tuple[tuple[tuple[str, bool], ...], tupl
                     continue
                 if not item.is_symlink():
                     others.append(item.name)
-        with open("/proc/net/unix", "rb", buffering=0) as table:
-            in_use = os.fsencode(top.rstrip("/") + "/") in table.read()
+        with open("/proc/net/unix", "rb", buffering=0) as file:
+            table = file.read() or b""
+        in_use = os.fsencode(top.rstrip("/") + "/") in table or _has_relative(table)
     except OSError:
         # What cannot be listed may be searched still.
         in_use = True
@@ -114,4 +134,4 @@ def unasked_sockets(top: str | None) -> tuple[tuple[tuple[str, bool], ...], tupl
         return (), ()
     from .sockets import hide_sockets
 
-    return hide_sockets(top, others)
+    return hide_sockets(top, others, deep=in_use)

@@ -93,8 +93,9 @@ def _left(before: Snapshot, tops: Sequence[str | Path], tables: bool) -> list[st
     while True:
         after = snapshot(*tops, tables=tables)
         found = differences(before, after)
-        # Only the kernel's tables lag behind: a process that was killed, its socket.
-        if not found or any(one.startswith(("'", '"', "mounts")) for one in found):
+        # Only the kernel's tables lag behind: a process that was killed, its socket; and others on
+        # the host may mount what they will unmount again. What a capsule leaves stays.
+        if not found or any(one.startswith(("'", '"')) for one in found):
             return found
         if time.monotonic() > until:
             return found

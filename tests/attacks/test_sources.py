@@ -78,7 +78,7 @@ SHOWN: dict[str, Callable[[Path], dict[str, Any]]] = {
     "working directory": lambda path: {"cwd": str(path)},
     "root": lambda path: {"root": str(path)},
 }
-_LOOK = 'grep -rls canary . /data "$1"; true'
+_LOOK = '[ "$PWD" = / ] || set -- "$1" .; grep -rls canary /data "$@"; true'
 
 
 def _seen(place: Place, options: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from tests.support import (
     PYTHON,
     ask,
     assert_denied,
+    give,
     lab,
     needs,
     shared_directory,
@@ -226,7 +227,7 @@ def test_few_mounts_are_writable() -> None:
         policy = capsule.Policy(
             mounts=(Mount.read_write(directory, at="/data"), Mount.read_only(directory, at="/fixed"))
         )
-        mounts = ask(_MOUNTS, policy)
+        mounts = ask(_MOUNTS, policy, cwd="/")
     writable = {mount["at"] for mount in mounts if "rw" in mount["options"]}
     home = os.environ["HOME"]
     assert writable == {"/tmp", home, "/dev/shm", "/dev/pts", "/proc", "/data"}
@@ -411,3 +412,12 @@ def test_the_plan_tells_what_is_shown_unasked() -> None:
         assert shown
         code = "tell([os.path.exists(given['path']), os.statvfs(given['path']).f_flag & os.ST_RDONLY])"
         assert ask(code, given={"path": path}) == [True, 1]
+
+
+def test_a_directory_below_var_tmp_is_at_its_own_path() -> None:
+    """/var/tmp is a link to /tmp only where nothing is shown in it."""
+    with shared_directory(parent="/var/tmp") as place:
+        give(place)
+        told = ask("tell([os.getcwd(), os.path.islink('/var/tmp')])", cwd=str(place))
+        assert told == [str(place), False]
+    assert ask("tell(os.path.islink('/var/tmp'))", cwd="/") is True

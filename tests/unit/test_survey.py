@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import socket
-import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,8 +194,14 @@ def test_a_device_is_one(lab: Path) -> None:
     (lab / "file").touch()
     assert "is not a device" in refusal(Mount.device(lab / "file", "/dev/x"))
     assert "is not a directory below /dev" in refusal(Mount.device(lab, "/dev/x"))
-    (one,) = look(Mount.device("/dev/pts", "/dev/other")).found
-    assert (one.device, one.is_directory) == (None, True)
+    for place in ("/dev/pts", "/dev/shm"):
+        assert "is not a directory below /dev" in refusal(Mount.device(place, "/dev/other"))
+    folders = [one.path for one in os.scandir("/dev") if one.is_dir(follow_symlinks=False)]
+    same = [path for path in folders if os.stat(path).st_dev == os.stat("/dev").st_dev]
+    for place in same:
+        if all(not entry.is_file(follow_symlinks=False) for entry in os.scandir(place)):
+            (one,) = look(Mount.device(place, "/dev/other")).found
+            assert (one.device, one.is_directory) == (None, True)
 
 
 def test_a_fifo_does_not_block(lab: Path) -> None:
@@ -250,12 +255,15 @@ def overlay(lab: Path, keep: Path) -> Mount:
     return Mount.overlay(lab / "lower", keep=keep)
 
 
-def test_makes_a_directory_to_keep(lab: Path) -> None:
-    """A missing one is made for the caller alone; one that is there is used again."""
+def test_a_directory_to_keep_is_not_made_yet(lab: Path) -> None:
+    """A survey makes nothing: a missing one is made at the launch. One that is there is taken."""
+    (lab / "lower").mkdir()
     for _ in range(2):
-        (one,) = look(overlay(lab, lab / "keep")).found
+        (one,) = look(overlay(lab / "lower", lab / "keep")).found
         assert one.keep == f"{lab}/keep"
-        assert stat.S_IMODE((lab / "keep").stat().st_mode) == 0o700
+        assert not (lab / "keep").exists()
+    (lab / "keep").mkdir(mode=0o700)
+    assert look(overlay(lab / "lower", lab / "keep")).found == (one,)
 
 
 def test_refuses_a_bad_directory_to_keep(lab: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from capsule import applying, comparing
 from capsule.changes import Action, Change
 from capsule.cursor import Cursor, open_directory
+from capsule.errors import PolicyError
 from capsule.guards import Guard, named
 from capsule.layers import Layer, make_removable, open_layer
 from tests.support import REAL_ROOT, needs, nothing_left, open_descriptors
@@ -697,9 +698,16 @@ def test_nothing_becomes_roots(lab: Lab) -> None:
 # --- the object ---------------------------------------------------------------------------------
 
 
+def mark(keep: Path, lower: Path) -> None:
+    """What the supervisor leaves in a directory that keeps a layer."""
+    (keep / "capsule-layer").write_text(f"{lower}\n")
+    (keep / "capsule-layer").chmod(0o600)
+
+
 def test_a_layer_that_was_kept(lab: Lab) -> None:
     """Opened again by the directory that keeps it; a link in the layer's place is not followed."""
     write(lab.upper / "file", "text")
+    mark(lab.keep, lab.lower)
     with open_layer(lab.keep, lab.lower) as layer:
         assert layer.at == str(lab.lower)
         assert [c.path for c in layer.changes()[0]] == [f"{lab.lower}/file"]
@@ -707,11 +715,14 @@ def test_a_layer_that_was_kept(lab: Lab) -> None:
         assert layer.read("/at/file") == b"text"
     other = lab.keep / "other"
     other.mkdir()
+    mark(other, lab.lower)
     os.symlink(lab.upper, other / "upper")
     with pytest.raises(NotADirectoryError):
         open_layer(other, lab.lower)
     with pytest.raises(FileNotFoundError):
         open_layer(lab.lower, lab.lower)
+    with pytest.raises(PolicyError, match="keeps a layer of"):
+        open_layer(lab.keep, other)
 
 
 def test_what_the_kernel_closes_can_be_removed(lab: Lab) -> None:
@@ -733,6 +744,7 @@ def test_what_the_kernel_closes_can_be_removed(lab: Lab) -> None:
 def test_the_table_of_guards_holds_unless_others_are_given(lab: Lab) -> None:
     """Without guards nothing that a trusted tool would execute is applied."""
     write(lab.upper / ".git" / "hooks" / "pre-commit")
+    mark(lab.keep, lab.lower)
     with open_layer(lab.keep, lab.lower) as layer:
         assert layer.changes()[0][-1].protected
     with Layer(open_directory(str(lab.upper)), str(lab.lower), AT) as layer:
