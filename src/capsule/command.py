@@ -232,9 +232,7 @@ class _Clear:
         return place.stat is not None
 
 
-def _needs(
-    found: str, search: str, homes: list[str], clear: _Clear
-) -> Iterator[tuple[str, str]]:
+def _needs(found: str, search: str, homes: list[str], clear: _Clear) -> Iterator[tuple[str, str]]:
     """What lies outside of the system's places but has to be seen for the program to start.
 
     The caller named the program and owns PATH. Where a link leads and what a first line says, the
@@ -265,9 +263,7 @@ def _hops(path: str) -> Iterator[str]:
         yield real
 
 
-def _around(
-    path: str, homes: list[str], clear: _Clear, *, whole: bool
-) -> Iterator[tuple[str, str]]:
+def _around(path: str, homes: list[str], clear: _Clear, *, whole: bool) -> Iterator[tuple[str, str]]:
     """The file itself and, with *whole*, the prefix in which its libraries lie.
 
     A prefix behind a link would show whatever a program made that link lead to.
@@ -282,9 +278,7 @@ def _around(
     yield path, "the command"
 
 
-def _prefix(
-    prefix: str, folder: str, homes: list[str], clear: _Clear
-) -> Iterator[tuple[str, str]]:
+def _prefix(prefix: str, folder: str, homes: list[str], clear: _Clear) -> Iterator[tuple[str, str]]:
     name = os.path.basename(real_path(prefix))
     if name == ".cargo":
         # Its other files hold the registry's token. What rustup starts lies elsewhere.

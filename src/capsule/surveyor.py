@@ -37,7 +37,7 @@ def survey(
 
         return examine(policy, cwd_shown=cwd_shown, shown=shown, uid=uid).replace(cwd=cwd)
     hidden, notes = unasked_sockets(cwd_shown)
-    return Survey(hidden=hidden, notes=notes, cwd=cwd) if hidden or cwd else _NOTHING
+    return Survey(hidden=hidden, notes=notes, cwd=cwd) if hidden or notes or cwd else _NOTHING
 
 
 def _cwd(policy: Policy, shown: str | None, uid: int) -> str:

