@@ -22,7 +22,7 @@ from capsule.host import Host
 from capsule.launch import end, launch
 from capsule.plan import Plan, make_plan
 from capsule.policy import Policy
-from tests.support import NOBODY, OUTSIDE_UID, REAL_ROOT
+from tests.support import NOBODY, OUTSIDE_UID, REAL_ROOT, needs
 
 BOUND = s.NO_SUID | s.NO_DEV
 CLOSED = BOUND | s.READ_ONLY | s.NO_EXEC
@@ -363,7 +363,7 @@ def test_how_a_source_is_resolved(tmp_path: Path, name: str, how: int, error: in
     assert "kept" in ran.text or "old" in ran.text
 
 
-@pytest.mark.skipif(not REAL_ROOT, reason="only root may map the ids of a mount")
+@needs("real root")
 def test_a_mapped_tree(tmp_path: Path) -> None:
     """What the command makes in a tree of another user belongs to that user, on the host."""
     place = tmp_path / "place"
@@ -382,7 +382,7 @@ def test_a_mapped_tree(tmp_path: Path) -> None:
     assert owners == [(1000, 1001)] * 3
 
 
-@pytest.mark.skipif(not REAL_ROOT, reason="only root may map the ids of a mount")
+@needs("real root")
 def test_a_tree_that_cannot_be_mapped(tmp_path: Path) -> None:
     """A file system that has no such mounts is taken as it is; a link in its path is refused."""
     maps = (f"1000 {NOBODY} 1", f"1000 {NOBODY} 1")
@@ -410,7 +410,7 @@ def shared(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
-@pytest.mark.skipif(not REAL_ROOT, reason="only root may map the ids of a mount")
+@needs("real root")
 def test_a_mapped_tree_is_private(shared: Path) -> None:
     """Taken from a shared mount of the host's, it is no peer: what is mounted on it stays inside."""
     table = Path("/proc/self/mountinfo")

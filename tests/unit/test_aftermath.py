@@ -15,6 +15,7 @@ from capsule.aftermath import set_aside
 from capsule.changes import SetAside
 from capsule.guards import Guard, in_force, within
 from capsule.survey import Watch
+from tests.support import needs
 
 ALL = in_force((), ())
 
@@ -258,7 +259,7 @@ def test_paths_of_any_bytes_are_set_aside(tmp_path: Path) -> None:
 # --- what cannot be done ------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may rename in every directory")
+@needs("unprivileged")
 def test_what_cannot_be_renamed_is_said(tmp_path: Path) -> None:
     """With the kernel's reason, and nothing is left behind."""
     before = watch(tmp_path)
@@ -272,7 +273,7 @@ def test_what_cannot_be_renamed_is_said(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "sub") == [".envrc"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can look into every directory")
+@needs("unprivileged")
 def test_what_cannot_be_looked_into_is_noted(tmp_path: Path) -> None:
     """On one line, whatever its name is."""
     before = watch(tmp_path)

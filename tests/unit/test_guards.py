@@ -10,6 +10,7 @@ import pytest
 
 from capsule import PolicyError, guards, sightings
 from capsule.guards import TABLE, Guard, in_force, match, named, within
+from tests.support import needs
 
 ALL = in_force((), ())
 
@@ -269,7 +270,7 @@ def test_depth_bounds_the_look(tmp_path: Path) -> None:
     assert set(found(tmp_path, depth=-1)) == {".envrc"}
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root can look into every directory")
+@needs("unprivileged")
 def test_what_cannot_be_looked_into_is_said(tmp_path: Path) -> None:
     """One that can be searched but not listed hides nothing."""
     make(tmp_path, "closed/.envrc", "searchable/.envrc")
