@@ -31,6 +31,7 @@ General layout, from top to bottom; nothing imports upward:
     examine             the part of it that only some policies need
     hiding, sources     parts of that
     survey, sightings   what was found; how protected names are
+    overlaps, leads     files with two ways to them; where a link in a tree leads
     sockets             which sockets lie in a tree
     guards, patterns    names that are protected; patterns of what is hidden
     cursor, walk        ways through trees that follow no link

@@ -1,8 +1,9 @@
 """What a capsule left in a writable tree that a trusted tool would execute: renamed, made inert.
 
 The capsule is dead by then, but another one may write to the same tree meanwhile. So everything is
-done by descriptors, no link is followed, nothing is opened for reading that is not a directory, and
-nothing is ever overwritten.
+done by descriptors, no link is followed out of the tree, nothing is opened for reading that is not a
+directory, and nothing is ever overwritten. A directory of the caller's own that the command has closed
+is opened up for that moment.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import os
 import stat
 
 from .changes import SetAside
-from .cursor import open_directory
+from .cursor import WRITE, Way, change_mode, open_directory
 from .errors import printable
 from .guards import named, within
-from .sightings import identify, look
-from .walk import open_beneath
+from .sightings import look
+from .walk import kind_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
 # More than at the start: a tree that was small enough then is looked through as far now, although the
 # command may have filled it. Files are some tenths of a second's work, directories some seconds'.
 ENTRIES_AFTER = 200_000
-# One run leaves at most so many. What is more stays where it is, and a note says so.
+# So many are named in the result; the rest is counted.
 MOST_ASIDE = 1_000
-_MOST_NAMES = 1_000
+# The command may have taken all the names that it can foresee.
+_NUMBERED = 16
 
-_PASS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _INERT = 0o666
 # Longest name of a file; the file systems that have less say ENAMETOOLONG.
 _NAME_MAX = 255
@@ -58,17 +59,42 @@ def set_aside(
         note = f"cannot look for protected names in {watch.path}: {os.strerror(error.errno or 0)}"
         return (), (printable(note),)
     try:
-        placed = within(named(watch.names) if guards is None else guards, watch.path)
-        view = look(top, placed, depth=watch.depth, most=ENTRIES_AFTER)
-        known = dict(watch.known)
-        new = [sight for sight in view.found if known.get(sight.path) != sight.identity]
-        notes = list(view.notes(watch.path, watch.depth))
-        if len(new) > MOST_ASIDE:
-            notes.append(f"{watch.path}: {len(new) - MOST_ASIDE} more new protected names stay in it")
-        moved = [_move(top, watch.path, sight) for sight in new[:MOST_ASIDE]]
+        return _set_aside(
+            watch, within(named(watch.names) if guards is None else guards, watch.path), top
+        )
+    except OSError as error:
+        note = f"{watch.path} could not be looked through for protected names: {_text(error)}"
+        return (), (printable(note),)
     finally:
         os.close(top)
-    return tuple(one for one in moved if one), tuple(printable(note) for note in notes)
+
+
+def _set_aside(
+    watch: Watch, guards: Sequence[Guard], top: int
+) -> tuple[tuple[SetAside, ...], tuple[str, ...]]:
+    known = dict(watch.known)
+    view = look(top, guards, depth=watch.depth, most=ENTRIES_AFTER, again=(watch.path, known))
+    if watch.deeper:
+        # As it was at the start, of which the plan tells.
+        view = view.replace(deeper=False)
+    notes = list(view.notes(watch.path, watch.depth))
+    new = [sight for sight in view.found if _is_new(sight, known.get(sight.path, ""))]
+    moved = [one for sight in new if (one := _move(top, watch.path, sight))]
+    # What stays is what the caller must hear of first.
+    moved.sort(key=lambda one: bool(one.moved_to))
+    for done, words in ((True, "were set aside"), (False, "stay in it")):
+        more = sum(bool(one.moved_to) is done for one in moved[MOST_ASIDE:])
+        if more:
+            notes.append(f"{watch.path}: {more} more new protected names {words}")
+    return tuple(moved[:MOST_ASIDE]), tuple(printable(note) for note in notes)
+
+
+def _is_new(sight: Sight, was: str) -> bool:
+    """Whether something else stood there at the start, or a link stands for something else now.
+
+    One that leads to nothing any more does no harm. What will be there is for the next run to find.
+    """
+    return sight.identity not in (was, was.partition("\0")[0])
 
 
 def _move(top: int, tree: str, sight: Sight) -> SetAside | None:
@@ -76,22 +102,14 @@ def _move(top: int, tree: str, sight: Sight) -> SetAside | None:
     folder, _, name = sight.path.rpartition("/")
     path = os.path.join(tree, sight.path)
     try:
-        holder = open_beneath(top, folder, _PASS)
+        with Way(top, folder, WRITE, open_up=True) as way:
+            moved = _rename(way.fd, name)
+            error_text = _make_inert(way.fd, moved)
     except FileNotFoundError:
         return None
     except OSError as error:
         return SetAside(path, "", sight.guard, _text(error))
-    try:
-        moved = _rename(holder, name)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return SetAside(path, "", sight.guard, _text(error))
-    else:
-        error_text = _make_inert(holder, moved)
-        return SetAside(path, os.path.join(tree, folder, moved), sight.guard, error_text)
-    finally:
-        os.close(holder)
+    return SetAside(path, os.path.join(tree, folder, moved), sight.guard, error_text)
 
 
 def _text(error: OSError) -> str:
@@ -106,17 +124,23 @@ def _rename(holder: int, name: str) -> str:
     fails if it is not free, and then renamed over: only what was made here is ever replaced. A
     directory that somebody has filled meanwhile cannot be (ENOTEMPTY).
 
+    A name that nobody can foresee needs none of that, and so no space on a disk that is full.
+
     Raises:
         FileNotFoundError: it is gone.
         OSError: it cannot be renamed.
     """
-    for number in range(1, _MOST_NAMES + 1):
-        kind = identify(holder, name)[1]
-        free = _aside(name, number)
+    for number in range(1, _NUMBERED + 1):
+        kind = kind_of(os.stat(name, dir_fd=holder, follow_symlinks=False).st_mode)
+        free = _aside(name, str(number))
         try:
             _take(holder, free, kind)
         except FileExistsError:
             continue
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            break
         try:
             os.rename(name, free, src_dir_fd=holder, dst_dir_fd=holder)
         except OSError as error:
@@ -126,12 +150,14 @@ def _rename(holder: int, name: str) -> str:
                 raise
         else:
             return free
-    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    free = _aside(name, os.urandom(16).hex())
+    os.rename(name, free, src_dir_fd=holder, dst_dir_fd=holder)
+    return free
 
 
-def _aside(name: str, number: int) -> str:
+def _aside(name: str, chosen: str) -> str:
     """NAME.capsule-aside-N, of a name that would be too long its first part."""
-    ending = f".capsule-aside-{number}".encode()
+    ending = f".capsule-aside-{chosen}".encode()
     return os.fsdecode(os.fsencode(name)[: _NAME_MAX - len(ending)] + ending)
 
 
@@ -164,16 +190,11 @@ def _make_inert(holder: int, name: str) -> str:
     try:
         mode = os.fstat(fd).st_mode
         if stat.S_ISDIR(mode):
-            _change_mode(fd, 0o600)
+            change_mode(fd, 0o600)
         elif stat.S_ISREG(mode) and mode & 0o7777 & ~_INERT:
-            _change_mode(fd, mode & _INERT)
+            change_mode(fd, mode & _INERT)
     except OSError as error:
         return f"renamed, but its mode stays: {_text(error)}"
     finally:
         os.close(fd)
     return ""
-
-
-def _change_mode(fd: int, mode: int) -> None:
-    """fchmod(2), which O_PATH descriptors refuse; their link in /proc leads to that very file."""
-    os.chmod(f"/proc/self/fd/{fd}", mode)

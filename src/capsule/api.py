@@ -13,6 +13,7 @@ from .host import probe
 from .launch import end, launch
 from .plan import Plan, Terminal, make_plan
 from .policy import Limits, Policy
+from .quantities import shown
 from .spawn import FIRST_USER_FD, cannot_start
 from .streams import Encoding, Streams
 from .supervise import Process
@@ -74,7 +75,7 @@ def run(
         CommandFailed: only with *check*.
     """
     if input is not None and stdin is not None:
-        raise PolicyError("input and stdin exclude each other", field="input")
+        raise PolicyError("input and stdin exclude each other", field="input", hint="leave one out")
     with start(
         args,
         policy,
@@ -229,18 +230,26 @@ def _encoding(text: bool, encoding: str | None, errors: str | None) -> Encoding 
         codecs.lookup(encoding or "utf-8")
         codecs.lookup_error(errors or "replace")
     except LookupError as error:
-        raise PolicyError(f"encoding: {error}", field="encoding") from None
+        hint = "name a codec and an error handler of Python's codecs module"
+        raise PolicyError(f"encoding: {error}", field="encoding", hint=hint) from None
     return Encoding(encoding or "utf-8", errors or "replace")
 
 
 def _input_bytes(data: bytes | str | None, coding: Encoding | None) -> bytes:
     if isinstance(data, str):
         if coding is None:
-            raise PolicyError("input: text needs text=True", field="input", value="...")
+            hint = "pass text=True, or bytes"
+            message = "input: text needs text=True"
+            raise PolicyError(message, field="input", value="...", hint=hint)
         return data.encode(coding.encoding)
     if data is not None and not isinstance(data, (bytes, bytearray, memoryview)):
-        raise PolicyError(f"input: not bytes: {data!r}", field="input", value=data)
+        raise _not_bytes(data)
     return b"" if data is None else bytes(data)
+
+
+def _not_bytes(data: object) -> PolicyError:
+    hint = "pass bytes, or str with text=True"
+    return PolicyError(f"input: not bytes: {shown(data)}", field="input", value=data, hint=hint)
 
 
 def _null(theirs: Descriptors) -> int:
@@ -285,7 +294,9 @@ def _open(given: Stdio, name: str, number: int, theirs: Descriptors) -> int:
     except OSError:
         if given == INHERIT:
             return _null(theirs)
-        raise PolicyError(f"{name}: descriptor {fd} is not open", field=name, value=fd) from None
+        hint = "pass one that is open, or PIPE, DEVNULL or INHERIT"
+        message = f"{name}: descriptor {fd} is not open"
+        raise PolicyError(message, field=name, value=fd, hint=hint) from None
     return fd
 
 
@@ -296,7 +307,8 @@ def _checked_fds(fds: Iterable[int]) -> tuple[int, ...]:
             os.fstat(fd)
         except OSError:
             message = f"pass_fds: descriptor {fd} is not open"
-            raise PolicyError(message, field="pass_fds", value=fd) from None
+            hint = "open it before the call, and close it after"
+            raise PolicyError(message, field="pass_fds", value=fd, hint=hint) from None
         if fd <= 2:
             hint = "descriptors 0 to 2 are stdin, stdout and stderr"
             raise PolicyError(f"pass_fds: {fd} is standard", field="pass_fds", value=fd, hint=hint)

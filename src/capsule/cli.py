@@ -10,7 +10,7 @@ import sys
 
 from . import api, report, signals
 from .errors import CapsuleError, PolicyError
-from .options import effective, help_text, parse
+from .options import effective, help_text, parse, place_error
 from .result import Outcome
 
 TYPE_CHECKING = False
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from .options import Options
-    from .plan import Terminal
+    from .plan import Plan, Terminal
     from .policy import Policy
     from .result import Result
     from .supervise import Process
@@ -29,7 +29,7 @@ VERBS = ("run", "plan", "policy", "doctor")
 HELP = """\
 usage: capsule [run] [OPTIONS] [--] COMMAND [ARG...]
        capsule plan [OPTIONS] [--] COMMAND [ARG...]
-       capsule policy show [OPTIONS] | list | schema
+       capsule policy show [OPTIONS] | list | protected | schema
        capsule doctor [--json]
 
 Run an untrusted program in an isolated environment: its own identity, files,
@@ -37,7 +37,8 @@ processes and network, without root and without a daemon.
 
   run      run the command (also without the word)
   plan     print every step that a run would take; nothing is executed
-  policy   print a policy as TOML, the built-in profiles, or the schema
+  policy   print a policy as TOML, the built-in profiles, the names that are
+           protected, or the schema
   doctor   say what this host can enforce, what is missing, and the remedy
 
   capsule VERB --help   the options of a verb
@@ -127,9 +128,17 @@ def _main(words: list[str]) -> int:
         sys.stdout.write(help_text(verb))
         return 0
     if verb == "plan":
-        print(api.plan(options.command, _policy(options)))
+        print(_plan(options))
         return 0
     return _run(options)
+
+
+def _plan(options: Options) -> Plan:
+    try:
+        return api.plan(options.command, _policy(options))
+    except CapsuleError as error:
+        place_error(options, error)
+        raise
 
 
 def _policy(options: Options) -> Policy:
@@ -156,6 +165,7 @@ def _run(options: Options) -> int:
     try:
         result = _run_command(options, _policy(options))
     except CapsuleError as error:
+        place_error(options, error)
         failure = error
         file.write(lambda: report.error_json(failure))
         raise

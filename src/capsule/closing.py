@@ -52,7 +52,7 @@ class Closing:
         try:
             for _, lower, kept in plan.overlays:
                 if kept:
-                    self._locks.append(_lock(kept))
+                    self._locks.append(_lock(kept, lower))
                     # One that is refused is left as it is, down to the last mode.
                     _take(self._locks[-1], kept, lower, plan.owner)
                     self._kept.append(kept)
@@ -169,18 +169,13 @@ def _open_kept(kept: str) -> int:
         os.close(above)
 
 
-def _lock(kept: str) -> int:
-    """A layer that two overlays write to is undefined; flock(2), which ends with the descriptor."""
-    import fcntl
+def _lock(kept: str, lower: str) -> int:
+    """A descriptor of the directory that keeps a layer: as long as it is open, that is reserved."""
+    from .sources import reserve
 
     fd = _open_kept(kept)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        message = f"mounts: another capsule uses the directory {printable(kept)}, which keeps a layer"
-        hint = "wait for its end, or keep the layer in another directory"
-        raise PolicyError(message, field="mounts", value=kept, hint=hint) from None
+        reserve(fd, kept, f"mounts: overlay {printable(lower)}")
     except BaseException:
         os.close(fd)
         raise

@@ -128,9 +128,13 @@ def _words(args: Sequence[str | bytes | os.PathLike[str]]) -> tuple[str, ...]:
     try:
         words = tuple(os.fsdecode(word) for word in args)
     except TypeError:
-        raise PolicyError("args: not all words are text", field="args", value=args) from None
+        hint = "pass str, bytes or paths: str(5), not 5"
+        message = "args: not all words are text"
+        raise PolicyError(message, field="args", value=args, hint=hint) from None
     if not words[0] or any("\0" in word for word in words):
-        raise PolicyError("args: an empty command or a NUL byte", field="args", value=args)
+        hint = "name a program first; no word can hold a NUL byte"
+        message = "args: an empty command or a NUL byte"
+        raise PolicyError(message, field="args", value=args, hint=hint)
     return words
 
 

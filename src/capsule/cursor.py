@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 _PASS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
+# What a way is for: permissions of the owner's for the directory where it ends.
+SEARCH = stat.S_IXUSR
+LIST = stat.S_IRUSR | stat.S_IXUSR
+WRITE = stat.S_IWUSR | stat.S_IXUSR
+
 
 def is_whiteout(info: os.stat_result) -> bool:
     """Whether it is the device 0:0, with which an overlay says that something was deleted."""
@@ -76,6 +81,81 @@ def open_file(directory: int, name: str, *, open_up: bool = False) -> int:
             change_mode(handle, mode)
     finally:
         os.close(handle)
+
+
+class Way:
+    """The way from a tree's top down to one directory in it, over no link.
+
+    A directory that is the caller's own and closed to it, as whoever ran as the caller may have left
+    it, can be opened up for as long as this lasts; it gets its mode back. One that is open is not
+    touched, not even its times.
+
+    Attributes:
+        fd: the directory where the way ends, opened with O_PATH.
+    """
+
+    def __init__(self, top: int, path: str = "", need: int = SEARCH, *, open_up: bool = False) -> None:
+        """Go there.
+
+        Args:
+            top: descriptor of a directory, which stays the caller's and open.
+            path: from there, without empty components, ``.`` and ``..``; empty for *top* itself.
+            need: `SEARCH`, `LIST` or `WRITE`; the directories on the way are searched.
+            open_up: give the caller these permissions where it lacks them and can.
+
+        Raises:
+            OSError: a directory is missing, or a link (ENOTDIR), or may not be searched.
+        """
+        self._open_up = open_up
+        # What gets its mode back, and that mode.
+        self._opened: list[tuple[int, int]] = []
+        self.fd = os.dup(top)
+        try:
+            self._permit(SEARCH)
+            for name in path.split("/") if path else ():
+                self.down(name)
+            self._permit(need)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Way:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def down(self, name: str) -> None:
+        """Go one directory further."""
+        below = os.open(name, _PASS, dir_fd=self.fd)
+        os.close(self.fd)
+        self.fd = below
+        self._permit(SEARCH)
+
+    def close(self) -> None:
+        """Give the directories their modes back, the last one first."""
+        os.close(self.fd)
+        while self._opened:
+            fd, mode = self._opened.pop()
+            _try_mode(fd, mode)
+            os.close(fd)
+
+    def _permit(self, need: int) -> None:
+        if not self._open_up:
+            return
+        info = os.fstat(self.fd)
+        mode = stat.S_IMODE(info.st_mode)
+        if mode & need != need and info.st_uid == os.geteuid():
+            self._opened.append((os.dup(self.fd), mode))
+            _try_mode(self.fd, mode | need)
+
+
+def _try_mode(fd: int, mode: int) -> None:
+    """Change it, or leave it: whoever needs the permission finds out that it is not there."""
+    try:
+        change_mode(fd, mode)
+    except OSError:
+        pass
 
 
 class Cursor:

@@ -50,6 +50,13 @@ class CapsuleError(Exception):
             lines.append(f"  hint: {self.hint}")
         return "\n".join(lines)
 
+    def place(self, where: str) -> None:
+        """Begin the message with where it stands in a file what the error is about."""
+        # The key is in it, so the field's name would come twice.
+        field = f"{getattr(self, 'field', '')}: "
+        self.message = f"{printable(where)}: {self.message.removeprefix(field)}"
+        self.args = (self.message, *self.args[1:])
+
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), self.args, self.__dict__))
 
@@ -111,7 +118,7 @@ class SetupError(CapsuleError, OSError):
     def __reduce__(self) -> tuple[object, ...]:
         # OSError keeps errno, strerror and filename outside of __dict__.
         given = (self.step, self.index, self.count, self.errno, self.hint, self.exit_code)
-        return (_rebuild_setup_error, given)
+        return (_rebuild_setup_error, given, {"message": self.message, "args": self.args})
 
     def __str__(self) -> str:
         where = f"  step {self.index + 1} of {self.count}. The command was not run."

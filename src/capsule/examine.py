@@ -6,12 +6,22 @@ import os
 import stat
 
 from .errors import PolicyError, printable
-from .hiding import ROOT_OWN, Matches, Tree, above, find_place
+from .hiding import ROOT_OWN, Matches, Tree, find_place, program_trees
 from .mounts import CONTENT_SIZE, FROM_HOST, Mount, MountKind
+from .overlaps import Overlaps, above, linked_files
 from .paths import is_below
-from .policy import IdMap
+from .policy import IdMap, System
 from .sockets import GIVES_AWAY, SOCKET_ENTRIES, listed, live, live_below, sockets_in
-from .sources import NOBODY, check_kept, check_kind, follow, keep_directory, read_file, trusts_root
+from .sources import (
+    check_kept,
+    check_kind,
+    check_lower,
+    follow,
+    group_of,
+    keep_directory,
+    read_file,
+    trusts_root,
+)
 from .survey import Found, Guarded, Survey, Watch, unasked_sockets
 
 TYPE_CHECKING = False
@@ -23,8 +33,6 @@ if TYPE_CHECKING:
     from .sources import Place
 
 _TREES = (MountKind.READ_ONLY, MountKind.READ_WRITE, MountKind.OVERLAY)
-# Each is a mount.
-_MOST_GUARDED = 2048
 
 
 def examine(
@@ -40,7 +48,8 @@ def examine(
     look = _Look(sources, uid)
     if policy.mounts:
         look.add_trees(policy.root, cwd_shown, shown)
-        look.find_hides(policy.mounts)
+        programs = policy.root is None and policy.system is not System.NEEDED
+        look.find_hides(policy.mounts, programs=programs)
     look.check_sockets(policy.root)
     hidden, notes = unasked_sockets(cwd_shown)
     covers = look.covers()
@@ -111,14 +120,17 @@ class _Sources:
             self._left -= len(data)
         owner = place.stat.st_uid, place.stat.st_gid
         if self._uid == 0:
-            owner = owner[0], _group_of(*owner)
+            owner = owner[0], group_of(*owner)
         return Found(mount, place.path, stat.S_ISDIR(place.kind), owner, device, data)
 
     def _keep(self) -> None:
         """Find where upper layers are kept, and that nobody else reaches those or the lower ones."""
-        self._check_lower()
-        kinds = (MountKind.READ_WRITE, MountKind.OVERLAY)
-        apart = [one.path for one in self.found.values() if one.mount.kind in kinds]
+        overlays = [one for one in self.found.values() if one.mount.kind is MountKind.OVERLAY]
+        apart = [one.path for one in self.found.values() if one.mount.kind is MountKind.READ_WRITE]
+        for one in overlays:
+            if one.is_directory:
+                check_lower(one.path, apart, name_of(one.mount))
+        apart += [one.path for one in overlays]
         for number, one in self.found.items():
             if one.mount.keep and one.is_directory:
                 what = name_of(one.mount)
@@ -126,21 +138,6 @@ class _Sources:
                 check_kept(kept, apart, what)
                 apart.append(kept)
                 self.found[number] = one.replace(keep=kept)
-
-    def _check_lower(self) -> None:
-        """What changes in a lower directory itself is in no layer, and nobody would be told."""
-        writable = [one.path for one in self.found.values() if one.mount.kind is MountKind.READ_WRITE]
-        for one in self.found.values():
-            lower = one.path
-            if one.mount.kind is not MountKind.OVERLAY or not one.is_directory:
-                continue
-            for path in writable:
-                if is_below(lower, path) or is_below(path, lower):
-                    verb = "lies in" if is_below(lower, path) else "holds"
-                    message = f"{name_of(one.mount)}: its lower directory {lower} {verb} {path}"
-                    message += ", which is writable"
-                    hint = "show only one of them, or that one read-only (--ro)"
-                    raise PolicyError(message, field="mounts", value=lower, hint=hint)
 
 
 class _Look:
@@ -186,20 +183,27 @@ class _Look:
             if path is not None and not any(t.mount and is_below(path, t.at) for t in self._trees):
                 self._trees.append(Tree(path, os.path.realpath(path)))
 
-    def find_hides(self, mounts: Sequence[Mount]) -> None:
-        """What the hides of the policy cover."""
-        for number, mount in enumerate(mounts):
-            if mount.kind is MountKind.HIDE and not mount.is_pattern:
+    def find_hides(self, mounts: Sequence[Mount], *, programs: bool) -> None:
+        """What the hides of the policy cover, wherever it is shown.
+
+        Args:
+            mounts: the mounts of the policy.
+            programs: whether the host's programs are shown as a whole.
+        """
+        hides = [item for item in enumerate(mounts) if item[1].kind is MountKind.HIDE]
+        for number, mount in hides:
+            if not mount.is_pattern:
                 one = find_place(mount, self._trees, [one.mount for _, one in self._found])
                 if isinstance(one, str):
                     self.notes.append(one)
                 else:
                     self._found.append((number, one))
-        patterns = [(number, mount) for number, mount in enumerate(mounts) if mount.is_pattern]
-        if patterns:
-            self._find_matches(patterns)
+                    if not one.path and not mount.optional:
+                        self.notes.append(f"hide {mount.at}: it is not there on the host")
+        if hides:
+            self._find_matches([item for item in hides if item[1].is_pattern], programs=programs)
 
-    def _find_matches(self, patterns: list[tuple[int, Mount]]) -> None:
+    def _find_matches(self, patterns: list[tuple[int, Mount]], *, programs: bool) -> None:
         """Of a mount and a pattern that hides its place, or a place above it, the later one counts."""
         matches = Matches(patterns, self._places(), self._uid)
         matches.look(self._trees)
@@ -209,6 +213,7 @@ class _Look:
                 matches.found[one.mount.at] = (hider, one.is_directory)
             else:
                 matches.found.pop(one.mount.at, None)
+        self._find_again(matches, programs=programs)
         for place, (hider, is_directory) in sorted(matches.found.items()):
             if any(one in matches.found for one in above(os.path.dirname(place))):
                 continue
@@ -219,6 +224,32 @@ class _Look:
             else:
                 self.hidden[place] = is_directory
         self.notes += matches.notes + matches.idle()
+
+    def _find_again(self, matches: Matches, *, programs: bool) -> None:
+        """What is hidden at one place is hidden wherever else a directory that holds it is shown.
+
+        A mount of the hidden file or directory itself, or of something in it, was meant.
+        """
+        trees = self._trees + (program_trees(self._places()) if programs else [])
+        shown = Overlaps(tree.path for tree in trees)
+        hidden = matches.sources(trees)
+        hidden += [
+            (number, one.path, one.is_directory)
+            for number, one in self._found
+            if one.mount.kind is MountKind.HIDE and one.path
+        ]
+        covers = self._places() | matches.found.keys()
+        again: list[str] = []
+        for hider, path, is_directory in hidden:
+            for number, below in shown.showing(path):
+                place = trees[number].place(below)
+                if not _is_covered(place, covers, trees[number].at):
+                    matches.add(place, hider, is_directory=is_directory)
+                    covers.add(place)
+                    again.append(place)
+        if again:
+            self.notes.append(f"hidden, too, because it is the same: {listed(again, 'paths')}")
+        self.notes += linked_files([path for _, path, is_directory in hidden if not is_directory])
 
     def _drop(self, place: str, hider: int) -> bool:
         """Leave out the mounts at a hidden place that came before its hide; say if there are others."""
@@ -266,59 +297,54 @@ class _Look:
 
     def guard(self, guards: tuple[Guard, ...]) -> None:
         """Protect what guards name in the writable trees, and remember it for when all is over."""
-        for _, one in self._found:
-            if guards and one.mount.kind is MountKind.READ_WRITE and one.is_directory:
-                self._guard_tree(one, guards)
-        if len(self._guarded) > _MOST_GUARDED:
-            message = f"mounts: more than {_MOST_GUARDED} protected paths in writable trees"
-            hint = "show smaller trees, or leave names out of the protected ones (unprotect)"
-            raise PolicyError(message, field="mounts", value=len(self._guarded), hint=hint)
+        trees = [
+            one
+            for _, one in self._found
+            if guards and one.mount.kind is MountKind.READ_WRITE and one.is_directory
+        ]
+        shown = Overlaps(one.path for one in trees)
+        for one in trees:
+            for path in self._guard_tree(one, guards):
+                # Each writable tree that shows it is a way to it.
+                for number, below in shown.showing(f"{one.path.rstrip('/')}/{path}"):
+                    self._protect(below, trees[number].mount.at)
+        if self._guarded:
+            from .guards import check_places
 
-    def _guard_tree(self, one: Found, guards: tuple[Guard, ...]) -> None:
+            check_places(self._guarded)
+
+    def _protect(self, path: str, at: str) -> None:
+        """Make a path of the tree at a place read-only, and keep all above it from being renamed."""
+        whole = f"{at}/{path}"
+        if _is_covered(whole, self.covers(), at):
+            return
+        self._guarded[whole] = True
+        for place in above(os.path.dirname(whole)):
+            if place != at and is_below(place, at):
+                self._guarded.setdefault(place, False)
+
+    def _guard_tree(self, one: Found, guards: tuple[Guard, ...]) -> list[str]:
+        """Remember what is in a writable tree; the paths in it that are to be protected."""
         from .guards import within
-        from .sightings import look
+        from .sightings import first_look
 
         at = one.mount.at
-        try:
-            top = os.open(one.path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            # The step that opens it says why it cannot.
-            return
-        try:
-            status = os.fstat(top)
-            seen = look(top, within(guards, one.path))
-        finally:
-            os.close(top)
+        looked = first_look(one.path, within(guards, one.path))
+        if looked is None:
+            return []
+        seen, identity = looked
         self.notes += seen.notes(one.path)
         known = tuple(sorted((sight.path, sight.identity) for sight in seen.found))
         names = tuple(guard.name for guard in guards)
-        self._watched.append(
-            Watch(at, one.path, names, known, seen.depth, (status.st_dev, status.st_ino))
-        )
+        self._watched.append(Watch(at, one.path, names, known, seen.depth, seen.deeper, identity))
         kept = [sight.path for sight in seen.found if sight.kind != "symlink"]
         links = [sight.path for sight in seen.found if sight.kind == "symlink"]
         kept += [target for path in links if (target := _inside(one.path, path)) not in ("", *kept)]
         covers = self.covers()
         kept = [path for path in sorted(kept) if not _is_covered(f"{at}/{path}", covers, at)]
-        for path in kept:
-            self._guarded[f"{at}/{path}"] = True
-            for place in above(os.path.dirname(f"{at}/{path}")):
-                if place != at and is_below(place, at):
-                    self._guarded.setdefault(place, False)
         if kept:
             self.notes.append(f"read-only in {one.path}: {listed(kept, 'paths')}")
-
-
-def _group_of(uid: int, gid: int) -> int:
-    """The group as which somebody may act: that of a directory of theirs only if they are in it."""
-    import pwd  # root alone asks
-
-    try:
-        account = pwd.getpwuid(uid)
-        mine = os.getgrouplist(account.pw_name, account.pw_gid)
-    except KeyError:
-        return NOBODY
-    return gid if gid in mine else account.pw_gid
+        return kept
 
 
 def _inside(tree: str, link: str) -> str:

@@ -12,37 +12,44 @@ from .errors import PolicyError
 from .mounts import MountKind
 from .policy import Network
 from .profile import open_document, policy_of
+from .profile_text import NO_LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .policy import Limits, Policy
+    from .policy import Policy
     from .toml_text import Document, Path
 
 
-def tighten(policy: Policy, name: str, trusted: str | None = None) -> tuple[Policy, str | None]:
-    """(The policy with what the file *name* takes away, a note on that).
+def read(name: str, trusted: str | None = None) -> Document | None:
+    """What the file *name* holds; None if the caller named it.
 
     Args:
-        policy: what was asked for.
         name: the file, of the working directory.
         trusted: the profile that the caller named, if it is a file: it may be the same one.
 
     Raises:
-        PolicyError: it is no regular file of at most 1 MiB, or holds something that may loosen.
+        PolicyError: it is no regular file of at most 1 MiB, or no TOML.
     """
     if trusted is not None and os.path.samefile(trusted, name):
-        return policy, None
-    document = open_document(name, found=True)
-    note = f"{name} of the working directory applies: {', '.join(document.data) or 'it is empty'}"
-    return tighten_by(policy, document), note
+        return None
+    return open_document(name, found=True)
+
+
+def note_on(document: Document) -> str:
+    """That it applies, for who wants to know."""
+    keys = ", ".join(document.data) or "it is empty"
+    return f"{document.name} of the working directory applies: {keys}"
 
 
 def tighten_by(policy: Policy, document: Document) -> Policy:
     """The policy with what a document takes away; a PolicyError if that is not all that it does."""
     found = policy_of(document)
     for key, value in document.data.items():
-        _check(document, key, value, policy.limits, found.limits)
-    limits = {key: getattr(found.limits, key) for key in document.data.get("limits", {})}
+        _check(document, key, value)
+    limits = {
+        key: _stricter(getattr(policy.limits, key), getattr(found.limits, key))
+        for key in document.data.get("limits", {})
+    }
     try:
         return policy.replace(
             mounts=(*policy.mounts, *found.mounts),
@@ -52,10 +59,11 @@ def tighten_by(policy: Policy, document: Document) -> Policy:
         )
     except PolicyError as error:
         # Each part is good: together with the others a hide would cover a mount that was asked for.
-        raise document.error(("mounts",), error.message.removeprefix("mounts: ")) from None
+        message, hint = error.message.removeprefix("mounts: "), f"correct {document.name}, or remove it"
+        raise document.error(("mounts",), message, hint=hint) from None
 
 
-def _check(document: Document, key: str, value: object, before: Limits, asked: Limits) -> None:
+def _check(document: Document, key: str, value: object) -> None:
     """Refuse what does not only take away. That the values make sense is known by now."""
     if key == "mounts":
         assert isinstance(value, list)
@@ -64,9 +72,9 @@ def _check(document: Document, key: str, value: object, before: Limits, asked: L
                 raise _looser(document, ("mounts", number, "kind"))
     elif key == "limits":
         assert isinstance(value, dict)
-        for name in value:
-            allowed = name in ("timeout", "output")
-            if not allowed or _is_higher(getattr(asked, name), getattr(before, name)):
+        for name, limit in value.items():
+            # No limit at all takes nothing away, whatever else is in force.
+            if name not in ("timeout", "output") or limit == NO_LIMIT:
                 raise _looser(document, ("limits", name))
     elif key == "network":
         if value != Network.NONE.value:
@@ -75,8 +83,9 @@ def _check(document: Document, key: str, value: object, before: Limits, asked: L
         raise _looser(document, (key,))
 
 
-def _is_higher(asked: float | None, before: float | None) -> bool:
-    return before is not None and (asked is None or asked > before)
+def _stricter(before: float | None, asked: float) -> float:
+    """The lower of two limits: a file for everyone may name a higher one than this run has."""
+    return asked if before is None else min(before, asked)
 
 
 def _looser(document: Document, path: Path) -> PolicyError:

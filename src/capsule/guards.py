@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 
-from .errors import PolicyError
+from .errors import PolicyError, printable
 from .values import Value
 
 TYPE_CHECKING = False
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 GUARD_DEPTH = 4
 # until so many entries were seen. What lies at the top is looked up directly and always found.
 GUARD_ENTRIES = 20_000
+# Each is a mount: of what is protected, and of every directory above it in its tree.
+MOST_GUARDED = 2048
+# PATH_MAX, with the NUL.
+_PATH_BYTES = 4095
 
 
 class Guard(Value):
@@ -216,12 +220,21 @@ def in_force(protect: Iterable[str], unprotect: Iterable[str]) -> tuple[Guard, .
     without = frozenset(unprotect)
     unknown = sorted(without - _BY_NAME.keys() - {"all"})
     if unknown:
-        hint = f"the names are all, {', '.join(_BY_NAME)}"
-        message = f"unprotect: not a protected name: {unknown[0]}"
-        raise PolicyError(message, field="unprotect", value=unknown[0], hint=hint)
+        raise _no_such(unknown[0])
     table = () if "all" in without else tuple(guard for guard in TABLE if guard.name not in without)
     own = (_given(name) for name in sorted(frozenset(protect)))
     return (*table, *(guard for guard in own if guard not in table))
+
+
+def _no_such(name: str) -> PolicyError:
+    """The error about an unknown name: those that are like it, and where all of them are."""
+    from difflib import get_close_matches  # slow to import
+
+    close = get_close_matches(name, ("all", *_BY_NAME), 3)
+    meant = f"do you mean {' or '.join(close)}? " if close else ""
+    hint = f"{meant}`capsule policy protected` lists the names; all stands for the whole list"
+    message = f"unprotect: not a protected name: {name}"
+    return PolicyError(message, field="unprotect", value=name, hint=hint)
 
 
 def _given(name: str) -> Guard:
@@ -230,6 +243,26 @@ def _given(name: str) -> Guard:
     if guard is not None and guard.anywhere and not guard.unless_directory:
         return guard
     return Guard(name if guard is None else f"**/{name}", True, "the policy names it")
+
+
+def check_places(places: Iterable[str]) -> None:
+    """Whether all these places, of what is protected and of what is above, can be mounts.
+
+    Raises:
+        PolicyError: they are too many, or the path of one is longer than the kernel takes.
+    """
+    number = 0
+    for place in places:
+        number += 1
+        if len(os.fsencode(place)) > _PATH_BYTES:
+            message = f"mounts: a protected path is longer than {_PATH_BYTES} bytes: {printable(place)}"
+            hint = "show its tree at a shorter place (--rw PATH:/AT), or leave the name out (unprotect)"
+            raise PolicyError(message, field="mounts", value=place, hint=hint)
+    if number > MOST_GUARDED:
+        message = f"mounts: protected paths in writable trees, and the directories above them: {number}"
+        message += f"; at most {MOST_GUARDED} can be protected"
+        hint = "show smaller trees, or leave names out of the protected ones (unprotect)"
+        raise PolicyError(message, field="mounts", value=number, hint=hint)
 
 
 def named(names: Iterable[str]) -> tuple[Guard, ...]:

@@ -8,6 +8,7 @@ import stat
 from .errors import PolicyError
 from .host import SYSTEM
 from .mounts import FROM_HOST, Mount, MountKind
+from .overlaps import above
 from .paths import is_below
 from .patterns import Pattern
 from .survey import Found
@@ -27,6 +28,8 @@ LONGEST_PATH = 4095
 
 # What Capsule makes itself in every view, besides the home.
 _OWN = ("/tmp", "/var", "/run", "/etc", "/dev", "/proc")
+# The number of components of a path directly in /etc.
+_ETC_DEPTH = 2
 # Of a directory that is shown as the root, these are not shown.
 ROOT_OWN = ("/proc", "/dev", "/sys", "/tmp")
 
@@ -55,13 +58,6 @@ class Tree:
     def is_changeable(self) -> bool:
         """Whether the command can change permissions in it."""
         return self.mount is not None and self.mount.kind is not MountKind.READ_ONLY
-
-
-def above(place: str) -> Iterator[str]:
-    """The place and all above it, but for the root."""
-    while place not in ("/", ""):
-        yield place
-        place = os.path.dirname(place)
 
 
 # --------------------------------------------------------------------------------- places by name
@@ -108,7 +104,8 @@ def _find_in_tree(mount: Mount, tree: Tree) -> Found | str:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             # The command may see no more than the caller does, unless it can change permissions.
             message = f"mounts: hide {mount.at}: cannot look at {on_host}: {error.strerror}"
-            raise PolicyError(message, field="mounts", value=mount.at) from None
+            hint = "open the directories above it to the caller, or hide one of those"
+            raise PolicyError(message, field="mounts", value=mount.at, hint=hint) from None
     if found is None:
         # An upper layer that is kept may have what the lower one has not.
         if tree.mount is not None and tree.mount.keep:
@@ -131,12 +128,12 @@ def _find_in_default(mount: Mount) -> Found | str:
         return _missing(mount)
     if stat.S_ISLNK(found.st_mode) and os.path.dirname(mount.at) not in ("/", "/etc", "/dev"):
         raise _through_link(mount, os.path.realpath(mount.at))
-    return Found(maybe, mount.at, stat.S_ISDIR(found.st_mode))
+    return Found(maybe, os.path.realpath(mount.at), stat.S_ISDIR(found.st_mode))
 
 
 def _missing(mount: Mount) -> str:
     if mount.optional:
-        return f"{mount.at} is not there and need not be hidden"
+        return f"hide {mount.at}: it is not there and need not be hidden"
     hint = "correct the path, or make it optional"
     raise PolicyError(
         f"mounts: hide {mount.at}: it is not there", field="mounts", value=mount.at, hint=hint
@@ -171,17 +168,35 @@ class Matches:
         self.left = MOST_ENTRIES
         self._patterns = [(number, Pattern(mount.at)) for number, mount in patterns]
         self._matched: set[int] = set()
+        self._optional = {number for number, mount in patterns if mount.optional}
 
     def look(self, trees: Sequence[Tree]) -> None:
         """Look through all trees.
 
         Raises:
-            PolicyError: there is too much to look through, or something that cannot be.
+            PolicyError: there is too much to look through, or something that cannot be; or a pattern
+                can only match where none is looked for.
         """
+        for number, pattern in self._patterns:
+            if number not in self._optional and self._is_vain(pattern, trees):
+                raise _vain(pattern)
         for tree in (*trees, *self._host_trees(trees)):
             patterns = [one for one in self._patterns if _is_near(one[1], tree.at)]
             if patterns:
                 _Search(self, tree, patterns, trees).run()
+
+    def sources(self, trees: Sequence[Tree]) -> list[tuple[int, str, bool]]:
+        """(Number of the hide, path on the host, whether a directory) of what was found in trees.
+
+        What is hidden because a mount stands at its place is not a file that the pattern means.
+        """
+        found = []
+        for place, (number, is_directory) in self.found.items():
+            tree = None if place in self.covers else _tree_of(place, trees)
+            if tree is not None:
+                path = tree.path.rstrip("/") + place[len(tree.at.rstrip("/")) :]
+                found.append((number, path, is_directory))
+        return found
 
     def match(self, place: str) -> int:
         """The number of the last mount whose pattern matches, or -1."""
@@ -190,7 +205,7 @@ class Matches:
     def idle(self) -> list[str]:
         """A note on each pattern without a match: who wrote it meant something."""
         return [
-            f"nothing matches the pattern {pattern.text}"
+            f"hide {pattern.text}: nothing matches, so nothing is hidden by it"
             for number, pattern in self._patterns
             if number not in self._matched
         ]
@@ -212,6 +227,22 @@ class Matches:
             if shown and _tree_of(start, trees) is None and os.path.isdir(start):
                 yield Tree(start, os.path.realpath(start))
 
+    def _is_vain(self, pattern: Pattern, trees: Sequence[Tree]) -> bool:
+        """Whether it can match only what Capsule makes itself, or entries of the root."""
+        start, depth = pattern.prefix, pattern.depth
+        if start == "/" and depth is not None and any(map(pattern.matches, (*_OWN, *SYSTEM))):
+            return True
+        # One that may match at any depth of any tree was not written for these places.
+        if depth is None if start == "/" else not any(is_below(start, place) for place in _OWN):
+            return False
+        # What lies in a directory of /etc is the host's.
+        if is_below(start, "/etc") and (depth is None or depth > _ETC_DEPTH):
+            return False
+        near = (tree.at for tree in trees if _is_near(pattern, tree.at))
+        if any(depth is None or depth > at.rstrip("/").count("/") for at in near):
+            return False
+        return not any(map(pattern.matches, self.covers))
+
     def add(self, place: str, number: int, *, is_directory: bool) -> None:
         """Take in a place that is to be hidden."""
         self.found[place] = (max(number, self.found.get(place, (-1,))[0]), is_directory)
@@ -219,6 +250,19 @@ class Matches:
             hint = "hide the directories in which these files lie, or show less"
             message = f"mounts: patterns match more than {MOST_HIDDEN} files"
             raise PolicyError(message, field="mounts", hint=hint)
+
+
+def program_trees(places: set[str]) -> list[Tree]:
+    """The host's programs, as far as no mount stands over them."""
+    tops = [path for path in SYSTEM if os.path.isdir(path) and not os.path.islink(path)]
+    return [Tree(path, path) for path in tops if not any(is_below(path, place) for place in places)]
+
+
+def _vain(pattern: Pattern) -> PolicyError:
+    message = f"mounts: hide {pattern.text}: it can only match in the root or in directories of"
+    message += " Capsule's own, where no matches are looked for"
+    hint = "name each path itself, or write a pattern for what is shown (--ro, --rw, --overlay)"
+    return PolicyError(message, field="mounts", value=pattern.text, hint=hint)
 
 
 class _Search:

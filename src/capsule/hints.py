@@ -7,13 +7,16 @@ import os
 
 from . import steps as s
 from .errors import HostError
+from .mounts import MountKind
+from .paths import is_below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from .command import Command
     from .host import Host
+    from .mounts import Mount
     from .steps import Step
 
     Hint = str | Callable[["Step"], str]
@@ -43,8 +46,18 @@ _SWAPPED = (
 _KIND = "a file can only be put over a file, a directory over a directory"
 
 
+# As many as the kernel follows: scripts whose interpreter is one, and symbolic links.
+_SCRIPTS, _LINKS = 5, 40
+_SHOWING = (MountKind.READ_ONLY, MountKind.READ_WRITE, MountKind.OVERLAY)
+
+
 def _missing(step: Step) -> str:
-    return f"{step.path} does not exist on this host: create it, or correct the path"
+    hint = f"{step.path} does not exist on this host: create it, or correct the path"
+    before, colon, after = (step.path or "").rpartition(":")
+    if colon and "/" not in after:
+        # PATH:AT with an AT that is relative: all of it is taken for the path.
+        hint += f"; a place inside is written from the root: {before}:/{after}"
+    return hint
 
 
 def _unreadable(step: Step) -> str:
@@ -94,6 +107,11 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
     (s.Tree, errno.EACCES): _unreadable,
     (s.Tree, errno.ELOOP): _SWAPPED,
     (s.Tree, errno.ENAMETOOLONG): "the path is longer than the kernel takes (4095 bytes)",
+    (s.Tree, errno.ENOSPC): (
+        "the host's limit of mounts (the sysctl fs.mount-max) is reached, or the launcher's of 1,024 "
+        "trees in one capsule, of which each entry of --root is one: show a directory above several, "
+        "or, of a root directory, move some entries into a directory of it"
+    ),
     (s.Tree, errno.EINVAL): "a mount below it cannot be copied (for instance a namespace file)",
     (
         s.Tree,
@@ -132,6 +150,10 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
     (s.Hide, errno.ENOENT): _nothing_to_hide,
     (s.Hide, errno.ENOTDIR): _nothing_to_hide,
     (s.Overlay, errno.ENOENT): _no_place,
+    (s.Overlay, errno.EEXIST): (
+        "the directory that is the root holds .layers, a name that Capsule needs there to make an "
+        "overlay: rename it"
+    ),
     (s.Overlay, errno.ENOTDIR): "only a directory can be overlaid, and only a directory stands for it",
     (s.Overlay, errno.ELOOP): "the directory that keeps the layer holds a symbolic link: take another",
     (s.Overlay, errno.EPERM): (
@@ -188,9 +210,29 @@ def hint_for(step: Step, error: int, host: Host, command: Command | None) -> str
     """Return what to do about a failed step, or None if nothing better than its errno is known."""
     if isinstance(step, s.Exec) and command is not None and error in (errno.ENOENT, errno.EACCES):
         return _exec_hint(error, host, command)
+    if isinstance(step, s.Overlay) and command is not None and step[2] != step.NONE:
+        return _kept_hint(step, error, command)
+    return _row(step, error)
+
+
+def _row(step: Step, error: int) -> str | None:
+    """What the table says."""
     kind = s.Tree if isinstance(step, s.MappedTree) else type(step)
     hint = HINTS.get((kind, error)) or HINTS.get((s.Step, error))
     return hint(step) if callable(hint) else hint
+
+
+def _kept_hint(step: s.Overlay, error: int, command: Command) -> str | None:
+    """Of an overlay whose layer is kept: what lies in that directory may be at fault."""
+    found = next((one for one in command.survey.found if one.mount.at == step[0]), None)
+    hint = _row(step, error)
+    if found is None or not found.keep:
+        return hint
+    for name in ("upper", "work"):
+        part = os.path.join(found.keep, name)
+        if os.path.lexists(part) and (os.path.islink(part) or not os.path.isdir(part)):
+            return f"{part} is no directory: remove it, or keep the layer in another directory"
+    return f"{hint or 'look at what lies there'}; its layer is kept in {found.keep}"
 
 
 def _exec_hint(error: int, host: Host, command: Command) -> str:
@@ -199,6 +241,9 @@ def _exec_hint(error: int, host: Host, command: Command) -> str:
         if "/" in name:
             return f"there is no {name}; inside, only what is shown exists: see `capsule plan`"
         return f"no directory of PATH has {name}: install it, or correct the name"
+    covered = _covered(command)
+    if covered is not None:
+        return covered
     if error == errno.ENOENT:
         return (
             f"{command.found} is there, but the interpreter that it names (its #! line or its dynamic "
@@ -212,6 +257,82 @@ def _exec_hint(error: int, host: Host, command: Command) -> str:
             f"execute {command.found}: check the permissions of it and of the directories above it"
         )
     return f"{command.found} may not be executed: check its permissions"
+
+
+def _covered(command: Command) -> str | None:
+    """That the policy itself covers the program, or what the kernel loads it with; None if not so."""
+    if command.found is None or not (command.survey.found or command.survey.hidden):
+        return None
+    for path, what in _loaded(command.found):
+        for place in _places(path):
+            mount = _mount_over(place, command)
+            if mount is not None:
+                return f"{mount} covers {what} {path}: leave it out, or show {place} with --ro after it"
+    return None
+
+
+def _loaded(found: str) -> Iterator[tuple[str, str]]:
+    """(Path, what it is) of the program and of all that the kernel opens to execute it."""
+    from .elf import read  # only where something failed
+
+    what = "the program"
+    for _ in range(_SCRIPTS):
+        yield found, what
+        interpreter = _of_script(found)
+        if interpreter is None:
+            image = read(found)
+            if image is not None and image.interpreter:
+                yield image.interpreter, "the dynamic loader"
+            return
+        found, what = interpreter, "the interpreter"
+
+
+def _of_script(path: str) -> str | None:
+    """The interpreter of a script, as the kernel reads it; None if this is no script."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return None
+    try:
+        line = os.read(fd, 256).partition(b"\n")[0]
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    words = line[2:].split() if line.startswith(b"#!") else []
+    return os.fsdecode(words[0]) if words else None
+
+
+def _places(path: str) -> Iterator[str]:
+    """A path, and each that the links on its way lead to."""
+    for _ in range(_LINKS):
+        yield path
+        above, name = os.path.split(os.path.normpath(path))
+        path = os.path.join(os.path.realpath(above), name)
+        yield path
+        if not os.path.islink(path):
+            return
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
+
+
+def _mount_over(place: str, command: Command) -> str | None:
+    """What of the policy covers a place: the innermost of its mounts that holds it, if it hides."""
+    patterns = [at for at, _ in command.survey.hidden if is_below(place, at)]
+    if patterns:
+        return f"the policy's hide of {patterns[0]}"
+    over = [one.mount for one in command.survey.found if is_below(place, one.mount.at)]
+    mount = max(over, key=lambda mount: len(mount.at), default=None)
+    if mount is None:
+        return None
+    name = f"the policy's {mount.kind.value.replace('_', '-')} at {mount.at}"
+    if mount.noexec:
+        return f"{name}, which is noexec,"
+    return None if mount.kind in _SHOWING and _shows(mount, place) else name
+
+
+def _shows(mount: Mount, place: str) -> bool:
+    """Whether the source of a mount has what stands on the host at a place."""
+    return os.path.lexists(mount.source + place.removeprefix(mount.at))
 
 
 def host_error_for(step: Step, error: int, host: Host) -> HostError | None:

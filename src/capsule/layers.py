@@ -11,7 +11,7 @@ from .cursor import Cursor, change_mode, open_directory, open_file
 from .errors import printable
 from .guards import in_force, within
 from .paths import is_below
-from .sources import check_marker
+from .sources import check_marker, reserve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,14 @@ class Layer:
         source: the directory of the host that it lies over.
     """
 
-    def __init__(self, upper: int, source: str, at: str, guards: Sequence[Guard] | None = None) -> None:
+    def __init__(
+        self,
+        upper: int,
+        source: str,
+        at: str,
+        guards: Sequence[Guard] | None = None,
+        lock: int = -1,
+    ) -> None:
         """Take over an upper layer.
 
         Args:
@@ -46,12 +53,14 @@ class Layer:
             source: path of the lower directory on the host, without a symbolic link in it.
             at: where the overlay stands inside.
             guards: what is never applied, as `guards.in_force` gives it; without it the whole table.
+            lock: a descriptor that keeps others from the layer, likewise closed by `close`; or -1.
         """
         self.at = at
         self.source = source
         self._guards = in_force((), ()) if guards is None else tuple(guards)
         self._upper = upper
         self._lower = -1
+        self._lock = lock
 
     def changes(self, most: int = MOST_CHANGES) -> tuple[tuple[Change, ...], bool]:
         """All that this layer changes, ordered by path, and whether that is really all.
@@ -132,7 +141,8 @@ class Layer:
         Raises:
             OSError: the first thing that failed; what came before it stays done. E2BIG: there are more
                 changes than can be listed; name some.
-            ValueError: one of these changes is not, or no longer, in the layer.
+            ValueError: one of these changes is not, or no longer, in the layer, or is not what it was:
+                what it was done to, its type, mode or size are others.
         """
         found, complete = self.changes(10 * MOST_CHANGES if changes is None else MOST_CHANGES)
         if changes is not None:
@@ -147,10 +157,10 @@ class Layer:
 
     def close(self) -> None:
         """Give up the layer. One in memory is gone then."""
-        for fd in (self._upper, self._lower):
+        for fd in (self._upper, self._lower, self._lock):
             if fd >= 0:
                 os.close(fd)
-        self._upper = self._lower = -1
+        self._upper = self._lower = self._lock = -1
 
     def __enter__(self) -> Self:
         return self
@@ -209,7 +219,7 @@ def open_layer(
     protect: Sequence[str] = (),
     unprotect: Sequence[str] = (),
 ) -> Layer:
-    """Open the layer that an earlier run kept.
+    """Open the layer that an earlier run kept. Until it is closed, nobody else can use it.
 
     Args:
         keep: the directory that was given as ``keep``.
@@ -220,23 +230,36 @@ def open_layer(
 
     Raises:
         OSError: there is no layer in *keep*, or no such directory.
-        PolicyError: an unknown name in *unprotect*, or the layer is not one of *source*.
+        PolicyError: an unknown name in *unprotect*, the layer is not one of *source*, or is in use.
     """
     found = in_force(tuple(protect), tuple(unprotect))
     lower = os.path.realpath(os.fsdecode(source))
     place = os.path.abspath(os.fsdecode(source)) if at is None else os.path.normpath(at)
     kept = os.path.realpath(os.fsdecode(keep))
-    upper = open_kept(kept)
+    what = f"layer of {printable(lower)}"
+    lock = _open_list(kept)
     try:
-        fd = open_directory(kept)
-        try:
-            check_marker(fd, kept, lower, f"layer of {printable(lower)}")
-        finally:
-            os.close(fd)
+        reserve(lock, kept, what)
+        upper = open_kept(kept)
     except BaseException:
-        os.close(upper)
+        os.close(lock)
         raise
-    return Layer(upper, lower, place, found)
+    layer = Layer(upper, lower, place, found, lock)
+    try:
+        check_marker(lock, kept, lower, what)
+    except BaseException:
+        layer.close()
+        raise
+    return layer
+
+
+def _open_list(path: str) -> int:
+    """Open a directory, by its link-free path, as flock(2) wants it."""
+    fd = open_directory(path)
+    try:
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    finally:
+        os.close(fd)
 
 
 def open_kept(keep: str) -> int:
@@ -271,10 +294,16 @@ def _below(path: str, at: str) -> str:
 
 def _select(found: Sequence[Change], wanted: Iterable[Change]) -> tuple[Change, ...]:
     """Those that are wanted, and the new directories that they lie in."""
-    paths = {change.path for change in wanted}
-    missing = paths - {change.path for change in found}
-    if missing:
-        raise ValueError(f"not among the changes of the layer: {min(missing)!r}")
+    there = {change.path: change for change in found}
+    paths: set[str] = set()
+    for change in wanted:
+        now = there.get(change.path)
+        if now is None:
+            raise ValueError(f"not among the changes of the layer: {change.path!r}")
+        # What is protected is never applied, whoever says so.
+        if now != change.replace(protected=now.protected):
+            raise ValueError(f"not what it was when it was listed: {change.path!r}")
+        paths.add(change.path)
     above: set[str] = set()
     for path in paths:
         while (path := os.path.dirname(path)) not in above and path != "/":

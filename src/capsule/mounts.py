@@ -7,7 +7,7 @@ import os
 from .choice import Choice
 from .errors import PolicyError
 from .paths import absolute, check_path, inside_path, is_below
-from .quantities import parse_size
+from .quantities import parse_size, shown
 from .values import Value
 
 TYPE_CHECKING = False
@@ -77,7 +77,8 @@ class Mount(Value):
         for field in ("noexec", "optional"):
             if not isinstance(self.__dict__[field], bool):
                 message = f"mounts: {field} is not a bool"
-                raise PolicyError(message, field="mounts", value=self.__dict__[field])
+                hint = f"write {field}=True, or leave it out"
+                raise PolicyError(message, field="mounts", value=self.__dict__[field], hint=hint)
         if self.kind is MountKind.HIDE and not self.at.startswith("/"):
             return
         self._set("at", inside_path(self.at, "mounts"))
@@ -184,7 +185,9 @@ class Mount(Value):
         if relative and "/" in word and _GLOB.isdisjoint(word):
             word = absolute(word, "mounts")
         elif relative and (word in (".", "..") or "/../" in f"/{word}/"):
-            raise PolicyError(f"mounts: not a name or a pattern: {word}", field="mounts", value=word)
+            hint = "write the path from the root, a name, or a pattern without '..'"
+            message = f"mounts: not a name or a pattern: {word}"
+            raise PolicyError(message, field="mounts", value=word, hint=hint)
         return cls(MountKind.HIDE, word, optional=optional)
 
     @classmethod
@@ -221,7 +224,12 @@ class Mount(Value):
         """Make a file that holds *data* (text as UTF-8), at most 8 MiB. Otherwise as `file`."""
         content = data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data
         if not isinstance(content, (bytes, bytearray, memoryview)):
-            raise PolicyError("mounts: content is not bytes or text", field="mounts", value=data)
+            raise PolicyError(
+                "mounts: content is not bytes or text",
+                field="mounts",
+                value=data,
+                hint="pass bytes, or str, which is written as UTF-8",
+            )
         if len(content) > CONTENT_SIZE:
             hint = "write it to a file and show that with read_only (--ro)"
             message = f"mounts: the content for {at} is larger than 8 MiB"
@@ -248,14 +256,17 @@ def _bind(source: str | os.PathLike[str], at: str | None) -> tuple[str, str]:
 def _size(size: int | str) -> int:
     number = parse_size(size, "size")
     if number < PAGE:
-        raise PolicyError(f"size: less than a page: {size!r}", field="size", value=size)
+        hint = f"write {PAGE} bytes or more, for instance 64M"
+        message = f"size: less than a page: {shown(size)}"
+        raise PolicyError(message, field="size", value=size, hint=hint)
     return number
 
 
 def _mode(mode: int) -> int:
     if type(mode) is not int or not 0 <= mode <= 0o777:
         hint = "write permission bits, for instance 0o644"
-        raise PolicyError(f"mode: not permission bits: {mode!r}", field="mode", value=mode, hint=hint)
+        message = f"mode: not permission bits: {shown(mode)}"
+        raise PolicyError(message, field="mode", value=mode, hint=hint)
     return mode
 
 
@@ -293,8 +304,9 @@ def _check_pair(earlier: Mount, later: Mount) -> None:
         message = f"mounts: {_name(later)} would hide {_name(earlier)}, which was given before it"
         raise PolicyError(message, field="mounts", value=later.at, hint=hint)
     if earlier.kind in LEAVES and is_below(later.at, earlier.at):
+        hint = f"choose another place, or leave {_name(earlier)} out"
         message = f"mounts: {_name(later)} cannot lie in {_name(earlier)}, which is no directory"
-        raise PolicyError(message, field="mounts", value=later.at)
+        raise PolicyError(message, field="mounts", value=later.at, hint=hint)
 
 
 def _name(mount: Mount) -> str:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from .errors import CapsuleError
+    from .toml_text import Document
+
 # group -> flag -> (what it takes, or "" for a switch; help)
 OPTIONS = {
     "files": {
@@ -86,11 +89,13 @@ class Options:
     Attributes:
         given: (flag, value) in their order; the value of a switch is "".
         command: the rest.
+        documents: the files that were read for them, once that is done.
     """
 
     def __init__(self, given: list[tuple[str, str]], command: list[str]) -> None:
         self.given = given
         self.command = command
+        self.documents: list[Document] = []
 
     def last(self, flag: str) -> str | None:
         """The value that counts of an option that was given, perhaps more than once."""
@@ -171,24 +176,45 @@ def usage_error(verb: str, message: str) -> PolicyError:
 # --- the policy ---------------------------------------------------------------------------------
 
 
-def effective(options: Options) -> tuple[Policy, str | None]:
+def effective(options: Options, *, guarded: bool = True) -> tuple[Policy, str | None]:
     """What the options ask for, tightened by the working directory's capsule.toml; and a note on that.
+
+    Args:
+        options: the options.
+        guarded: whether the profile's own file is protected, as it is where something runs.
 
     Raises:
         PolicyError: a value cannot be meant, or that file would loosen something.
     """
     policy = to_policy(options)
+    if guarded and options.last("--profile") is not None:
+        policy = _guard_profile(options, policy)
     try:
         # One call that fails is all that a run without the file pays.
         os.stat(FOUND_FILE, follow_symlinks=False)
     except (FileNotFoundError, PermissionError):
         return policy, None  # a directory that cannot be searched has nothing to say
     except OSError as error:
-        raise PolicyError(f"{FOUND_FILE}: cannot be read: {error.strerror}") from None
+        hint = "remove it, or make it a regular file that you may read"
+        message = f"{FOUND_FILE}: cannot be read: {error.strerror}"
+        raise PolicyError(message, field="profile", value=FOUND_FILE, hint=hint) from None
     from . import found
 
     named = options.last("--profile") or ""
-    return found.tighten(policy, FOUND_FILE, named if is_file_name(named) else None)
+    document = found.read(FOUND_FILE, named if is_file_name(named) else None)
+    if document is None:
+        return policy, None
+    options.documents.append(document)
+    return found.tighten_by(policy, document), found.note_on(document)
+
+
+def place_error(options: Options, error: CapsuleError) -> None:
+    """Say in the error where a value of a profile stands, if it is about one."""
+    if options.documents:
+        from . import profile
+
+        overridden = {field for flag, field in _FIELDS.items() if options.has(flag)}
+        profile.place_error(error, options.documents, overridden)
 
 
 def to_policy(options: Options) -> Policy:
@@ -208,13 +234,12 @@ def to_policy(options: Options) -> Policy:
     for flag, field in _LISTS.items():
         changes[field] = (*getattr(base, field), *options.all(flag))
     variables = dict(base.extra_env) | dict(map(_variable, options.all("--env")))
-    policy = base.replace(
+    return base.replace(
         mounts=(*base.mounts, *_mounts(options)),
         extra_env=variables,
         limits=_limits(options, base.limits, output),
         **changes,
     )
-    return policy if options.last("--profile") is None else _guard_profile(options, policy)
 
 
 def _profile(options: Options) -> tuple[Policy, bool]:
@@ -232,7 +257,10 @@ def _profile(options: Options) -> tuple[Policy, bool]:
         return profiles.builtin(names[0]), False
     from . import profile
 
-    return profile.read(names[0])
+    document = profile.open_document(names[0])
+    options.documents.append(document)
+    policy = profile.policy_of(document)
+    return policy, "output" in document.data.get("limits", ())
 
 
 def is_file_name(word: str) -> bool:
@@ -281,7 +309,8 @@ def _modify(before: tuple[str, str, dict[str, Any]] | None, flag: str, value: st
     before[2][name] = value if FLAGS[flag] else True
     if {"size", "keep"} <= before[2].keys():
         message = "--keep has no limit of size: leave one of --size and --keep out"
-        raise PolicyError(message, field=name, value=value)
+        hint = "a layer that is kept has the size of its file system"
+        raise PolicyError(message, field=name, value=value, hint=hint)
 
 
 def _split_at(word: str) -> tuple[str, str | None]:

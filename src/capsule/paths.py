@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from .errors import PolicyError
+from .quantities import shown
 
 
 def check_path(value: object, field: str, *, absolute: bool = False) -> str:
@@ -19,7 +20,8 @@ def check_path(value: object, field: str, *, absolute: bool = False) -> str:
     except (TypeError, UnicodeError):
         path = ""
     if not path or "\0" in path:
-        raise PolicyError(f"{field}: not a path: {value!r}", field=field, value=value)
+        hint = "write a path of one character or more, without NUL bytes"
+        raise PolicyError(f"{field}: not a path: {shown(value)}", field=field, value=value, hint=hint)
     if absolute and not path.startswith("/"):
         hint = "write the path from the root, beginning with /"
         raise PolicyError(f"{field}: not absolute: {path}", field=field, value=value, hint=hint)
@@ -44,7 +46,8 @@ def inside_path(value: object, field: str) -> str:
     """Return a normal absolute path inside the capsule: no ``.``, ``..`` or double slash."""
     path = check_path(value, field, absolute=True)
     if ".." in path.split("/"):
-        raise PolicyError(f"{field}: contains '..': {path}", field=field, value=value)
+        hint = f"write where that leads: {os.path.normpath(path)}"
+        raise PolicyError(f"{field}: contains '..': {path}", field=field, value=value, hint=hint)
     return "/" + os.path.normpath(path).lstrip("/")
 
 

@@ -8,7 +8,7 @@ all that can fail.
 from __future__ import annotations
 
 from . import steps as s
-from .errors import HostError
+from .errors import HostError, PolicyError
 from .identity import make_ids
 from .policy import IdMap, Network
 from .values import Value
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # What Capsule itself puts there: directories, links, small files, mount points.
 ROOT_SIZE, ROOT_INODES = 4 << 20, 4096
+# How many trees of the host the launcher holds, the new proc file system among them: TREES_MAX there.
+TREES = 1024
 
 RLIMIT_CORE = 4
 
@@ -149,6 +151,7 @@ def _building(
     """(Steps from the namespaces to the last mount, notes)."""
     view = make_view(policy, host, command, ids)
     sources = _sources(view)
+    _check_trees(len(sources) + 1, policy)
     steps = (
         *_take_mapped(sources, ids),
         *_launcher_steps(_namespaces(policy), ids, host),
@@ -157,6 +160,17 @@ def _building(
         *_build(view, sources),
     )
     return steps, view.notes
+
+
+def _check_trees(count: int, policy: Policy) -> None:
+    if count <= TREES:
+        return
+    field = "mounts" if policy.root is None else "root"
+    hint = "show a directory above several of them instead of each"
+    if policy.root is not None:
+        hint = f"each entry of {policy.root} is one: move some of them into a directory of it"
+    message = f"{field}: {count} trees of the host; a capsule takes at most {TREES:,}"
+    raise PolicyError(message, field=field, value=count, hint=hint)
 
 
 _last: tuple[object, Host, tuple[tuple[s.Step, ...], tuple[str, ...]], bytes] | None = None

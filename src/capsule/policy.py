@@ -141,20 +141,22 @@ class Policy(Value):
         self._set("extra_env", _variables(self.extra_env, "extra_env", allow_none=True))
         for field in ("inherit_env", "show_cwd"):
             if not isinstance(self.__dict__[field], bool):
-                raise _wrong(field, self.__dict__[field], "a bool")
+                raise _wrong(field, self.__dict__[field], "a bool", "write true or false (True, False)")
         if self.cwd is not None:
             self._set("cwd", check_path(self.cwd, "cwd"))
         if not isinstance(self.limits, Limits):
-            raise _wrong("limits", self.limits, "Limits")
+            raise _wrong("limits", self.limits, "Limits", "write Limits(timeout=..., output=...)")
 
 
-def _wrong(field: str, value: object, wanted: str) -> PolicyError:
-    return PolicyError(f"{field}: not {wanted}: {shown(value)}", field=field, value=value)
+def _wrong(field: str, value: object, wanted: str, hint: str) -> PolicyError:
+    message = f"{field}: not {wanted}: {shown(value)}"
+    return PolicyError(message, field=field, value=value, hint=hint)
 
 
 def _mounts(value: Any) -> tuple[Mount, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(m, Mount) for m in value):
-        raise _wrong("mounts", value, "a sequence of Mount")
+        hint = "pass a list of what Mount.read_only(...) and the like return"
+        raise _wrong("mounts", value, "a sequence of Mount", hint)
     if sum(len(mount.data) for mount in value) > CONTENT_SIZE:
         hint = "write it to files and show those with read_only (--ro)"
         raise PolicyError("mounts: more than 8 MiB of content", field="mounts", hint=hint)
@@ -164,11 +166,16 @@ def _mounts(value: Any) -> tuple[Mount, ...]:
 def _names(value: Any, field: str) -> tuple[str, ...]:
     """Relative paths such as ``.git/hooks``, normal and sorted."""
     if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
-        raise _wrong(field, value, "a sequence of names")
+        raise _wrong(field, value, "a sequence of names", 'write a list, such as [".git/hooks"]')
     for name in value:
         parts = check_path(name, field).split("/")
         if not all(parts) or not {".", ".."}.isdisjoint(parts):
-            raise _wrong(field, name, "a path inside of a tree, such as .git/hooks")
+            hint = "write it from the top of the tree, without '.', '..' or a slash at either end"
+            raise _wrong(field, name, "a path inside of a tree, such as .git/hooks", hint)
+        if any(char < " " or "\x7f" <= char <= "\x9f" for char in name):
+            # Nobody means one: it comes from a broken list, and the name that was meant is left open.
+            hint = "write the name without control characters, each name by itself"
+            raise _wrong(field, name, "a name without control characters", hint)
         if field == "protect" and not {"*", "?", "["}.isdisjoint(name):
             # It would protect only what is called so, and nothing would say that.
             hint = "names and paths, no patterns"
@@ -181,23 +188,25 @@ def _choice(kind: type[Choice], value: Any, field: str) -> Choice:
         return kind(value)
     except ValueError:
         choices = ", ".join(member.value for member in kind)
-        raise _wrong(field, value, f"one of {choices}") from None
+        raise _wrong(field, value, f"one of {choices}", f"write one of {choices}") from None
 
 
 def _hostname(value: object) -> str:
     """hostname(7), and what sethostname(2) takes: 64 bytes."""
     allowed = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-."
-    if not isinstance(value, str) or not 0 < len(value) <= 64 or value[0] in "-.":
-        raise _wrong("hostname", value, "a hostname of 1 to 64 letters, digits, '-' and '.'")
-    if value.strip(allowed):
-        raise _wrong("hostname", value, "a hostname of 1 to 64 letters, digits, '-' and '.'")
+    fits = isinstance(value, str) and 0 < len(value) <= 64 and value[0] not in "-."
+    if not isinstance(value, str) or not fits or value.strip(allowed):
+        hint = "begin with a letter or a digit, for instance build-1"
+        wanted = "a hostname of 1 to 64 letters, digits, '-' and '.'"
+        raise _wrong("hostname", value, wanted, hint)
     return value
 
 
 def _check_id(value: object, field: str) -> None:
     """The last id means "none" to the kernel."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32 - 1:
-        raise _wrong(field, value, "an id from 0 to 4294967294")
+        hint = "write a number, for instance 1000"
+        raise _wrong(field, value, "an id from 0 to 4294967294", hint)
 
 
 def _variables(
@@ -210,14 +219,17 @@ def _variables(
     try:
         given = dict(value)
     except (TypeError, ValueError):
-        raise _wrong(field, value, "a mapping of names to values") from None
+        hint = 'write {"NAME": "value"}'
+        raise _wrong(field, value, "a mapping of names to values", hint) from None
     pairs = {}
     for name, content in given.items():
         key = _variable_text(name, field, name)
         if not key or "=" in key:
-            raise _wrong(field, name, "a variable's name")
+            hint = "a name is text without '=', and not empty"
+            raise _wrong(field, name, "a variable's name", hint)
         if content is None and not allow_none:
-            raise _wrong(field, name, "a name with a value")
+            hint = "give it a value; the caller's own is passed on by extra_env"
+            raise _wrong(field, name, "a name with a value", hint)
         pairs[key] = None if content is None else _variable_text(content, field, name)
     return tuple(sorted(pairs.items()))
 
@@ -230,5 +242,6 @@ def _variable_text(text: object, field: str, name: object) -> str:
     except (TypeError, UnicodeError):
         word = "\0"
     if "\0" in word:
-        raise _wrong(field, name, "a variable of text without NUL bytes")
+        hint = "name and value are text, or bytes; write a number in quotes"
+        raise _wrong(field, name, "a variable of text without NUL bytes", hint)
     return word

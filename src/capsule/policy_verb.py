@@ -7,11 +7,14 @@ from .options import FLAGS, effective, option_lines, parse_flags, usage_error
 HELP = """\
 usage: capsule policy show [OPTIONS]
        capsule policy list
+       capsule policy protected
        capsule policy schema
 
   show     print what these options come to, as TOML for --profile; the options
            are those of run, and --all: what is the default, too
   list     name the built-in profiles
+  protected
+           name what is read-only in a writable tree, and why, for --unprotect
   schema   print the JSON Schema of a profile, for editors
 """
 _SHOW = {**FLAGS, "--all": ""}
@@ -25,7 +28,7 @@ def main(words: list[str]) -> str:
     """
     if words in (["--help"], ["-h"]):
         return HELP
-    verbs = {"show": _show, "list": _list, "schema": _schema}
+    verbs = {"show": _show, "list": _list, "protected": _protected, "schema": _schema}
     if not words or words[0] not in verbs:
         raise usage_error("policy", f"policy: {f'no {words[0]}' if words else 'needs a word'}")
     return verbs[words[0]](words[1:])
@@ -39,7 +42,12 @@ def _show(words: list[str]) -> str:
         raise usage_error("policy show", f"policy show takes no command: {options.command[0]}")
     from .profile import dump
 
-    return dump(effective(options)[0], everything=options.has("--all"))
+    policy, _ = effective(options, guarded=False)
+    if policy.unprotect:
+        from .guards import in_force
+
+        in_force((), policy.unprotect)  # refuses a name that there is not
+    return dump(policy, everything=options.has("--all"))
 
 
 def _list(words: list[str]) -> str:
@@ -47,6 +55,13 @@ def _list(words: list[str]) -> str:
     from .profiles import NAMES
 
     return "".join(f"{name:14} {text}\n" for name, text in NAMES.items())
+
+
+def _protected(words: list[str]) -> str:
+    _nothing_more("protected", words)
+    from .guards import TABLE
+
+    return "".join(f"{guard.name:30} {guard.why}\n" for guard in TABLE)
 
 
 def _schema(words: list[str]) -> str:

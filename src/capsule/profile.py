@@ -18,18 +18,19 @@ from .mounts import Mount, MountKind
 from .paths import absolute, is_below
 from .policy import Limits, Policy
 from .profile_text import ENCODED_NAME, NO_LIMIT, dump, written_name
-from .quantities import shown
-from .toml_text import Document
+from .quantities import shown as shown_in_python
+from .toml_text import Document, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterable
     from typing import Any
 
+    from .errors import CapsuleError
     from .shapes import Shape
     from .toml_text import Path
 
-__all__ = ["dump", "guarded", "load", "loads", "read"]
+__all__ = ["dump", "guarded", "load", "loads", "open_document", "place_error", "policy_of"]
 
 
 def load(path: str | os.PathLike[str]) -> Policy:
@@ -38,7 +39,7 @@ def load(path: str | os.PathLike[str]) -> Policy:
     Raises:
         PolicyError: it cannot be read, or a key or value in it cannot be meant: with file, line, key.
     """
-    return read(os.fspath(path))[0]
+    return policy_of(open_document(os.fspath(path)))
 
 
 def loads(text: str, directory: str | None = None, *, name: str = "profile") -> Policy:
@@ -46,39 +47,43 @@ def loads(text: str, directory: str | None = None, *, name: str = "profile") -> 
     return policy_of(Document(text, name, directory or ""))
 
 
-def read(name: str) -> tuple[Policy, bool]:
-    """(The policy of a file, whether the file says itself how much output there may be)."""
-    document = open_document(name)
-    limits = document.data.get("limits")
-    return policy_of(document), isinstance(limits, dict) and "output" in limits
-
-
 def open_document(name: str, *, found: bool = False) -> Document:
     """Read a file that the caller named, or one that was found and that anyone may have put there."""
-    # What is found must neither lead elsewhere nor keep us waiting.
-    flags = os.O_NOFOLLOW | os.O_NONBLOCK if found else 0
+    # Neither must keep us waiting, as a pipe that nobody writes to would; what is found must not lead
+    # elsewhere either.
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     try:
-        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | flags)
+        fd = os.open(name, flags | (os.O_NOFOLLOW if found else 0))
     except OSError as error:
         is_link = found and error.errno == errno.ELOOP
         raise _unreadable(name, "a symbolic link" if is_link else error.strerror) from None
     except ValueError:
         raise _unreadable(name, "a NUL byte in its name") from None
     try:
-        text = _content(name, fd, pipe=not found)
+        text = _content(name, fd, pipe=not found and name.startswith(_DESCRIPTORS))
     finally:
         os.close(fd)
     return Document(text, name, os.path.dirname(absolute(name, "profile")))
 
 
 def _unreadable(name: str, why: str | None) -> PolicyError:
-    return PolicyError(f"{name}: cannot be read: {why}", field="profile", value=name)
+    hint = (
+        "name a regular file of TOML that you may read; `capsule policy list` names the built-in ones"
+    )
+    return PolicyError(f"{name}: cannot be read: {why}", field="profile", value=name, hint=hint)
+
+
+# A pipe under such a name is what a shell makes of ``<(...)``: somebody writes to it.
+_DESCRIPTORS = ("/dev/fd/", "/proc/self/fd/", "/dev/stdin")
 
 
 def _content(name: str, fd: int, *, pipe: bool) -> str:
-    """All that it holds. A pipe is what a shell makes of ``<(...)``."""
+    """All that it holds."""
     kind = os.fstat(fd).st_mode
-    if not stat.S_ISREG(kind) and not (pipe and stat.S_ISFIFO(kind)):
+    if pipe and stat.S_ISFIFO(kind):
+        # It was opened anew through /proc: nobody else has this description.
+        os.set_blocking(fd, True)
+    elif not stat.S_ISREG(kind):
         raise _unreadable(name, "not a regular file")
     data = b""
     try:
@@ -92,7 +97,9 @@ def _content(name: str, fd: int, *, pipe: bool) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise PolicyError(f"{name}:{line}: not TOML: not UTF-8", field="profile", value=name) from None
+        hint = 'write bytes that are no text as { base64 = "…" }'
+        message = f"{name}:{line}: not TOML: not UTF-8"
+        raise PolicyError(message, field="profile", value=name, hint=hint) from None
 
 
 def guarded(policy: Policy, name: str) -> Policy:
@@ -108,7 +115,12 @@ def guarded(policy: Policy, name: str) -> Policy:
             top = os.path.realpath(mount.source) if mount.kind in writable else path
             if path != top and is_below(path, top):
                 names.add(os.path.relpath(path, top))
-    return policy.replace(protect=(*policy.protect, *names)) if names else policy
+    try:
+        return policy.replace(protect=(*policy.protect, *names)) if names else policy
+    except PolicyError:
+        message = f"{name}: cannot be protected under this name in the writable tree that holds it"
+        hint = "rename it: without control characters, '*', '?' and '['"
+        raise PolicyError(message, field="profile", value=name, hint=hint) from None
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -122,7 +134,16 @@ def policy_of(document: Document) -> Policy:
         _check_key(document, (name,), known)
         fields[name] = value_of(document, (name,), known[name].shape, value)
         _located(document, (name,), fields[name], Policy, {name: fields[name]})
+        if name == "unprotect":
+            _check_names(document, fields[name])
     return Policy(**fields)
+
+
+def _check_names(document: Document, names: list[str]) -> None:
+    """The table of protected names, which would refuse them at the start, does so with their line."""
+    from .guards import in_force  # only where it is asked for
+
+    _located(document, ("unprotect",), names, in_force, {"protect": (), "unprotect": names})
 
 
 def _check_key(document: Document, path: Path, known: dict[str, Shape], *more: str) -> None:
@@ -145,6 +166,9 @@ def _located(
         return make(**fields)
     except PolicyError as error:
         message = error.message.removeprefix(f"{error.field}: ").removeprefix("mounts: ")
+        written = shown_in_python(error.value)
+        if message.endswith(f": {written}"):
+            message = message.removesuffix(written) + shown(error.value)
         raise document.error(_guilty(path, given, error), message, hint=error.hint) from None
 
 
@@ -166,7 +190,8 @@ def _guilty(path: Path, given: Any, error: PolicyError) -> Path:
 
 def _flag(document: Document, path: Path, value: object) -> bool:
     if not isinstance(value, bool):
-        raise document.error(path, f"not true or false: {shown(value)}")
+        hint = "write true or false, without quotes"
+        raise document.error(path, f"not true or false: {shown(value)}", hint=hint)
     return value
 
 
@@ -184,7 +209,8 @@ def _bytes(document: Document, path: Path, value: object) -> bytes:
     try:
         return base64.b64decode(word, validate=True)
     except (binascii.Error, ValueError):
-        raise document.error(path, f"not base64: {shown(word)}") from None
+        hint = "base64 is letters, digits, + and /, padded with ="
+        raise document.error(path, f"not base64: {shown(word)}", hint=hint) from None
 
 
 def _data(document: Document, path: Path, value: object) -> bytes:
@@ -193,7 +219,8 @@ def _data(document: Document, path: Path, value: object) -> bytes:
 
 def _texts(document: Document, path: Path, value: object) -> list[str]:
     if not isinstance(value, list):
-        raise document.error(path, f"not an array of text: {shown(value)}")
+        hint = f'write {path[-1]} = ["…", "…"]'
+        raise document.error(path, f"not an array of text: {shown(value)}", hint=hint)
     return [_text(document, (*path, number), one) for number, one in enumerate(value)]
 
 
@@ -233,7 +260,8 @@ def _mode(document: Document, path: Path, value: object) -> int:
 def _variables(document: Document, path: Path, value: object) -> dict[str, str | None]:
     """A table of variables; false passes the caller's on."""
     if not isinstance(value, dict):
-        raise document.error(path, "not a table of variables")
+        hint = f'begin it with a line [{path[-1]}], then a line NAME = "…" for each'
+        raise document.error(path, "not a table of variables", hint=hint)
     found: dict[str, str | None] = {}
     for word, content in value.items():
         name = word
@@ -247,7 +275,8 @@ def _variables(document: Document, path: Path, value: object) -> dict[str, str |
 
 def _limits(document: Document, path: Path, value: object) -> Limits:
     if not isinstance(value, dict):
-        raise document.error(path, f"not a table: {shown(value)}")
+        hint = 'begin it with a line [limits], then a line such as timeout = "10s"'
+        raise document.error(path, f"not a table: {shown(value)}", hint=hint)
     known = shapes.of_limits()
     fields: dict[str, Any] = {}
     for name, limit in value.items():
@@ -273,7 +302,7 @@ def mount_of(document: Document, path: Path, table: object) -> Mount:
         kind = MountKind(table["kind"])
     except ValueError:
         message = f"not one of {kinds}: {shown(table['kind'])}"
-        raise document.error((*path, "kind"), message) from None
+        raise document.error((*path, "kind"), message, hint=f"write one of {kinds}") from None
     known = shapes.of_mount(kind)
     given: dict[str, Any] = {}
     for name, value in table.items():
@@ -282,7 +311,9 @@ def mount_of(document: Document, path: Path, table: object) -> Mount:
             given[name] = value_of(document, (*path, name), known[name].shape, value)
     missing = [name for name, shape in known.items() if shape.required and name not in given]
     if missing:
-        raise document.error(path, f"a mount of kind {kind.value} needs {' and '.join(missing)}")
+        message = f"a mount of kind {kind.value} needs {' and '.join(missing)}"
+        hint = f"add {' and '.join(f'a line {name} = …' for name in missing)}"
+        raise document.error(path, message, hint=hint)
     mount: Mount = _located(document, path, given, getattr(Mount, kind.value), given)
     return mount
 
@@ -291,3 +322,55 @@ _READERS: dict[str, Callable[[Document, Path, object], Any]] = {
     "mounts": _mounts, "limits": _limits, "variables": _variables, "texts": _texts, "text": _text,
     "path": _path, "pattern": _pattern, "mode": _mode, "data": _data, "flag": _flag,
 }  # fmt: skip
+
+
+# --- errors that come later -----------------------------------------------------------------------
+
+# The field that a step carries out, where it has a value of its own.
+_OF_STEP = {"chdir": "cwd", "identity": "uid", "hostname": "hostname"}
+
+
+def place_error(
+    error: CapsuleError, documents: Iterable[Document], overridden: Collection[str] = ()
+) -> None:
+    """Begin the message of an error with the place of the value of a file that it is about, if any.
+
+    What only the host can tell, that a source is missing, say, turns up when the file has long been
+    read.
+
+    Args:
+        error: the error.
+        documents: the files that the policy is of.
+        overridden: fields that have their value from elsewhere.
+    """
+    for document in documents:
+        if error.message.startswith(f"{document.name}:"):
+            return
+        path = _place_of(error, document, overridden)
+        if path:
+            error.place(document.where(path))
+            return
+
+
+def _place_of(error: CapsuleError, document: Document, overridden: Collection[str]) -> Path:
+    step = getattr(error, "step", None)
+    field = getattr(error, "field", "") if step is None else _OF_STEP.get(step.word, "")
+    if field in document.data and field != "mounts":
+        return () if field in overridden else (field,)
+    about = (getattr(error, "value", None), getattr(error, "filename", None))
+    for number, table in enumerate(document.data.get("mounts", ())):
+        name = _parameter(mount_of(document, ("mounts", number), table), about)
+        if name is not None:
+            return ("mounts", number, name) if name in table else ("mounts", number)
+    return ()
+
+
+def _parameter(mount: Mount, about: tuple[object, ...]) -> str | None:
+    """The parameter of a mount that is, or leads to, one of these paths."""
+    for name in shapes.of_mount(mount.kind):
+        value = getattr(mount, shapes.ATTRIBUTES.get(name, name))
+        if isinstance(value, str) and value:
+            real = os.path.realpath(value) if value.startswith("/") else value
+            if value in about or real in about:
+                return name
+    return None

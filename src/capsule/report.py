@@ -92,7 +92,8 @@ class Report:
                 self._file = open(str(name), "w", encoding="utf-8")  # noqa: SIM115
             except OSError as error:
                 message = f"--json: cannot write {name}: {error.strerror}"
-                raise PolicyError(message, field="json", value=name) from None
+                hint = "name a file that you may write, or - for standard output"
+                raise PolicyError(message, field="json", value=name, hint=hint) from None
 
     def write(self, document: Callable[[], dict[str, object]]) -> bool:
         """Write a document. False if the disk is full or the reader is gone."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 
+from .cursor import LIST, Way
+from .errors import HostError, printable
 from .guards import GUARD_DEPTH, GUARD_ENTRIES, IN_GIT, REPOSITORIES
+from .leads import EXHAUSTED, Links, identify, is_nothing
 from .values import Value
-from .walk import kind_of, open_beneath
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from .guards import Guard
 
@@ -21,7 +23,8 @@ class Sight(Value):
     Attributes:
         path: from the tree's top. A link in the place of a directory above it is meant itself.
         guard: the guard's name.
-        identity: what stands there: "DEVICE:INODE", or of a link "link:" and its text.
+        identity: what stands there: "DEVICE:INODE"; of a link "link:" and its text, and if it leads to
+            something a NUL and what that is.
         kind: as in `walk.Entry`.
     """
 
@@ -40,38 +43,85 @@ class View(Value):
             The second look at a tree must go no deeper than the first: what is new could not be
             told from what was not seen.
         closed: directories that the caller cannot look into, the first few.
+        deeper: whether there are directories below those levels.
     """
 
     found: tuple[Sight, ...]
     depth: int
     closed: tuple[str, ...] = ()
+    deeper: bool = False
 
     def notes(self, tree: str, depth: int = GUARD_DEPTH) -> tuple[str, ...]:
-        """What was not looked at, in words."""
+        """What was not looked at, in words, when so many levels were to be looked through."""
         notes = [f"cannot look for protected names in {_join(tree, path)}" for path in self.closed]
+        levels = f"{self.depth + 1} of {depth + 1} levels" if self.depth >= 0 else "its top"
         if self.depth < depth:
-            levels = f"{self.depth + 1} of {depth + 1} levels" if self.depth >= 0 else "its top"
             notes.append(
                 f"{tree} has too many entries: only {levels} looked through for protected names"
             )
+        elif self.deeper:
+            levels = f"its first {self.depth + 1} levels" if self.depth > 0 else "its top"
+            notes.append(f"{tree} is deeper: only {levels} looked through for protected names")
         return tuple(notes)
 
 
 def look(
-    top: int, guards: Iterable[Guard], *, depth: int = GUARD_DEPTH, most: int = GUARD_ENTRIES
+    top: int,
+    guards: Iterable[Guard],
+    *,
+    depth: int = GUARD_DEPTH,
+    most: int = GUARD_ENTRIES,
+    again: tuple[str, Mapping[str, str]] | None = None,
 ) -> View:
-    """Find what guards name in a tree that others may write to, following no link.
+    """Find what guards name in a tree that others may write to, following no link out of it.
 
     Args:
         top: descriptor of its directory; O_PATH will do.
         guards: as `within` gives them.
         depth: how many levels below the top are looked through.
         most: after how many entries that ends.
+        again: for the second look (where the tree was, path to identity of what the first one found):
+            directories of the caller's own that are closed to it are opened up meanwhile; and only of
+            links that are still the same it is found out what they lead to.
+
+    Raises:
+        OSError: no more descriptors, or no memory. Nothing is known of the tree then.
     """
-    search = _Search(top, tuple(guards), most)
+    tree, known = again or (os.readlink(f"/proc/self/fd/{top}"), None)
+    search = _Search(top, tuple(guards), most, Links(top, tree, open_up=known is not None), known)
     search.look_up("", search.guards)
-    reached = search.descend(depth)
-    return View(tuple(search.found.values()), reached, tuple(search.closed))
+    reached, deeper = search.descend(depth)
+    return View(tuple(search.found.values()), reached, tuple(search.closed), deeper)
+
+
+def first_look(path: str, guards: Iterable[Guard]) -> tuple[View, tuple[int, int]] | None:
+    """`look` at a tree by its path, before anything can happen in it; and its (device, inode).
+
+    Returns:
+        None if it cannot be opened: the step that opens it says why.
+
+    Raises:
+        HostError: no more descriptors, or no memory. What is not seen would not be protected.
+    """
+    try:
+        top = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in EXHAUSTED:
+            raise _cannot_look(path, error) from None
+        return None
+    try:
+        status = os.fstat(top)
+        return look(top, guards), (status.st_dev, status.st_ino)
+    except OSError as error:
+        raise _cannot_look(path, error) from None
+    finally:
+        os.close(top)
+
+
+def _cannot_look(path: str, error: OSError) -> HostError:
+    why = os.strerror(error.errno or 0)
+    message = f"{printable(path)} could not be looked through for protected names: {why}"
+    return HostError(message, hint="try again with fewer files open, or a higher limit (ulimit -n)")
 
 
 # Of these names git knows a repository.
@@ -83,8 +133,7 @@ class _Full(Exception):
 
 
 _CLOSED_SHOWN = 8
-_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK
-_PASS = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class _Search:
@@ -93,12 +142,23 @@ class _Search:
     Each directory is opened from the top anew, component by component: none lies deep.
     """
 
-    def __init__(self, top: int, guards: tuple[Guard, ...], most: int) -> None:
+    def __init__(
+        self,
+        top: int,
+        guards: tuple[Guard, ...],
+        most: int,
+        links: Links,
+        known: Mapping[str, str] | None,
+    ) -> None:
         self.guards = guards
         self.found: dict[str, Sight] = {}
         self.closed: dict[str, None] = {}
         self._top = top
         self._left = most
+        self._links = links
+        self._known = known
+        self._open_up = known is not None
+        self._deeper = False
         self._anywhere = tuple(guard for guard in guards if guard.anywhere)
         self._by_first: dict[str, list[Guard]] = {}
         for guard in self._anywhere:
@@ -111,15 +171,19 @@ class _Search:
             if guard.name in IN_GIT
         )
 
-    def descend(self, depth: int) -> int:
-        """Look through the levels one after the other, and say which was the last complete one."""
+    def descend(self, depth: int) -> tuple[int, bool]:
+        """Look through the levels one after the other.
+
+        Returns:
+            Which was the last complete one; whether there is more below these.
+        """
         level = [""]
         for number in range(depth + 1):
             try:
                 level = [below for path in level for below in self._directory(path)]
             except _Full:
-                return number - 1
-        return depth
+                return number - 1, True
+        return depth, bool(level) or self._deeper
 
     def _directory(self, path: str) -> list[str]:
         """Look through one directory, and give those in it that are to be looked through."""
@@ -147,73 +211,85 @@ class _Search:
             self.look_up(path, self._in_git)
             # git takes no submodule whose repository lies elsewhere in that of another.
             inner = [name for name in REPOSITORIES if name in directories]
-        if depth:
-            for name in inner:
-                self._repositories(_join(path, name), depth - 1)
+        if not depth:
+            self._deeper = self._deeper or bool(inner)
+            return
+        for name in inner:
+            self._repositories(_join(path, name), depth - 1)
 
     def _names(self, path: str, guards: tuple[Guard, ...]) -> tuple[set[str], list[str]] | None:
-        """(Names in a directory that may count, those of directories); None if it is gone or closed.
+        """(Names in a directory that may count, those of directories); None if it is not there.
 
         One that cannot be listed may still be searched: there the guards are looked up one by one.
         """
         names: set[str] = set()
         directories: list[str] = []
         try:
-            fd = open_beneath(self._top, path, _LIST)
-        except PermissionError:
+            with Way(self._top, path, LIST, open_up=self._open_up) as way:
+                self._list(way, names, directories)
+        except _Full:
+            self.look_up(path, guards)
+            raise
+        except OSError as error:
+            if is_nothing(error):
+                return None
             self._close(path)
             self.look_up(path, guards)
-            return None
-        except OSError:
-            return None
+        return names, directories
+
+    def _list(self, way: Way, names: set[str], directories: list[str]) -> None:
+        fd = os.open(".", _LIST, dir_fd=way.fd)
         try:
             with os.scandir(fd) as entries:
                 for entry in entries:
                     if not self._left:
-                        self.look_up(path, guards)
                         raise _Full
                     self._left -= 1
                     if entry.name in _REPOSITORY or _folded(entry.name) in self._by_first:
                         names.add(entry.name)
                     if entry.is_dir(follow_symlinks=False):
                         directories.append(entry.name)
-        except OSError:
-            self._close(path)
         finally:
             os.close(fd)
-        return names, directories
 
     def look_up(self, directory: str, guards: Iterable[Guard]) -> None:
         """Look for each of the guards' paths in a directory, as its file system compares names."""
         if not guards:
             return
         try:
-            fd = open_beneath(self._top, directory, _PASS)
-        except OSError:
-            return
-        try:
-            for guard in guards:
-                self._look_up(fd, directory, guard)
-        finally:
-            os.close(fd)
+            with Way(self._top, directory, open_up=self._open_up) as way:
+                for guard in guards:
+                    self._look_up(way.fd, directory, guard)
+        except OSError as error:
+            if not is_nothing(error):
+                self._close(directory)
 
     def _look_up(self, fd: int, directory: str, guard: Guard) -> None:
         try:
-            path, identity, kind = _find(fd, guard.path)
-        except OSError:
+            with Way(fd, open_up=self._open_up) as way:
+                path, identity, kind = _find(way, guard.path)
+        except OSError as error:
+            if not is_nothing(error):
+                self._close(_join(directory, guard.path))
             return
         place = _join(directory, path)
         if kind == "closed":
             self._close(place)
-        elif not (guard.unless_directory and kind == "directory"):
-            self.found.setdefault(place, Sight(place, guard.name, identity, kind))
+        elif place not in self.found and not (guard.unless_directory and kind == "directory"):
+            if kind == "symlink" and self._is_same(place, identity):
+                identity += self._links.follow(place, identity.removeprefix("link:"))
+            self.found[place] = Sight(place, guard.name, identity, kind)
+
+    def _is_same(self, place: str, link: str) -> bool:
+        """Whether a link can be the one that was found first. If not, it is new wherever it leads."""
+        return self._known is None or self._known.get(place, "").partition("\0")[0] == link
 
     def _close(self, path: str) -> None:
         if len(self.closed) < _CLOSED_SHOWN:
             self.closed[path] = None
 
 
-def _find(top: int, path: str) -> tuple[str, str, str]:
+def _find(way: Way, path: str) -> tuple[str, str, str]:
     """(The path as far as the first link in it, what stands there, its kind).
 
     Of a path that leads through a directory that cannot be searched, that one and "closed".
@@ -221,35 +297,16 @@ def _find(top: int, path: str) -> tuple[str, str, str]:
     Raises:
         OSError: there is nothing.
     """
-    fd = os.dup(top)
-    try:
-        names = path.split("/")
-        for number, name in enumerate(names, 1):
-            try:
-                identity, kind = identify(fd, name)
-            except PermissionError:
-                return "/".join(names[: number - 1]), "", "closed"
-            if kind == "symlink" or number == len(names):
-                return "/".join(names[:number]), identity, kind
-            below = os.open(name, _PASS, dir_fd=fd)
-            os.close(fd)
-            fd = below
-        raise AssertionError("a path has a name")
-    finally:
-        os.close(fd)
-
-
-def identify(directory: int, name: str) -> tuple[str, str]:
-    """(What tells this from all else that could stand there, its kind).
-
-    Raises:
-        OSError: there is nothing.
-    """
-    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    kind = kind_of(found.st_mode)
-    if kind == "symlink":
-        return f"link:{os.readlink(name, dir_fd=directory)}", kind
-    return f"{found.st_dev}:{found.st_ino}", kind
+    names = path.split("/")
+    for number, name in enumerate(names, 1):
+        try:
+            identity, kind = identify(way.fd, name)
+        except PermissionError:
+            return "/".join(names[: number - 1]), "", "closed"
+        if kind == "symlink" or number == len(names):
+            return "/".join(names[:number]), identity, kind
+        way.down(name)
+    raise AssertionError("a path has a name")
 
 
 def _join(directory: str, name: str) -> str:

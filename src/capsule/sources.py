@@ -13,6 +13,7 @@ import stat
 
 from .errors import PolicyError, printable
 from .mounts import CONTENT_SIZE, MountKind
+from .overlaps import lies_in
 from .paths import is_below
 
 TYPE_CHECKING = False
@@ -144,7 +145,8 @@ def read_file(place: Place, what: str, left: int) -> bytes:
         data, size = _read_some(place.path, left + 1)
     except OSError as error:
         message = f"{what}: cannot read {place.path}: {error.strerror}"
-        raise PolicyError(message, field="mounts", value=place.path) from None
+        hint = "name a regular file that you may read"
+        raise PolicyError(message, field="mounts", value=place.path, hint=hint) from None
     if len(data) > left:
         hint = "show it with read_only (--ro) instead, which copies nothing"
         message = f"{what}: {place.path} has {max(size, len(data))} bytes; all copied files together"
@@ -273,6 +275,24 @@ def _marker(kept: int) -> bytes | None:
         os.close(fd)
 
 
+def reserve(kept: int, path: str, what: str) -> None:
+    """Keep others from a directory that keeps a layer: flock(2), which ends with the descriptor.
+
+    A layer that two overlays write to is undefined, and so is what is read of it meanwhile.
+
+    Raises:
+        PolicyError: a capsule uses it, or a layer that is open.
+    """
+    import fcntl
+
+    try:
+        fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        message = f"{what}: another capsule, or an open layer, uses {printable(path)}"
+        hint = "wait for the end of it, or keep the layer in another directory"
+        raise PolicyError(message, field="mounts", value=path, hint=hint) from None
+
+
 def check_kept(kept: str, apart: list[str], what: str) -> None:
     """An upper layer must be out of the reach of all but its overlay.
 
@@ -280,10 +300,37 @@ def check_kept(kept: str, apart: list[str], what: str) -> None:
         PolicyError: it overlaps a lower or an upper layer, or what the command can write to.
     """
     for other in apart:
-        if is_below(kept, other) or is_below(other, kept):
+        if lies_in(kept, other) or lies_in(other, kept):
             hint = "keep it in a directory that no mount shows"
             message = f"{what}: its upper layer in {kept} overlaps {other}"
             raise PolicyError(message, field="mounts", value=kept, hint=hint)
+
+
+def check_lower(lower: str, writable: list[str], what: str) -> None:
+    """What changes in a lower directory itself is in no layer, and nobody would be told.
+
+    Raises:
+        PolicyError: it overlaps what the command can write to.
+    """
+    for path in writable:
+        is_inner = lies_in(lower, path)
+        if is_inner or lies_in(path, lower):
+            verb = "lies in" if is_inner else "holds"
+            message = f"{what}: its lower directory {lower} {verb} {path}, which is writable"
+            hint = "show only one of them, or that one read-only (--ro)"
+            raise PolicyError(message, field="mounts", value=lower, hint=hint)
+
+
+def group_of(uid: int, gid: int) -> int:
+    """The group as which somebody may act: that of a directory of theirs only if they are in it."""
+    import pwd  # root alone asks
+
+    try:
+        account = pwd.getpwuid(uid)
+        mine = os.getgrouplist(account.pw_name, account.pw_gid)
+    except KeyError:
+        return NOBODY
+    return gid if gid in mine else account.pw_gid
 
 
 def _is_of_devices(place: Place) -> bool:

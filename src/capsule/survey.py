@@ -58,6 +58,7 @@ class Watch(Value):
         identity: (device, inode) of it at the start.
         known: (path below it, what stood there) of all that matched a guard at the start.
         depth: how many levels below its top were looked through then; see `sightings.View`.
+        deeper: whether the tree was deeper than that then.
     """
 
     at: str
@@ -65,6 +66,7 @@ class Watch(Value):
     names: tuple[str, ...]
     known: tuple[tuple[str, str], ...] = ()
     depth: int = 4
+    deeper: bool = False
     identity: tuple[int, int] = (0, 0)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # What a run reads before it knows whom it comes from.
 LARGEST_FILE = 1 << 20
+_EXAMPLE = 'write lines such as network = "none"; `capsule policy show --all` prints all of them'
+_LONGEST_VALUE = 40
 
 
 class Document:
@@ -44,17 +46,21 @@ class Document:
             return tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
             what, line = _syntax_error(str(error), self.text)
-            raise PolicyError(f"{self.name}:{line}: not TOML: {what}", field="profile") from None
+            message = f"{self.name}:{line}: not TOML: {what}"
+            raise PolicyError(message, field="profile", hint=_EXAMPLE) from None
         except (ValueError, RecursionError):
             # A number of thousands of digits, arrays a thousand deep.
-            raise PolicyError(f"{self.name}:1: not TOML that is meant", field="profile") from None
+            message = f"{self.name}:1: not TOML that is meant"
+            raise PolicyError(message, field="profile", hint=_EXAMPLE) from None
 
-    def error(self, path: Path, message: str, *, hint: str | None = None) -> PolicyError:
+    def error(self, path: Path, message: str, *, hint: str | None) -> PolicyError:
         """An error about a value: file, line, key and what is wrong with it."""
-        key = dotted(path)
-        where = f"{self.name}:{self.line(path)}: {key}" if path else f"{self.name}:1"
         field = next((str(part) for part in reversed(path) if isinstance(part, str)), "profile")
-        return PolicyError(f"{where}: {message}", field=field, hint=hint)
+        return PolicyError(f"{self.where(path)}: {message}", field=field, hint=hint)
+
+    def where(self, path: Path) -> str:
+        """File, line and key of a value, as a message begins."""
+        return f"{self.name}:{self.line(path)}: {dotted(path)}" if path else f"{self.name}:1"
 
     def line(self, path: Path) -> int:
         """The line of a key; of one in an inline value, the line where that begins."""
@@ -180,7 +186,21 @@ def literal(value: object) -> str:
         return encoded(value)
     if isinstance(value, str):
         return quoted(value) if is_unicode(value) else encoded(os.fsencode(value))
-    return repr(value)
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{key(name)} = {literal(one)}" for name, one in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    # Dates and times have it, and Python writes numbers as TOML does.
+    isoformat = getattr(value, "isoformat", None)
+    return str(isoformat()) if isoformat is not None else repr(value)
+
+
+def shown(value: object) -> str:
+    """A value of a file for a message: as TOML, not longer than it needs to be recognised."""
+    try:
+        text = literal(value)
+    except (ValueError, RecursionError):
+        text = "a very large value"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 def encoded(data: bytes) -> str:

@@ -107,7 +107,7 @@ def make_view(policy: Policy, host: Host, command: Command, ids: Ids) -> View:
     _place_guards(places, command)
     notes += _warn_of_old_layers(places, host)
     in_var_tmp = any(path.startswith("/var/tmp/") for path in places)
-    if in_var_tmp and isinstance(places["/var/tmp"], s.Symlink):
+    if in_var_tmp and isinstance(places.get("/var/tmp"), s.Symlink):
         # Behind a link it would not be at its own path.
         places["/var/tmp"] = _tmpfs("/var/tmp", TMP_SIZE, 0o1777, ids)
     # By depth, and otherwise as given: what lies in another is attached after it. The proc file system

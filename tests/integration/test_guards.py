@@ -4,60 +4,26 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import capsule
-from capsule import Mount, Policy
-from tests.support import HANG, PYTHON, ask, assert_denied, await_line, give, shared_directory
+from capsule import HostError, Mount, Policy, PolicyError
+from tests.integration.working_tree import aside, put, shell, working_tree, writable
+from tests.support import HANG, ask, assert_denied, await_line, shared_directory
 
 
 @pytest.fixture
 def tree() -> Iterator[Path]:
-    """A working tree with a repository in it; what is set aside in it can be removed."""
-    with shared_directory() as path:
-        give(path)
-        for name in (".git/hooks/pre-commit", ".git/config", ".git/HEAD", ".envrc", "src/.vscode/x"):
-            put(path / name, "old")
+    """A working tree with a repository in it."""
+    with working_tree() as path:
         yield path
-        for folder, names, _ in os.walk(path):
-            for name in names:
-                if not os.path.islink(os.path.join(folder, name)):
-                    os.chmod(os.path.join(folder, name), 0o700)
-
-
-def put(path: Path, text: str) -> None:
-    """Make a file that the capsule may write to, with the directories above it."""
-    missing = [folder for folder in path.parents if not folder.exists()]
-    for folder in reversed(missing):
-        folder.mkdir()
-        give(folder)
-    path.write_text(text)
-    give(path)
-
-
-def writable(tree: Path, **changes: Any) -> Policy:
-    """A policy with the tree at its own path, writable."""
-    return Policy(mounts=(Mount.read_write(tree),), cwd=str(tree)).replace(**changes)
-
-
-def shell(script: str, policy: Policy) -> capsule.Result:
-    """What a script does that succeeds."""
-    result = capsule.run(["sh", "-euc", script], policy, timeout=HANG)
-    assert result.ok, (result.describe(), result.stderr)
-    return result
-
-
-def aside(result: capsule.Result) -> dict[str, tuple[str, str]]:
-    """Path to (new name, guard) of what was set aside without an error."""
-    assert [one for one in result.set_aside if one.error] == []
-    return {one.path: (one.moved_to, one.guard) for one in result.set_aside}
 
 
 # --- what is there ------------------------------------------------------------------------------
@@ -184,6 +150,44 @@ def test_the_other_mounts_stay_as_they_are(tree: Path) -> None:
     assert shell("! mkdir .idea 2>/dev/null", policy).set_aside == ()
 
 
+def test_a_protected_path_that_is_too_long_is_refused(tree: Path) -> None:
+    """The kernel could not mount over it. At a shorter place it is protected."""
+    names = ["d" * 200] * 17
+    folder = os.open(tree, os.O_PATH)
+    for name in [*names, *["e" * 180] * 4]:
+        os.mkdir(name, dir_fd=folder)
+        below = os.open(name, os.O_PATH, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(os.open(".envrc", os.O_WRONLY | os.O_CREAT, dir_fd=folder))
+    os.close(folder)
+    long = os.path.join(tree, *names)
+    with pytest.raises(PolicyError, match="longer than 4095 bytes") as caught:
+        capsule.plan(["true"], Policy(mounts=(Mount.read_write(long),), show_cwd=False))
+    assert caught.value.field == "mounts"
+    plan = capsule.plan(["true"], Policy(mounts=(Mount.read_write(long, at="/short"),)))
+    inside = "/".join(["/short", *["e" * 180] * 4, ".envrc"])
+    assert f"{inside} over itself (read-only)" in str(plan)
+    # Deeper than the fixture can go.
+    subprocess.run(["rm", "-rf", tree / names[0]], check=True, timeout=HANG)
+
+
+def test_without_descriptors_nothing_starts(tree: Path) -> None:
+    """What could not be seen would not be protected: the tree and the remedy are named."""
+    policy = writable(tree)
+    capsule.plan(["true"], policy)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 2, hard))
+    try:
+        with pytest.raises(HostError, match="Too many open files") as caught:
+            capsule.plan(["true"], policy)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert str(tree) in caught.value.message
+
+
 # --- what is new --------------------------------------------------------------------------------
 
 
@@ -267,36 +271,6 @@ def test_it_is_set_aside_after_a_start_too(tree: Path) -> None:
         await_line(process)
     assert not (tree / ".fleet").exists()
     assert (tree / ".fleet.capsule-aside-1").exists()
-
-
-def test_a_hostile_tree_ends_the_run_all_the_same(tree: Path) -> None:
-    """Closed directories, 2,000 levels, names of any bytes, FIFOs: what can be found is set aside."""
-    code = r"""
-os.mkdir(b"new\nline\xff")
-os.mkdir(b"new\nline\xff/.idea")
-os.mkfifo(".mcp.json", 0o777)
-os.mkdir(".fleet")
-os.chmod(".fleet", 0)
-os.mkdir("closed")
-os.mkdir("closed/.idea")
-os.chmod("closed", 0)
-top = os.open(".", os.O_RDONLY)
-for _ in range(2000):
-    os.mkdir("d" * 100)
-    os.chdir("d" * 100)
-os.fchdir(top)
-tell("made")
-"""
-    args = [PYTHON, "-c", "import os\ndef tell(_): pass\n" + code]
-    result = capsule.run(args, writable(tree), timeout=HANG)
-    assert result.ok, result.stderr
-    moved = {os.fsencode(os.path.relpath(path, tree)) for path in aside(result)}
-    assert {b"new\nline\xff/.idea", b".mcp.json", b".fleet"} <= moved
-    closed = any("closed" in note for note in result.notes)
-    assert closed != (b"closed/.idea" in moved), "neither looked into nor said"
-    # Deeper than shutil.rmtree can go.
-    (tree / "closed").chmod(0o700)
-    subprocess.run(["rm", "-rf", tree / ("d" * 100)], check=True, timeout=HANG)
 
 
 # --- git itself ---------------------------------------------------------------------------------

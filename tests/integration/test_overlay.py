@@ -368,6 +368,33 @@ def test_a_kept_layer_can_be_opened_later_and_applied(directory: Path, keep: Pat
     assert (directory / "file").read_text() == "new\n"
 
 
+def test_a_layer_that_a_capsule_uses_is_not_opened(directory: Path, keep: Path) -> None:
+    """Nor does a capsule begin while one is open; one after the other they do."""
+    mount = Mount.overlay(directory, AT, keep=keep / "layer")
+    policy = Policy(mounts=(mount,), cwd=AT)
+    with capsule.start(["cat"], policy, stdin=capsule.PIPE) as process:
+        with pytest.raises(capsule.PolicyError, match="another capsule, or an open layer, uses"):
+            open_layer(keep / "layer", directory, AT)
+        assert process.wait().ok
+    layer = open_layer(keep / "layer", directory, AT)
+    with layer, pytest.raises(capsule.PolicyError, match="another capsule, or an open layer, uses"):
+        capsule.run(["true"], policy)
+    assert capsule.run(["true"], policy).ok
+
+
+def test_a_hidden_file_is_in_no_tree_that_shows_it(directory: Path) -> None:
+    """Where it lies, in a mount of the directory above it and in an overlay; the one beside it is."""
+    script = "cat /w/sub/inner /s/inner /o/sub/inner; cat /w/file /s/deep/file /o/file"
+    shown = Mount.read_only(directory, "/w"), Mount.read_only(directory / "sub", "/s")
+    policy = Policy(mounts=(*shown, Mount.overlay(directory, "/o")))
+    control = capsule.run(["sh", "-ec", script], policy, text=True)
+    assert control.stdout.count("sub/inner of the host") == 3
+    hiding = policy.replace(mounts=(*policy.mounts, Mount.hide("/w/sub/inner")))
+    result = capsule.run(["sh", "-ec", script], hiding, text=True)
+    assert result.ok
+    assert result.stdout == "file of the hostsub/deep/file of the hostfile of the host"
+
+
 @needs("real root")
 def test_what_root_applies_is_not_roots(directory: Path, keep: Path) -> None:
     """It belongs to the owner of the directory that it is made in."""

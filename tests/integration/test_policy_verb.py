@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import capsule
-from capsule import profile, profiles
+from capsule import elf, guards, profile, profiles
 from tests.support import CAPSULE, HANG, PYTHON, give, shared_directory
 
 Done = subprocess.CompletedProcess[str]
@@ -99,6 +100,14 @@ def test_list_names_the_profiles() -> None:
         shown("policy", "show", "--profile", name)
 
 
+def test_the_protected_names() -> None:
+    """Each name that --unprotect takes has a line that says why."""
+    lines = shown("policy", "protected").splitlines()
+    assert [line.split()[0] for line in lines] == [guard.name for guard in guards.TABLE]
+    assert all(len(line.split()) > 1 for line in lines)
+    assert "unprotect: not a protected name: typo" in refused("policy", "show", "--unprotect=typo")
+
+
 def test_schema_is_json() -> None:
     """The schema is a document of the draft that it names."""
     assert json.loads(shown("policy", "schema"))["$schema"].endswith("2020-12/schema")
@@ -107,7 +116,7 @@ def test_schema_is_json() -> None:
 def test_help() -> None:
     """The verb's words, and the options of `policy show`."""
     for words in (["policy", "--help"], ["policy", "-h"]):
-        assert all(word in shown(*words) for word in ("show", "list", "schema"))
+        assert all(word in shown(*words) for word in ("show", "list", "protected", "schema"))
     text = shown("policy", "show", "--help")
     assert text.startswith("usage: capsule policy show ")
     assert "--profile NAME|FILE" in text
@@ -120,6 +129,7 @@ def test_help() -> None:
         ([], "policy: needs a word"),
         (["nope"], "policy: no nope"),
         (["list", "x"], "policy list takes nothing more: x"),
+        (["protected", "x"], "policy protected takes nothing more: x"),
         (["schema", "--x"], "policy schema takes nothing more: --x"),
         (["show", "true"], "policy show takes no command: true"),
         (["show", "--", "true"], "policy show takes no command: true"),
@@ -146,7 +156,63 @@ def test_a_mistake_in_a_profile_has_its_line() -> None:
     for words in (["run"], ["plan"], ["policy", "show"]):
         command = [] if words[0] == "policy" else ["true"]
         first = refused(*words, "--profile", "p.toml", *command).splitlines()[0]
-        assert first == "p.toml:4: limits.timeout: not a time: 'soon'"
+        assert first == 'p.toml:4: limits.timeout: not a time: "soon"'
+
+
+MISSING = {
+    'root = "nosuch"': "root: cannot read ",
+    'cwd = "/nosuch"': "cwd: cannot start: change to the directory /nosuch: ",
+    'mounts = [{ kind = "read_only", source = "nosuch" }]': "mounts[0]: cannot start: take ",
+    'mounts = [{ kind = "file", source = "nosuch", at = "/f" }]': "mounts[0]: file ",
+    'mounts = [{ kind = "hide", pattern = "./nosuch" }]': "mounts[0]: hide ",
+}
+
+
+@pytest.mark.parametrize(("line", "message"), MISSING.items())
+def test_what_is_missing_on_the_host_has_its_line(line: str, message: str, project: Path) -> None:
+    """What turns out at the start is said with file, line, key and remedy, in a report too."""
+    text = line.replace("mounts = [{ ", "[[mounts]]\n").replace(", ", "\n").replace(" }]", "\n")
+    (project / "p.toml").write_text(f"\n{text}\n")
+    done = cli("run", "--profile=p.toml", "true")
+    assert done.returncode in (2, 125)
+    key = message.partition(":")[0]
+    said = done.stderr.removeprefix("capsule: ")
+    assert re.match(rf"p\.toml:[2345]: {re.escape(key)}(\.\w+)?: ", said)
+    assert message.partition(": ")[2] in said
+    assert "  hint: " in said
+    report = json.loads(cli("run", "--json=-", "--profile=p.toml", "true").stdout)
+    assert report["error"]["message"] == said.splitlines()[0]
+
+
+def test_an_option_that_comes_on_top_is_no_line_s_fault(project: Path) -> None:
+    """What the command line says instead of a profile is not said to be in the profile."""
+    (project / "p.toml").write_text('cwd = "/usr"\n')
+    done = cli("run", "--profile=p.toml", "--chdir=/nosuch", "true")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("capsule: cannot start: change to the directory /nosuch")
+
+
+def test_a_named_pipe_is_refused(project: Path) -> None:
+    """--profile of a pipe that nobody writes to ends at once; one that a shell makes is read."""
+    os.mkfifo(project / "p.toml")
+    assert "p.toml: cannot be read: not a regular file" in refused("run", "--profile=p.toml", "true")
+    read, write = os.pipe()
+    os.write(write, b"uid = 7\n")
+    os.close(write)
+    try:
+        text = cli("policy", "show", f"--profile=/dev/fd/{read}", pass_fds=(read,)).stdout
+    finally:
+        os.close(read)
+    assert "uid = 7" in text
+
+
+def test_a_writable_profile_is_shown_as_it_is(project: Path) -> None:
+    """What `policy show` prints of a profile loads as the profile does; its own guard is not in it."""
+    (project / "p.toml").write_text(
+        'limits.output = "1K"\n[[mounts]]\nkind = "read_write"\nsource = "."\n'
+    )
+    assert profile.loads(shown("policy", "show", "--profile=p.toml")) == profile.load("p.toml")
+    assert "p.toml over itself (read-only)" in shown("plan", "--profile=p.toml", "true")
 
 
 @pytest.mark.usefixtures("project")
@@ -226,6 +292,46 @@ def test_a_profile_in_a_writable_tree_is_read_only(project: Path) -> None:
     (project / "conf" / "x").unlink()
     done = cli("run", *words)
     assert file.read_text() == "uid = 7\n"
+
+
+# --- hints ------------------------------------------------------------------------------------
+
+
+def test_a_hide_that_covers_the_program() -> None:
+    """Where a hide takes away the program or its loader, that is the hint; a mount after it helps."""
+    program = os.path.realpath("/bin/true")
+    image = elf.read(program)
+    if image is None or not image.interpreter:
+        pytest.skip("/bin/true of this host is linked statically")
+    loader = os.path.realpath(image.interpreter)
+    for path, what in ((loader, "the dynamic loader"), (program, "the program")):
+        done = cli("run", "--hide", path, "--", program)
+        assert (done.returncode, done.stdout) == (126, "")
+        assert f"hint: the policy's hide at {path} covers {what}" in done.stderr
+    folder = os.path.dirname(loader)
+    assert cli("run", "--hide", folder, "--", program).returncode == 126
+    shown("run", "--hide", folder, "--ro", folder, "--", program)
+
+
+def test_a_root_with_capsule_s_own_name(project: Path) -> None:
+    """A root directory that holds .layers and an overlay: the hint names it; without it, it works."""
+    (project / "image" / ".layers").mkdir(parents=True)
+    (project / "low").mkdir()
+    words = ["--root=image", f"--overlay={project}/low:/low", "--", "/nosuch"]
+    done = cli("run", *words)
+    assert done.returncode == 125
+    assert "hint: the directory that is the root holds .layers" in done.stderr
+    (project / "image" / ".layers").rmdir()
+    assert cli("run", *words).returncode == 127
+
+
+def test_a_root_of_many_entries(project: Path) -> None:
+    """More entries than the launcher takes: the error names the limit and what to do."""
+    for number in range(1025):
+        (project / "image" / str(number)).mkdir(parents=True)
+    done = cli("run", "--root=image", "--", "/nosuch")
+    assert done.returncode in (2, 125)
+    assert "1,024" in done.stderr
 
 
 # --- capsule.toml -------------------------------------------------------------------------------

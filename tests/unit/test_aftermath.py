@@ -3,65 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from capsule import aftermath, sightings
 from capsule.aftermath import set_aside
 from capsule.changes import SetAside
-from capsule.guards import Guard, in_force, within
+from capsule.guards import Guard, in_force
 from capsule.survey import Watch
-from tests.support import needs
-
-ALL = in_force((), ())
+from tests.support import closed_place, needs
+from tests.unit.trees import hook, mode, open_all, tree_of, watch
 
 
 @pytest.fixture(autouse=True)
 def _open_again(tmp_path: Path) -> Iterator[None]:
     """What was set aside can be removed."""
     yield
-    for folder, names, _ in os.walk(tmp_path):
-        for name in names:
-            if not os.path.islink(os.path.join(folder, name)):
-                os.chmod(os.path.join(folder, name), 0o700)
-
-
-def watch(tree: Path, guards: Sequence[Guard] = ALL, **bounds: int) -> Watch:
-    """A tree as it is known at the start."""
-    top = os.open(tree, os.O_PATH | os.O_DIRECTORY)
-    try:
-        view = sightings.look(top, within(guards, str(tree)), **bounds)
-    finally:
-        os.close(top)
-    known = tuple((sight.path, sight.identity) for sight in view.found)
-    return Watch(str(tree), str(tree), tuple(guard.name for guard in guards), known, view.depth)
-
-
-def tree_of(top: Path) -> dict[str, tuple[str, int]]:
-    """Path to kind and mode of all that lies in a tree; of a link its text, too."""
-    found = {}
-    for path in top.rglob("*"):
-        info = path.lstat()
-        text = os.readlink(path) if path.is_symlink() else stat.filemode(info.st_mode)
-        found[str(path.relative_to(top))] = (text, info.st_ino)
-    return found
-
-
-def mode(path: Path) -> int:
-    """The permission bits."""
-    return stat.S_IMODE(path.lstat().st_mode)
-
-
-def hook(path: Path, text: str = "#!/bin/sh\n") -> Path:
-    """A file that would be executed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(0o755)
-    return path
+    open_all(tmp_path)
 
 
 # --- what is set aside --------------------------------------------------------------------------
@@ -223,17 +187,23 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == [f".envrc.capsule-aside-{n}" for n in range(1, 5)]
 
 
-def test_without_a_free_name_nothing_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The result says so, and nothing is left behind."""
-    monkeypatch.setattr(aftermath, "_MOST_NAMES", 2)
+@pytest.mark.parametrize("name", [".envrc", ".vscode"])
+def test_where_all_numbers_are_taken_nobody_can_foresee_the_name(tmp_path: Path, name: str) -> None:
+    """Whoever fills the names that can be known in advance keeps nothing where it is."""
     before = watch(tmp_path)
-    hook(tmp_path / ".vscode/tasks.json")
-    for number in (1, 2):
-        hook(tmp_path / f".vscode.capsule-aside-{number}/full")
+    hook(tmp_path / name / "x" if name == ".vscode" else tmp_path / name)
+    for number in range(1, 1001):
+        hook(tmp_path / f"{name}.capsule-aside-{number}/full")
     known = tree_of(tmp_path)
-    ((moved,), _) = set_aside(before)
-    assert (moved.moved_to, moved.error) == ("", "File exists")
-    assert tree_of(tmp_path) == known
+    ((moved,), notes) = set_aside(before)
+    assert (moved.error, notes) == ("", ())
+    assert re.fullmatch(
+        r"\.capsule-aside-[0-9a-f]{32}", moved.moved_to.removeprefix(f"{tmp_path}/{name}")
+    )
+    old = {path: what for path, what in known.items() if path.partition("/")[0] != name}
+    Path(moved.moved_to).chmod(0o700)
+    assert old.items() <= tree_of(tmp_path).items()
+    assert not (tmp_path / name).exists()
 
 
 def test_a_long_name_is_cut(tmp_path: Path) -> None:
@@ -259,39 +229,30 @@ def test_paths_of_any_bytes_are_set_aside(tmp_path: Path) -> None:
 # --- what cannot be done ------------------------------------------------------------------------
 
 
-@needs("unprivileged")
-def test_what_cannot_be_renamed_is_said(tmp_path: Path) -> None:
-    """With the kernel's reason, and nothing is left behind."""
-    before = watch(tmp_path)
-    hook(tmp_path / "sub/.envrc")
-    (tmp_path / "sub").chmod(0o555)
-    try:
-        ((moved,), _) = set_aside(before)
-    finally:
-        (tmp_path / "sub").chmod(0o755)
-    assert moved == SetAside(f"{tmp_path}/sub/.envrc", "", ".envrc", "Permission denied")
-    assert os.listdir(tmp_path / "sub") == [".envrc"]
+def test_what_cannot_be_renamed_is_said() -> None:
+    """With the kernel's reason: here that nobody may make a file where it is."""
+    before = Watch("/sys/kernel", "/sys/kernel", ("uevent_seqnum",), depth=-1)
+    ((moved,), _) = set_aside(before)
+    assert (moved.path, moved.moved_to) == ("/sys/kernel/uevent_seqnum", "")
+    assert moved.error in ("Permission denied", "Read-only file system")
 
 
-@needs("unprivileged")
-def test_what_cannot_be_looked_into_is_noted(tmp_path: Path) -> None:
-    """On one line, whatever its name is."""
-    before = watch(tmp_path)
-    (tmp_path / "clos\ned").mkdir(0)
-    moved, (note,) = set_aside(before)
-    (tmp_path / "clos\ned").chmod(0o700)
-    assert moved == ()
-    assert note == f"cannot look for protected names in {tmp_path}/clos\\ned"
+@needs("unprivileged", "closed place")
+def test_what_cannot_be_looked_into_is_noted() -> None:
+    """A directory of somebody else's: the caller cannot open it up."""
+    place = closed_place() or ""
+    note = f"cannot look for protected names in {place}"
+    assert set_aside(Watch(place, place, (".envrc",))) == ((), (note,))
 
 
 def test_a_tree_that_is_gone_is_noted(tmp_path: Path) -> None:
-    """So is one in whose place a link stands: it is not followed."""
-    tree = tmp_path / "tree"
+    """On one line; so is one in whose place a link stands: it is not followed."""
+    tree = tmp_path / "tr\nee"
     tree.mkdir()
     before = watch(tree)
     tree.rename(tmp_path / "elsewhere")
     moved, (note,) = set_aside(before)
-    assert (moved, note.endswith("No such file or directory")) == ((), True)
+    assert (moved, note.endswith("/tr\\nee: No such file or directory")) == ((), True)
     tree.symlink_to("elsewhere")
     hook(tmp_path / "elsewhere/.envrc")
     moved, (note,) = set_aside(before)
@@ -338,8 +299,8 @@ def test_a_link_swapped_in_meanwhile_is_not_followed(
 def _then(act: Callable[[], None]) -> Callable[..., sightings.View]:
     """A look, and what somebody else does right after it."""
 
-    def look(top: int, guards: Sequence[Guard], *, depth: int, most: int) -> sightings.View:
-        view = sightings.look(top, guards, depth=depth, most=most)
+    def look(top: int, guards: Sequence[Guard], **bounds: Any) -> sightings.View:
+        view = sightings.look(top, guards, **bounds)
         act()
         return view
 
@@ -386,18 +347,18 @@ def test_too_many_entries_at_the_end_are_noted(tmp_path: Path, monkeypatch: pyte
     assert "too many entries" in note
 
 
-def test_so_many_names_are_set_aside_and_no_more(
+def test_so_many_names_are_reported_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rest is counted: the result of a hostile run stays small."""
+    """The rest is counted: the result of a hostile run stays small, and decoys hide nothing."""
     monkeypatch.setattr(aftermath, "MOST_ASIDE", 3)
     before = watch(tmp_path)
     for number in range(5):
         hook(tmp_path / f"sub{number}/.envrc")
     moved, (note,) = set_aside(before)
     assert len(moved) == 3
-    assert note == f"{tmp_path}: 2 more new protected names stay in it"
-    assert len(list(tmp_path.glob("*/.envrc"))) == 2
+    assert note == f"{tmp_path}: 2 more new protected names were set aside"
+    assert list(tmp_path.glob("*/.envrc")) == []
 
 
 def test_no_descriptor_stays_open(tmp_path: Path) -> None:

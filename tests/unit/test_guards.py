@@ -5,26 +5,32 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from capsule import PolicyError, guards, sightings
-from capsule.guards import TABLE, Guard, in_force, match, named, within
+from capsule.guards import TABLE, Guard, check_places, in_force, match, named, within
 from tests.support import needs
 
 ALL = in_force((), ())
 
 
-def look(tree: Path, chosen: Iterable[Guard] = ALL, **bounds: int) -> sightings.View:
+def look(
+    tree: Path,
+    chosen: Iterable[Guard] = ALL,
+    depth: int = guards.GUARD_DEPTH,
+    most: int = guards.GUARD_ENTRIES,
+) -> sightings.View:
     """What the guards find in a tree."""
     top = os.open(tree, os.O_PATH | os.O_DIRECTORY)
     try:
-        return sightings.look(top, within(chosen, str(tree)), **bounds)
+        return sightings.look(top, within(chosen, str(tree)), depth=depth, most=most)
     finally:
         os.close(top)
 
 
-def found(tree: Path, chosen: Iterable[Guard] = ALL, **bounds: int) -> dict[str, str]:
+def found(tree: Path, chosen: Iterable[Guard] = ALL, **bounds: Any) -> dict[str, str]:
     """Path to guard of what is found."""
     return {sight.path: sight.guard for sight in look(tree, chosen, **bounds).found}
 
@@ -143,6 +149,19 @@ def test_an_unknown_name_to_leave_out_is_an_error_that_lists_the_names() -> None
     assert "all" in caught.value.hint
 
 
+def test_too_many_places_and_too_long_ones_are_refused() -> None:
+    """Each is a mount, the directories above too; a path longer than the kernel takes is named."""
+    check_places(f"/tree/{number}" for number in range(2048))
+    check_places(["/" + "\u00e4" * 2047])
+    with pytest.raises(PolicyError, match="the directories above them: 2049; at most 2048") as many:
+        check_places(f"/tree/{number}" for number in range(2049))
+    with pytest.raises(PolicyError, match="longer than 4095 bytes: /\u00e4") as long:
+        check_places(["/tree", "/" + "\u00e4" * 2048])
+    assert (many.value.field, long.value.field) == ("mounts", "mounts")
+    assert "unprotect" in (many.value.hint or "")
+    assert "--rw" in (long.value.hint or "")
+
+
 # --- what counts in one tree --------------------------------------------------------------------
 
 
@@ -215,7 +234,7 @@ def test_names_are_found_at_the_top_and_below(tmp_path: Path) -> None:
     info = (tmp_path / "sub/.git").stat()
     (pointer,) = (sight for sight in seen.found if sight.path == "sub/.git")
     assert (pointer.identity, pointer.kind) == (f"{info.st_dev}:{info.st_ino}", "file")
-    assert (seen.depth, seen.closed, seen.notes("/tree")) == (guards.GUARD_DEPTH, (), ())
+    assert (seen.depth, seen.closed) == (guards.GUARD_DEPTH, ())
 
 
 def test_repositories_without_the_name_are_found(tmp_path: Path) -> None:
@@ -243,8 +262,8 @@ def test_links_are_found_and_not_followed(tmp_path: Path) -> None:
     (tree / "linked").symlink_to("../elsewhere")
     seen = {sight.path: (sight.identity, sight.kind) for sight in look(tree).found}
     assert seen == {
-        ".envrc": ("link:../elsewhere/.envrc", "symlink"),
-        ".config": ("link:../elsewhere", "symlink"),
+        ".envrc": (f"link:../elsewhere/.envrc\0{tmp_path}/elsewhere/.envrc", "symlink"),
+        ".config": (f"link:../elsewhere\0{tmp_path}/elsewhere", "symlink"),
     }
 
 

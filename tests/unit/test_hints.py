@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from capsule import elf
 from capsule import steps as s
 from capsule.command import Command
 from capsule.hints import HINTS, exit_code_for, hint_for, host_error_for
+from capsule.mounts import Mount
+from capsule.survey import Found, Survey
 from tests.unit.examples import COMMAND, HOST, ROOT_HOST
 
 # An example of each kind of step that has a row; its path is what the hint has to name.
@@ -67,6 +73,7 @@ SAYS: dict[tuple[type[s.Step], int], str] = {
     (s.Tree, errno.EACCES): "/some/path",
     (s.Tree, errno.ELOOP): "since it was looked at",
     (s.Tree, errno.ENAMETOOLONG): "4095",
+    (s.Tree, errno.ENOSPC): "1,024",
     (s.Tree, errno.EINVAL): "cannot be copied",
     (s.Tree, errno.EPERM): "capsule doctor",
     (s.Device, errno.ENOENT): "mount a devtmpfs",
@@ -95,6 +102,7 @@ SAYS: dict[tuple[type[s.Step], int], str] = {
     (s.Hide, errno.ENOENT): "/some/path",
     (s.Hide, errno.ENOTDIR): "/some/path",
     (s.Overlay, errno.ENOENT): "/some/path",
+    (s.Overlay, errno.EEXIST): ".layers",
     (s.Overlay, errno.ENOTDIR): "only a directory",
     (s.Overlay, errno.ELOOP): "take another",
     (s.Overlay, errno.EBUSY): "take another",
@@ -222,3 +230,109 @@ def test_a_command_that_does_not_start(command: Command, error: int, host: objec
 def test_exit_codes(step: s.Step, error: int, command: Command | None, code: int) -> None:
     """127: the command was not found. 126: it cannot be executed. 125: Capsule failed."""
     assert exit_code_for(step, error, command) == code
+
+
+# --- what the policy itself brought about --------------------------------------------------------
+
+
+def surveyed(found: str, *mounts: Mount, hidden: tuple[tuple[str, bool], ...] = ()) -> Command:
+    """A command that lies there, under these mounts."""
+    survey = Survey(found=tuple(Found(mount, mount.source) for mount in mounts), hidden=hidden)
+    return COMMAND.replace(found=found, args=(found,), paths=(found,), survey=survey)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> tuple[str, str]:
+    """(A script, its interpreter, which is a link to a file elsewhere), without a link above them."""
+    top = tmp_path.resolve()
+    (top / "real").mkdir()
+    (top / "bin").mkdir()
+    (top / "real" / "shell").write_text("")
+    (top / "bin" / "sh").symlink_to("../real/shell")
+    (top / "script").write_text(f"#!{top}/bin/sh -e\n")
+    return f"{top}/script", f"{top}/bin/sh"
+
+
+def exec_hint(command: Command, error: int = errno.ENOENT) -> str:
+    """The hint where such a command does not start."""
+    return str(hint_for(s.Exec(command.paths, command.args, ()), error, HOST, command))
+
+
+def test_a_program_that_the_policy_covers(program: tuple[str, str]) -> None:
+    """A hide over the program, its interpreter or what that leads to is named with what it covers."""
+    script, shell = program
+    top = os.path.dirname(script)
+    for at, what in (
+        (script, f"the program {script}"),
+        (f"{top}/bin", f"the interpreter {shell}"),
+        (f"{top}/real", f"the interpreter {shell}"),
+    ):
+        for error in (errno.ENOENT, errno.EACCES):
+            hint = exec_hint(surveyed(script, Mount.hide(at)), error)
+            assert hint.startswith(f"the policy's hide at {at} covers {what}: ")
+            assert "--ro" in hint
+    assert "tmpfs at" in exec_hint(surveyed(script, Mount.tmpfs(top)))
+    hidden = surveyed(script, hidden=((shell, False),))
+    assert exec_hint(hidden).startswith(f"the policy's hide of {shell} covers the interpreter")
+
+
+def test_a_program_that_is_shown_is_not_covered(program: tuple[str, str]) -> None:
+    """What shows the same, or is given on top, covers nothing: then the usual hint counts."""
+    script, _ = program
+    top = os.path.dirname(script)
+    above = Mount.hide(os.path.dirname(top))
+    for mounts in ((Mount.read_only(top),), (above, Mount.read_write(top)), ()):
+        assert "the interpreter that it names" in exec_hint(surveyed(script, *mounts))
+    other = Mount.read_only("/dev", top)
+    assert exec_hint(surveyed(script, other)).startswith(f"the policy's read-only at {top} covers")
+    hint = exec_hint(surveyed(script, Mount.read_only(top, noexec=True)), errno.EACCES)
+    assert hint.startswith(f"the policy's read-only at {top}, which is noexec, covers the program")
+
+
+def test_the_dynamic_loader_is_looked_for_too() -> None:
+    """Of a program of this host that names a loader, a hide over that is the reason."""
+    image = elf.read(os.path.realpath("/bin/sh"))
+    if image is None or not image.interpreter:
+        pytest.skip("/bin/sh of this host is linked statically")
+    hint = exec_hint(surveyed("/bin/sh", Mount.hide(image.interpreter)))
+    assert f"covers the dynamic loader {image.interpreter}" in hint
+
+
+def kept_hint(keep: Path, error: int) -> str:
+    """The hint where an overlay fails whose layer is kept there."""
+    mount = Mount.overlay("/data", keep=keep)
+    survey = Survey(found=(Found(mount, "/data", keep=str(keep)),))
+    command = COMMAND.replace(survey=survey)
+    fresh = hint_for(s.Overlay("/data", 0, s.Overlay.NONE, 4096, 1, 6), error, HOST, command)
+    assert str(keep) not in str(fresh)
+    return str(hint_for(s.Overlay("/data", 0, 1, 0, 0, 6), error, HOST, command))
+
+
+@pytest.mark.parametrize("error", [errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.EIO])
+def test_a_layer_that_is_kept_is_named(error: int, tmp_path: Path) -> None:
+    """Where an overlay fails whose layer is kept, the hint has the path of that directory."""
+    (tmp_path / "upper").mkdir()
+    assert kept_hint(tmp_path, error).endswith(f"; its layer is kept in {tmp_path}")
+
+
+@pytest.mark.parametrize("name", ["upper", "work"])
+def test_what_stands_in_the_place_of_a_layer_is_named(name: str, tmp_path: Path) -> None:
+    """A file, a pipe or a link where a layer has its directory is the reason, and named itself."""
+    part = tmp_path / name
+    makers: tuple[Callable[[Path], None], ...] = (
+        Path.touch,
+        os.mkfifo,
+        lambda path: path.symlink_to("/"),
+    )
+    for make in makers:
+        make(part)
+        assert kept_hint(tmp_path, errno.ENOTDIR).startswith(f"{part} is no directory: remove it")
+        part.unlink()
+
+
+def test_a_relative_place_is_shown_in_its_right_form() -> None:
+    """A source that is missing and has a colon may be PATH:AT with an AT that is relative."""
+    hint = hint_for(s.Tree("/home/ada/data:rel", 7, 0), errno.ENOENT, HOST, COMMAND)
+    assert str(hint).endswith("a place inside is written from the root: /home/ada/data:/rel")
+    hint = hint_for(s.Tree("/a:b/data", 7, 0), errno.ENOENT, HOST, COMMAND)
+    assert "from the root" not in str(hint)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from capsule.errors import PolicyError
 from capsule.mounts import Mount
-from capsule.options import FLAGS, OPTIONS, SHORT, Options, help_text, parse, to_policy
+from capsule.options import FLAGS, OPTIONS, SHORT, Options, effective, help_text, parse, to_policy
 from capsule.policy import IdMap, Limits, Network, Policy, System
 
 SWITCHES = sorted(flag for flag, takes in FLAGS.items() if not takes)
@@ -369,22 +369,26 @@ def test_output_of_a_profile_that_does_not_limit_it(tmp_path: Path) -> None:
 
 def test_a_writable_profile_protects_itself(tmp_path: Path) -> None:
     """In a tree that the command may write, the profile's own path is protected, through links too."""
+
+    def guarded(*words: str) -> Policy:
+        return effective(parse("run", [*words, "true"]))[0]
+
     tree = tmp_path / "tree"
     (tree / "conf").mkdir(parents=True)
     file = tree / "conf" / "real.toml"
     file.write_text("")
     (tree / "link.toml").symlink_to("conf/real.toml")
     (tmp_path / "other").symlink_to("tree")
-    assert policy_of(f"--profile={file}").protect == ()
-    assert policy_of(f"--profile={file}", f"--ro={tree}").protect == ()
-    assert policy_of(f"--profile={file}", f"--rw={file}").protect == ()
+    assert guarded(f"--profile={file}").protect == ()
+    assert guarded(f"--profile={file}", f"--ro={tree}").protect == ()
+    assert guarded(f"--profile={file}", f"--rw={file}").protect == ()
     for flag in ("--rw", "--overlay"):
-        assert policy_of(f"--profile={file}", f"{flag}={tree}").protect == ("conf/real.toml",)
-        assert policy_of(f"--profile={file}", f"{flag}={tmp_path}/other:/x").protect == (
+        assert guarded(f"--profile={file}", f"{flag}={tree}").protect == ("conf/real.toml",)
+        assert guarded(f"--profile={file}", f"{flag}={tmp_path}/other:/x").protect == (
             "conf/real.toml",
         )
         both = ("conf/real.toml", "link.toml")
-        assert policy_of(f"--profile={tree}/link.toml", f"{flag}={tree}").protect == both
+        assert guarded(f"--profile={tree}/link.toml", f"{flag}={tree}").protect == both
 
 
 def test_a_name_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsule import found, profile, profiles, shapes, toml_text
+from capsule import found, guards, profile, profiles, shapes, toml_text
 from capsule.errors import PolicyError
 from capsule.mounts import Mount, MountKind
 from capsule.options import effective, parse
@@ -93,6 +94,7 @@ def _in_force(mounts: list[Mount]) -> tuple[Mount, ...]:
 
 _PART = _SOME.filter(lambda word: "/" not in word and word not in (".", ".."))
 _NAMES = st.lists(st.lists(_PART, min_size=1, max_size=2).map("/".join), max_size=3)
+_PLAIN = frozenset("*?[" + "".join(map(chr, (*range(32), *range(127, 160)))))
 _VARIABLE = _SOME.filter(lambda word: "=" not in word)
 POLICIES = st.builds(
     Policy,
@@ -100,8 +102,8 @@ POLICIES = st.builds(
     root=st.none() | _SOME,
     system=st.sampled_from(list(System)),
     show_cwd=_FLAG,
-    protect=_NAMES.map(lambda names: [name for name in names if not set(name) & set("*?[")]),
-    unprotect=_NAMES,
+    protect=_NAMES.map(lambda names: [name for name in names if _PLAIN.isdisjoint(name)]),
+    unprotect=st.lists(st.sampled_from([guard.name for guard in guards.TABLE]), max_size=3),
     network=st.sampled_from(list(Network)),
     hostname=st.from_regex(r"[a-z0-9][a-z0-9.-]{0,63}", fullmatch=True),
     uid=st.integers(0, 2**32 - 2),
@@ -258,25 +260,25 @@ def refused(text: str) -> PolicyError:
     [
         ("\n\nnope = 1", "p.toml:3: nope: unknown key"),
         ("limits.nope = 1", "p.toml:1: limits.nope: unknown key"),
-        ("[limits]\n\ntimeout = 'soon'", "p.toml:3: limits.timeout: not a time: 'soon'"),
+        ("[limits]\n\ntimeout = 'soon'", 'p.toml:3: limits.timeout: not a time: "soon"'),
         ("[limits]\ntimeout = 0", "p.toml:2: limits.timeout: not a time: 0"),
         ("[limits]\ntimeout = nan", "p.toml:2: limits.timeout: not a time: nan"),
         ("[limits]\noutput = 1.5", "p.toml:2: limits.output: not a size: 1.5"),
         ("limits = 5", "p.toml:1: limits: not a table: 5"),
         ("limits = [\n]", "p.toml:1: limits: not a table: []"),
-        ("uid = '5'", "p.toml:1: uid: not an id from 0 to 4294967294: '5'"),
+        ("uid = '5'", 'p.toml:1: uid: not an id from 0 to 4294967294: "5"'),
         ("uid = true", "p.toml:1: uid: not an id"),
         ("show_cwd = 1", "p.toml:1: show_cwd: not true or false: 1"),
         ("hostname = ''", "p.toml:1: hostname: not a hostname"),
         ("hostname = 5", "p.toml:1: hostname: not text: 5"),
-        ("network = 'some'", "p.toml:1: network: not one of none, host: 'some'"),
+        ("network = 'some'", 'p.toml:1: network: not one of none, host: "some"'),
         ("network = ['none']", "p.toml:1: network: not one of none, host"),
-        ("root = ''", "p.toml:1: root: not a path: ''"),
+        ("root = ''", 'p.toml:1: root: not a path: ""'),
         ('root = "a\\u0000b"', "p.toml:1: root: not a path"),
-        ("root = { base64 = '?' }", "p.toml:1: root: not base64: '?'"),
+        ("root = { base64 = '?' }", 'p.toml:1: root: not base64: "?"'),
         ("root = { base64 = 'YQ==', more = 1 }", "p.toml:1: root: not text"),
         ("cwd = 1979-05-27", "p.toml:1: cwd: not text"),
-        ("protect = 'x'", "p.toml:1: protect: not an array of text: 'x'"),
+        ("protect = 'x'", 'p.toml:1: protect: not an array of text: "x"'),
         ("uid = 1\nprotect = [\n 'x',\n 5]", "p.toml:2: protect[1]: not text: 5"),
         ("protect = ['x', '/y']", "p.toml:1: protect[1]: not a path inside of a tree"),
         ("env = 5", "p.toml:1: env: not a table of variables"),
@@ -295,7 +297,7 @@ def refused(text: str) -> PolicyError:
         ),
         (
             "[[mounts]]\nkind='tmpfs'\nat='/x'\n[[mounts]]\n# x\nat='/y'\nkind='tmpfs'\nsize='X'",
-            "p.toml:8: mounts[1].size: not a size: 'X'",
+            'p.toml:8: mounts[1].size: not a size: "X"',
         ),
         (
             "[[mounts]]\nkind = 'tmpfs'\nat = '/x'\nsize = 1",
@@ -304,14 +306,14 @@ def refused(text: str) -> PolicyError:
         ("[[mounts]]\nkind = 'tmpfs'\nat = '/x'\nkeep = 'k'", "p.toml:4: mounts[0].keep: unknown key"),
         ("[[mounts]]\nkind = 'tmpfs'\nat = 'x'", "p.toml:3: mounts[0].at: not absolute: x"),
         ("[[mounts]]\nkind = 'tmpfs'\nat = '/'", "p.toml:3: mounts[0].at: cannot replace /"),
-        ("[[mounts]]\nkind = 'read_only'\nsource = ''", "p.toml:3: mounts[0].source: not a path: ''"),
+        ("[[mounts]]\nkind = 'read_only'\nsource = ''", 'p.toml:3: mounts[0].source: not a path: ""'),
         (
             "[[mounts]]\nkind = 'read_only'\nsource = '/x'\nnoexec = 1",
             "p.toml:4: mounts[0].noexec: not true or false: 1",
         ),
         (
             "[[mounts]]\nkind = 'directory'\nat = '/x'\nmode = '644'",
-            "p.toml:4: mounts[0].mode: not permission bits: '644'",
+            'p.toml:4: mounts[0].mode: not permission bits: "644"',
         ),
         (
             "[[mounts]]\nkind = 'directory'\nat = '/x'\nmode = 644",
@@ -412,6 +414,31 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         profile.load(binary)
     large.write_bytes(b"#" * toml_text.LARGEST_FILE)
     assert profile.load(large) == Policy()
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """A pipe in the file system may never have a writer: it is refused, whoever names it."""
+    os.mkfifo(tmp_path / "p.toml")
+    with pytest.raises(PolicyError, match=r"p\.toml: cannot be read: not a regular file"):
+        profile.load(tmp_path / "p.toml")
+
+
+def test_a_pipe_that_is_written_to_later() -> None:
+    """A descriptor's pipe is waited for until its writer closes it."""
+    read, write = os.pipe()
+    try:
+        writer = threading.Thread(target=_write_in_parts, args=(write, [b"uid ", b"= 7\n"]))
+        writer.start()
+        assert profile.load(f"/proc/self/fd/{read}") == Policy(uid=7)
+        writer.join()
+    finally:
+        os.close(read)
+
+
+def _write_in_parts(fd: int, parts: list[bytes]) -> None:
+    for part in parts:
+        os.write(fd, part)
+    os.close(fd)
 
 
 def test_a_pipe_is_a_file() -> None:
@@ -550,9 +577,8 @@ def test_what_a_found_file_may_do(project: Path) -> None:
         ('unprotect = ["all"]', [], "capsule.toml:1: unprotect"),
         ("show_cwd = false", [], "capsule.toml:1: show_cwd"),
         ('system = "needed"', [], "capsule.toml:1: system"),
-        ("[limits]\ntimeout = 6", ["--timeout=5"], "capsule.toml:2: limits.timeout"),
         ('[limits]\ntimeout = "none"', ["--timeout=5"], "capsule.toml:2: limits.timeout"),
-        ('[limits]\noutput = "2K"', ["--output=1K"], "capsule.toml:2: limits.output"),
+        ("limits.timeout = 'none'", [], "capsule.toml:1: limits.timeout"),
         ('[limits]\noutput = "none"', ["--json=-"], "capsule.toml:2: limits.output"),
         (
             '[[mounts]]\nkind = "hide"\npattern = "x"\n[[mounts]]\nkind = "read_only"\nsource = "/x"',
@@ -571,6 +597,19 @@ def test_what_a_found_file_may_not_do(text: str, words: list[str], where: str) -
         f"{where}: a capsule.toml that is found in the working directory may only tighten"
     )
     assert "--profile ./capsule.toml" in (caught.value.hint or "")
+
+
+@pytest.mark.usefixtures("project")
+def test_of_two_limits_the_stricter_one_counts() -> None:
+    """A found file whose limit is higher than the run's own changes nothing; a lower one counts."""
+    words = ["--timeout=5", "--output=1K"]
+    for text, limits in (
+        ('limits = { timeout = 6, output = "2K" }', Limits(5, 1024)),
+        ("limits = { timeout = 4, output = 1 }", Limits(4, 1)),
+        ("limits = { timeout = 6, output = 1 }", Limits(5, 1)),
+    ):
+        assert tightened(text, *words).limits == limits
+    assert tightened("limits = { timeout = 6 }").limits == Limits(6, None)
 
 
 @pytest.mark.usefixtures("project")

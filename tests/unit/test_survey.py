@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from capsule import IdMap, Mount, Policy, PolicyError, hiding, sockets
+from capsule import IdMap, Mount, Policy, PolicyError, System, hiding, sockets
 from capsule.mounts import CONTENT_SIZE
 from capsule.sources import follow, trusts_root
 from capsule.survey import Found, Survey
@@ -386,6 +386,23 @@ def test_a_socket_in_use_deep_in_the_working_directory_is_hidden(
     assert all(note.isprintable() for note in found.notes)
 
 
+@pytest.mark.parametrize("name", ["s.sock", " s", "\ns", " /s"])
+def test_a_socket_with_a_relative_name_is_hidden(
+    lab: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The kernel's table does not say where it lies: the working directory is looked through."""
+    (lab / "a/b/ ").mkdir(parents=True)
+    monkeypatch.chdir(lab / "a/b")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(name)
+        monkeypatch.chdir("/")
+        found = look(cwd=lab)
+        assert found.hidden == ((f"{lab}/a/b/{name}", False),)
+        assert len(found.notes) == 1
+        monkeypatch.setattr(sockets, "SOCKET_ENTRIES", 1)
+        assert "was not searched for sockets as a whole" in look(cwd=lab).notes[0]
+
+
 def test_a_socket_behind_a_link_is_refused(lab: Path) -> None:
     """The name of a link is not the name of a socket."""
     dead_socket(lab / "s")
@@ -479,15 +496,130 @@ def test_absolute_patterns_mean_places_inside(lab: Path) -> None:
     assert look(shown, Mount.hide("/w/*.key")).hidden == (("/w/x.key", False),)
     assert look(shown, Mount.hide("/w/a/*.key")).hidden == (("/w/a/x.key", False),)
     assert len(look(shown, Mount.hide("/w/**/*.key")).hidden) == 2
-    assert look(shown, Mount.hide(f"{lab}/*.key")).hidden == ()
-    assert look(shown, Mount.hide("/*.key")).hidden == ()
+    elsewhere = f"{lab}/*.key"
+    if not elsewhere.startswith(("/tmp/", "/var/", "/run/")):
+        assert look(shown, Mount.hide(elsewhere)).hidden == ()
+    assert look(shown, Mount.hide("/no/*.key")).hidden == ()
     assert look(Mount.hide("/usr/bi[n]")).hidden == (("/usr/bin", True),)
 
 
 def test_a_pattern_without_a_match_is_noted(lab: Path) -> None:
     """Who wrote it may have meant something."""
     found = look(Mount.read_only(lab), Mount.hide("*.key"))
-    assert (found.hidden, found.notes) == ((), ("nothing matches the pattern *.key",))
+    note = "hide *.key: nothing matches, so nothing is hidden by it"
+    assert (found.hidden, found.notes) == ((), (note,))
+
+
+@pytest.mark.parametrize("pattern", ["/*", "/*.key", "/etc/*", "/tmp/*/x", "/proc/**", "/us[r]"])
+def test_a_pattern_that_means_capsules_own_places_is_refused(lab: Path, pattern: str) -> None:
+    """No matches are looked for there, and to hide nothing would not be told; the hint says what is."""
+    shown = Mount.read_only(lab, "/w")
+    assert "HINT name each path itself, or write a pattern" in refusal(shown, Mount.hide(pattern))
+    # It need not match anything.
+    look(shown, Mount.hide(pattern, optional=True))
+
+
+@pytest.mark.parametrize("pattern", ["/**/*.key", "/w/*", "/etc/ss[l]/no*", "/*/*.key", "/[w]", ".env"])
+def test_a_pattern_that_can_match_what_is_shown_is_taken(lab: Path, pattern: str) -> None:
+    """Whether or not it does match, and in a relative one whether or not anything is shown."""
+    assert look(Mount.read_only(lab, "/w"), Mount.hide(pattern)).notes
+    assert look(Mount.hide("*.key")).notes == (
+        "hide *.key: nothing matches, so nothing is hidden by it",
+    )
+
+
+def test_a_place_of_capsules_own_that_is_not_on_the_host_is_noted() -> None:
+    """Something may be there inside or not; it need not be meant."""
+    place = "/tmp/capsule-no-such-place"
+    assert look(Mount.hide(place)).notes == (f"hide {place}: it is not there on the host",)
+    assert look(Mount.hide(place, optional=True)).notes == ()
+
+
+# --- what is shown twice --------------------------------------------------------------------
+
+
+def twice(lab: Path) -> None:
+    """A directory with a secret in a directory of its own."""
+    (lab / "a/keys").mkdir(parents=True)
+    (lab / "a/secret").touch()
+    (lab / "a/keys/one").touch()
+
+
+@pytest.mark.parametrize("hide", ["/w/a/secret", "a/secre[t]", "/w/a/s*"])
+def test_what_is_hidden_is_hidden_in_every_tree(lab: Path, hide: str) -> None:
+    """At whichever place another mount shows the same file, before or after the hide."""
+    twice(lab)
+    shown, other = Mount.read_only(lab, "/w"), Mount.read_write(lab / "a", "/b")
+    for mounts in ([shown, other, Mount.hide(hide)], [shown, Mount.hide(hide), other]):
+        found = look(*mounts)
+        places = {place for place, _ in found.hidden} | {
+            one.mount.at for one in found.found if one.mount.kind.value == "hide"
+        }
+        assert places == {"/w/a/secret", "/b/secret"}
+        assert any(note == "hidden, too, because it is the same: /b/secret" for note in found.notes)
+
+
+def test_a_hidden_directory_is_hidden_in_every_tree(lab: Path) -> None:
+    """A mount in it that was given later stands where it was put, in the other tree, too."""
+    twice(lab)
+    one = Mount.read_only(lab / "a/keys/one", "/b/keys/one")
+    mounts = [Mount.read_only(lab, "/w"), Mount.read_only(lab / "a", "/b")]
+    assert look(*mounts, Mount.hide("/w/a/keys")).hidden == (("/b/keys", True),)
+    found = look(*mounts, Mount.hide("/w/a/keys"), one).found
+    assert ("/b/keys", "hide") in [(f.mount.at, f.mount.kind.value) for f in found]
+    assert found[-1].mount.at == "/b/keys/one"
+
+
+def test_what_is_named_itself_is_not_hidden_elsewhere(lab: Path) -> None:
+    """A mount of what is hidden, or of a part of it, was meant; so was one that covers it."""
+    twice(lab)
+    shown, hides = Mount.read_only(lab, "/w"), [Mount.hide("/w/a/secret"), Mount.hide("/w/a/keys")]
+    for named in ("a/secret", "a/keys", "a/keys/one"):
+        assert look(shown, *hides, Mount.read_only(lab / named, "/b")).hidden == ()
+    covering = Mount.read_only(lab / "a", "/b"), Mount.tmpfs("/b/keys"), Mount.content(b"", "/b/secret")
+    assert look(shown, *covering, *hides).hidden == ()
+
+
+def test_the_hosts_programs_at_another_place() -> None:
+    """What is hidden there is hidden at its own place, and the reverse."""
+    with os.scandir("/usr/share") as entries:
+        name = next(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    shown = Mount.read_only("/usr/share", "/s")
+    own, other = f"/usr/share/{name}", f"/s/{name}"
+    assert look(shown, Mount.hide(other)).hidden == ((own, True),)
+    assert look(shown, Mount.hide(own)).hidden == ((other, True),)
+    assert look(shown, Mount.tmpfs("/usr"), Mount.hide(other)).hidden == ()
+    assert look(shown, Mount.hide(other), system=System.NEEDED).hidden == ()
+
+
+@needs("real root")
+def test_a_second_mount_of_the_host_is_the_same(lab: Path) -> None:
+    """A directory is known by device and inode, under whichever of its paths it is shown."""
+    twice(lab)
+    (lab / "second").mkdir()
+    subprocess.run(["mount", "--bind", str(lab / "a"), str(lab / "second")], check=True)
+    try:
+        shown = Mount.read_only(lab / "a", "/w")
+        found = look(shown, Mount.read_only(lab / "second", "/b"), Mount.hide("/w/secret"))
+        assert found.hidden == (("/b/secret", False),)
+        lower = Mount.overlay(lab / "second", "/b")
+        assert "which is writable" in refusal(Mount.read_write(lab / "a"), lower)
+    finally:
+        subprocess.run(["umount", str(lab / "second")], check=True)
+
+
+def test_a_hidden_file_with_other_names_is_noted(lab: Path) -> None:
+    """It can be read under those; a file of one name, and a directory, are as they should be."""
+    (lab / "secret").touch()
+    os.link(lab / "secret", lab / "other")
+    (lab / "single").touch()
+    (lab / "d").mkdir()
+    shown = Mount.read_only(lab, "/w")
+    for hide in ("/w/secret", "secre[t]"):
+        (note,) = look(shown, Mount.hide(hide)).notes
+        assert note.startswith("hide: hard links: ")
+        assert note.endswith(f": {lab}/secret")
+    assert look(shown, Mount.hide("single"), Mount.hide("/w/d")).notes == ()
 
 
 def test_of_a_pattern_and_a_mount_the_later_one_counts(lab: Path) -> None:
@@ -637,6 +769,22 @@ def test_the_caller_decides_what_is_protected(lab: Path) -> None:
     assert guarded(only, lab) == {"deploy": False, "deploy/run.sh": True}
     with pytest.raises(PolicyError, match=re.escape("not a protected name: .no")):
         look(unprotect=[".no"])
+
+
+def test_what_is_protected_is_protected_in_every_tree(lab: Path) -> None:
+    """A writable mount of a directory above or below is another way to it; nothing else is closed."""
+    repository(lab / "a/b")
+    (lab / "a/.bashrc").touch()
+    found = look(Mount.read_write(lab, "/w"), Mount.read_write(lab / "a", "/a"))
+    assert guarded(found, Path("/")) == {
+        "a/.bashrc": True, "a/b": False, "a/b/.git": False,
+        "a/b/.git/config": True, "a/b/.git/hooks": True,
+        "w/a": False, "w/a/.bashrc": True, "w/a/b": False, "w/a/b/.git": False,
+        "w/a/b/.git/config": True, "w/a/b/.git/hooks": True,
+    }  # fmt: skip
+    hooks = Mount.read_write(lab / "a/b/.git/hooks", "/hooks")
+    places = guarded(look(Mount.read_write(lab, "/w"), hooks), Path("/"))
+    assert [place for place in places if place.startswith("hooks")] == []
 
 
 def test_a_link_in_the_place_of_a_protected_path_is_only_remembered(lab: Path) -> None:

@@ -471,6 +471,30 @@ def test_applying_what_is_no_change(lab: Lab) -> None:
     assert file.exists()
 
 
+def refuse(layer: Layer, change: Change) -> None:
+    """The change is not what it was."""
+    with pytest.raises(ValueError, match="not what it was"):
+        layer.apply([change])
+
+
+def test_what_is_not_what_it_was_is_not_applied(lab: Lab) -> None:
+    """Another type, size or mode than what was looked at: ValueError, and nothing is done."""
+    file = write(lab.upper / "file", "text", 0o644)
+    with lab.layer() as layer:
+        (seen,) = layer.changes()[0]
+        file.chmod(0o755)
+        refuse(layer, seen)
+        write(file, "longer text", 0o644)
+        refuse(layer, seen)
+        file.unlink()
+        file.mkdir()
+        refuse(layer, seen)
+        assert tree(lab.lower) == {}
+        file.rmdir()
+        write(file, "text", 0o644)
+        assert layer.apply([seen]) == (seen,)
+
+
 def test_types_that_changed_are_applied(lab: Lab) -> None:
     """A directory gives way to a file or link with all that is in it, and the reverse."""
     write(lab.lower / "directory" / "a" / "b")
@@ -723,6 +747,16 @@ def test_a_layer_that_was_kept(lab: Lab) -> None:
         open_layer(lab.lower, lab.lower)
     with pytest.raises(PolicyError, match="keeps a layer of"):
         open_layer(lab.keep, other)
+
+
+def test_a_kept_layer_has_one_user(lab: Lab) -> None:
+    """While one is open, nobody else opens it; afterwards it is free."""
+    mark(lab.keep, lab.lower)
+    with open_layer(lab.keep, lab.lower):
+        with pytest.raises(PolicyError, match="an open layer, uses") as caught:
+            open_layer(lab.keep, lab.lower)
+        assert caught.value.hint
+    open_layer(lab.keep, lab.lower).close()
 
 
 def test_what_the_kernel_closes_can_be_removed(lab: Lab) -> None:
