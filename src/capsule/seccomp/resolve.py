@@ -1,0 +1,231 @@
+"""Specifications to rules: the built-in profiles, what is allowed and denied beside them."""
+
+from __future__ import annotations
+
+import errno
+
+from capsule.errors import PolicyError
+
+from . import groups, numbers, table
+from .rules import ALLOW, ERRNO, LOG, Call, Case, Rules, changed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from .rules import Test
+    from .spec import Spec
+
+_WORD_MASK = 0xFFFFFFFF
+
+# The launcher itself makes these after the filter is in.
+NEEDED = ("execve", "exit_group", "write")
+
+
+def resolve(spec: Spec, arch: str, document: bytes | None = None) -> Rules:
+    """The rules that a specification means on an architecture.
+
+    Args:
+        spec: what is asked for.
+        arch: the architecture, as uname(2) calls it.
+        document: the content of the file that `spec.profile` names, if it names one.
+
+    Raises:
+        PolicyError: a name is unknown, or what is asked for cannot be meant.
+    """
+    rules = _base(spec, arch, document)
+    _refuse_both(spec)
+    # The name of a call says more than that of a group.
+    rules = _allow_groups(rules, filter(_is_group, spec.allow))
+    rules = _deny(rules, _expanded(filter(_is_group, spec.deny), "deny_syscall"))
+    rules = _lift(rules, (word for word in spec.allow if not _is_group(word)))
+    rules = _deny(rules, _expanded((w for w in spec.deny if not _is_group(w)), "deny_syscall"))
+    _require(rules)
+    return rules
+
+
+def profile(name: str) -> Rules:
+    """A built-in profile, as it is.
+
+    Raises:
+        PolicyError: there is none of this name.
+    """
+    if name not in table.PROFILES or name == "off":
+        known = ", ".join(table.PROFILES)
+        hint = f"there are {known}; or name a file (with a slash in it, or ending in .json), or groups"
+        raise PolicyError(f"seccomp: no such profile: {name}", field="seccomp", value=name, hint=hint)
+    calls = {call.name: call for call in default_calls()}
+    for names, rule, significant, remedy, reason in table.CHANGED.get(name, ()):
+        for call in names.split():
+            calls[call] = _call(call, rule, significant, remedy, reason)
+    return Rules(name, tuple(calls[call] for call in sorted(calls)))
+
+
+def default_calls() -> tuple[Call, ...]:
+    """The table, row by row, sorted by name."""
+    calls = [Call(name, (Case(ALLOW),), why) for why, names in table.ALLOWED for name in names.split()]
+    for number, report, remedy, reason, names in table.REFUSED:
+        case = Case(_refusal(number), (), report)
+        calls += [Call(n, (case,), reason, None, _remedy(n, remedy)) for n in names.split()]
+    for name, rule, significant, remedy, reason in table.CHECKED:
+        calls.append(_call(name, rule, significant, remedy, reason))
+    return tuple(sorted(calls, key=lambda call: call.name))
+
+
+def _call(name: str, rule: str, significant: int | None, remedy: str, reason: str) -> Call:
+    call = Call(name, parse_rule(rule), reason, significant)
+    return call if call.allowed else call.replace(remedy=_remedy(name, remedy))
+
+
+def _remedy(name: str, profile_: str) -> str:
+    option = f"--allow-syscall {name}"
+    return f"{option} or --seccomp {profile_}" if profile_ else option
+
+
+# --- the text of a rule ---------------------------------------------------------------------
+
+
+def parse_rule(text: str) -> tuple[Case, ...]:
+    """The cases that a rule of the table means."""
+    return tuple(_case(words.split()) for words in text.split(";"))
+
+
+def _case(words: Sequence[str]) -> Case:
+    quiet = words[0] == "quiet"
+    action = words[quiet]
+    tests = tuple(map(_test, words[1 + quiet :]))
+    if action == "allow":
+        return Case(ALLOW, tests)
+    return Case(_refusal(action), tests, not quiet)
+
+
+def _test(text: str) -> Test:
+    left, _, right = text.partition("=")
+    argument, _, mask = left.partition("&")
+    bits = int(mask.lstrip("~") or "-1", 0)
+    if mask.startswith("~"):
+        bits = ~bits
+    return int(argument), bits & _WORD_MASK, int(right, 0)
+
+
+def _refusal(name: str) -> int:
+    return ERRNO | int(getattr(errno, name))
+
+
+# --- what is allowed and denied beside ------------------------------------------------------
+
+
+def _base(spec: Spec, arch: str, document: bytes | None) -> Rules:
+    if document is not None:
+        from . import oci
+
+        return oci.parse(document, spec.profile, arch)
+    first = spec.profile.split()[:1]
+    if first and (first[0].startswith(("@", "~")) or len(spec.profile.split()) > 1):
+        return _from_groups(spec.profile.split())
+    return profile(spec.profile)
+
+
+def _from_groups(words: Sequence[str]) -> Rules:
+    """A list as systemd's: the first word says whether it begins with nothing or with the default."""
+    rules = profile("default")
+    if not words[0].startswith("~"):
+        # As there, what every program needs is in it.
+        listed = _expanded(["@default", *(w for w in words if w[0] != "~")], "seccomp")
+        rules = _only(rules, frozenset(listed))
+    for word in words:
+        if word.startswith("~"):
+            rules = _deny(rules, _names(word[1:], "seccomp"))
+        else:
+            rules = _allow_groups(rules, [word]) if _is_group(word) else _lift(rules, [word])
+    return rules.replace(source=" ".join(words))
+
+
+def _allow_groups(rules: Rules, words: Iterable[str]) -> Rules:
+    """Allow the calls of these groups, as far as the table's rule for each goes."""
+    as_ever = {call.name: call for call in default_calls()}
+    checked = {name for names, *_ in table.CHECKED for name in names.split()}
+
+    def allow(call: Call) -> Call:
+        if call.name not in checked:
+            return _plain(call)
+        return as_ever[call.name] if _refused(call) else call
+
+    return changed(rules, allow, _expanded(words, "allow_syscall"))
+
+
+def _lift(rules: Rules, names: Iterable[str]) -> Rules:
+    return changed(rules, _plain, _expanded(names, "allow_syscall"))
+
+
+def _plain(call: Call) -> Call:
+    return Call(call.name, (Case(ALLOW),), "asked for")
+
+
+def _deny(rules: Rules, names: Iterable[str]) -> Rules:
+    """Refuse what is not refused yet; what is keeps its errno, which programs may rely on."""
+
+    def refuse(call: Call) -> Call:
+        return call if _refused(call) else _denied(call.name, "denied by request", "no --deny-syscall")
+
+    return changed(rules, refuse, names)
+
+
+def _denied(name: str, reason: str, remedy: str) -> Call:
+    return Call(name, (Case(ERRNO | errno.EPERM, (), True),), reason, None, f"{remedy} {name}")
+
+
+def _refused(call: Call) -> bool:
+    return all(case.action not in (ALLOW, LOG) for case in call.cases)
+
+
+def _only(rules: Rules, listed: frozenset[str]) -> Rules:
+    def keep(call: Call) -> Call:
+        if call.name in listed or _refused(call):
+            return call
+        return _denied(call.name, "not in the list", "--allow-syscall")
+
+    return rules.replace(calls=tuple(map(keep, rules.calls)))
+
+
+def _expanded(words: Iterable[str], field: str) -> tuple[str, ...]:
+    return tuple(name for word in words for name in _names(word, field))
+
+
+def _is_group(word: str) -> bool:
+    return word.startswith("@")
+
+
+def _names(word: str, field: str) -> frozenset[str]:
+    """The calls that a word names: one, or those of a group."""
+    if _is_group(word) and word in groups.GROUPS:
+        return groups.members(word)
+    if word in numbers.every_name():
+        return frozenset((word,))
+    raise _unknown(word, field)
+
+
+def _unknown(word: str, field: str) -> PolicyError:
+    import difflib
+
+    what = "group of system calls" if _is_group(word) else "system call"
+    known = groups.GROUPS if _is_group(word) else sorted(numbers.every_name())
+    near = difflib.get_close_matches(word, known, 3)
+    hint = f"did you mean {', '.join(near)}?" if near else None
+    return PolicyError(f"{field}: no such {what}: {word}", field=field, value=word, hint=hint)
+
+
+def _refuse_both(spec: Spec) -> None:
+    for word in spec.allow:
+        if word in spec.deny:
+            raise PolicyError(
+                f"seccomp: {word} is both allowed and denied", field="seccomp", value=word
+            )
+
+
+def _require(rules: Rules) -> None:
+    for name in NEEDED:
+        if not rules.call(name).allowed:
+            hint = f"allow {name}: nothing can be started without it"
+            message = f"seccomp: {rules.source} refuses {name}, which starts the command"
+            raise PolicyError(message, field="seccomp", value=name, hint=hint)
