@@ -7,6 +7,7 @@ import os
 
 from . import steps as s
 from .errors import HostError
+from .host import version
 from .mounts import MountKind
 from .paths import is_below
 
@@ -337,8 +338,10 @@ def _shows(mount: Mount, place: str) -> bool:
 
 def host_error_for(step: Step, error: int, host: Host) -> HostError | None:
     """What the host as such cannot give, whatever the policy says of it; None if that is not it."""
-    # With a layer that is kept, EPERM may come from the directory that keeps it.
-    unsure = (errno.EPERM,) if isinstance(step, s.Overlay) and step[2] != step.NONE else ()
+    # With a layer that is kept, EPERM may come from the directory that keeps it; but before 5.11 it
+    # cannot come to that.
+    kept = isinstance(step, s.Overlay) and step[2] != step.NONE and version(host.kernel) >= (5, 11)
+    unsure = (errno.EPERM,) if kept else ()
     refused = (errno.EPERM, errno.ENODEV, errno.ENOSYS)
     if not isinstance(step, s.Overlay) or error not in refused or error in unsure:
         return None

@@ -191,6 +191,17 @@ class _Asking:
         raise HostError(f"the launcher cannot work on this host: {why}", hint=hint)
 
 
+def version(kernel: str) -> tuple[int, ...]:
+    """The numbers at the beginning of a release such as 6.1.0-18-amd64, for what cannot be tried."""
+    numbers: list[int] = []
+    for part in kernel.split("-", 1)[0].split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
 def _has_initial_ids() -> bool:
     try:
         with open("/proc/self/uid_map", encoding="ascii") as table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import steps as s
 from .homes import SHARED_PLACES
+from .host import version
 from .identity import NOBODY
 from .mounts import MountKind
 from .paths import is_below
@@ -123,7 +124,7 @@ def make_view(policy: Policy, host: Host, command: Command, ids: Ids) -> View:
 
 def _warn_of_old_layers(places: Places, host: Host) -> list[str]:
     """Before 6.6 a tmpfs has no user.* attributes, which say that a directory hides the lower one."""
-    if _version(host.kernel) >= (6, 6):
+    if version(host.kernel) >= (6, 6):
         return []
     return [
         f"overlay at {s.show(path)}: before Linux 6.6, with a layer in memory, a directory of the host "
@@ -147,12 +148,7 @@ def _mapping(policy: Policy, host: Host, ids: Ids) -> Mapping | None:
         return None
     # That cannot be tried beforehand. An overlay over a mapped layer is EINVAL before 5.19; over one
     # that is not mapped, what is root's cannot be changed.
-    return Mapping(ids.outside, _version(host.kernel) >= (5, 19))
-
-
-def _version(kernel: str) -> tuple[int, ...]:
-    parts = kernel.split("-", maxsplit=1)[0].split(".")
-    return tuple(int(part) for part in parts[:2] if part.isdigit())
+    return Mapping(ids.outside, version(host.kernel) >= (5, 19))
 
 
 def _linked(path: str, target: str | None, top: str = "", how: int = 0) -> Source | s.Step:

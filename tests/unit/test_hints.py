@@ -13,6 +13,7 @@ from capsule import elf
 from capsule import steps as s
 from capsule.command import Command
 from capsule.hints import HINTS, exit_code_for, hint_for, host_error_for
+from capsule.host import version
 from capsule.mounts import Mount
 from capsule.survey import Found, Survey
 from tests.unit.examples import COMMAND, HOST, ROOT_HOST
@@ -185,6 +186,29 @@ def test_a_host_without_overlays(error: int) -> None:
     assert "--rw" in str(refused.hint)
     assert host_error_for(EXAMPLES[s.Overlay], errno.ENOENT, HOST) is None
     assert host_error_for(EXAMPLES[s.Tree], error, HOST) is None
+
+
+def test_an_old_kernel_makes_no_overlay_that_is_kept_either() -> None:
+    """Before 5.11 EPERM cannot come from the directory that keeps the layer; later it can."""
+    kept = s.Overlay("/w", 0, 1, 0, 0, 6)
+    assert host_error_for(kept, errno.EPERM, HOST) is None
+    old = host_error_for(kept, errno.EPERM, HOST.replace(kernel="5.10.0-32-amd64"))
+    assert old is not None
+    assert "Linux 5.10.0-32-amd64" in old.message
+
+
+@pytest.mark.parametrize(
+    ("release", "numbers"),
+    [
+        ("5.10.0-32-amd64", (5, 10, 0)),
+        ("6.1", (6, 1)),
+        ("6.6.87.2-x", (6, 6, 87, 2)),
+        ("7.0rc1", (7, 0)),
+    ],
+)
+def test_the_version_of_a_release(release: str, numbers: tuple[int, ...]) -> None:
+    """Numbers up to what is none."""
+    assert version(release) == numbers
 
 
 def test_an_unknown_errno_has_no_hint() -> None:
