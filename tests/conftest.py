@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Generator, Iterator
@@ -20,8 +21,15 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def pytest_configure() -> None:
-    """Become the parent of every orphan below: so none escapes the census."""
+    """Become the parent of every orphan below: so none escapes the census.
+
+    And take back what nohup(1), or a shell that started this in the background, has had ignored:
+    that is inherited, and tests are about signals.
+    """
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # --- leftovers ------------------------------------------------------------------------------
