@@ -1,4 +1,4 @@
-"""The policy for system calls, and its way into the kernel's filter machine.
+"""The policy for system calls, and its way into the kernel's filter machine. No run uses it yet.
 
 General layout, from top to bottom; nothing imports upward. A run whose filter is in the cache imports
 the cache and the specification alone:

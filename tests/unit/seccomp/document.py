@@ -13,6 +13,10 @@ HEAD = """\
 
 <!-- Made from src/capsule/seccomp/table.py by `pytest tests/unit/seccomp --update-golden`. -->
 
+**Not in force yet.** This version has the table and its compiler (`capsule.seccomp`), but `capsule run`
+and `capsule.run` install no filter, and the options named here do not exist: see
+[security](security.md#known-gaps). What follows is what the filter will do.
+
 What runs in a capsule may make the system calls of a list; the kernel refuses all others. The list
 knows every call of Linux {version} on x86_64 and aarch64: {known} calls, of which the default allows
 {allowed} as they are and {checked} with a look at their arguments.
