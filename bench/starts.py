@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TRUE = ["/bin/true"]
 LARGE = 2 << 30
 ROOT = Path(__file__).parent.parent
-PACKAGED_COMMAND = ROOT / "packaging" / "capsule"
+PACKAGED_COMMAND = ROOT / "packaging" / "capsule-python"
 
 
 class Options(Protocol):

@@ -69,10 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nothing runs any more: end as any program does.
         _die_of(interrupt.number)
     except BrokenPipeError:
-        _forget_output()
+        report.forget_output()
         return 128 + signals.SIGPIPE
     except OSError as error:
-        _forget_output()
+        report.forget_output()
         report.say(f"cannot write the output: {error.strerror}")
         return CapsuleError.exit_code
 
@@ -97,13 +97,6 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115
         # A name that the locale has no letters for is shown all the same.
         getattr(sys, name).reconfigure(errors="backslashreplace")
-
-
-def _forget_output() -> None:
-    """The reader has gone, or the disk is full: what is still buffered must not be tried again."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)
 
 
 def _main(words: list[str]) -> int:

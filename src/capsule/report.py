@@ -28,6 +28,13 @@ def say(text: str) -> None:
         pass  # there is nowhere left to say it
 
 
+def forget_output() -> None:
+    """The reader has gone, or the disk is full: what is still buffered must not be tried again."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
 def print_plan(plan: Plan) -> None:
     """Every step, on standard error."""
     try:
@@ -106,6 +113,8 @@ class Report:
             self._file.flush()
         except OSError as error:
             say(f"cannot write the result to {self.name}: {error.strerror}")
+            if self.name == "-":
+                forget_output()
             return False
         return True
 

@@ -91,7 +91,7 @@ def test_a08_no_name_is_made_on_the_host() -> None:
         command = [
             PYTHON,
             "-B",
-            CAPSULE,
+            f"{CAPSULE}-python",
             "run",
             *options,
             "--",
@@ -128,7 +128,8 @@ def _privileged(path: Path) -> bool:
 
 def test_a09_nothing_has_privilege() -> None:
     """No file of the package or the command is set-id or has capabilities; else it would be seen."""
-    assert [path for path in [*PACKAGE.rglob("*"), Path(CAPSULE)] if _privileged(path)] == []
+    commands = [Path(CAPSULE), Path(f"{CAPSULE}-python")]
+    assert [path for path in [*PACKAGE.rglob("*"), *commands] if _privileged(path)] == []
     with shared_directory() as top:
         (top / "file").touch()
         (top / "file").chmod(0o4755)

@@ -1,0 +1,138 @@
+"""The command before the capsule: no variable of Python's makes it run what the program brings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import HANG, PYTHON, shared_directory
+
+ROOT = Path(__file__).parents[2]
+VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
+BASE = os.path.realpath(PYTHON)
+VERBS = {
+    "run": ["run", "--", "echo", "worked"],
+    "plan": ["plan", "--", "true"],
+    "doctor": ["doctor"],
+    "policy": ["policy", "list"],
+}
+INSTALLS = ("venv", "user", "link")
+
+# What is imported leaves a mark beside itself, even so early that there is no open() yet.
+_HOSTILE = 'import posix; posix.open(__file__ + ".ran", posix.O_CREAT)\n'
+
+
+def _hostile(top: Path, *names: str) -> None:
+    for name in names:
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_text(_HOSTILE)
+
+
+def _ran(top: Path) -> list[str]:
+    found = sorted(str(path.relative_to(top)) for path in top.rglob("*.ran"))
+    for name in found:
+        (top / name).unlink()
+    return found
+
+
+@pytest.fixture
+def top() -> Iterator[Path]:
+    """A working directory with what each of the variables would have imported."""
+    with shared_directory() as path:
+        _hostile(path, "sitecustomize.py", "category.py")
+        _hostile(path, f"home/lib/{VERSION}/os.py", f"home/lib/{VERSION}/encodings/__init__.py")
+        _hostile(path, f"platlib/{VERSION}/os.py", f"platlib/{VERSION}/encodings/__init__.py")
+        _hostile(path, f"lib/{VERSION}/site-packages/usercustomize.py")
+        yield path
+
+
+def _variables(top: Path) -> dict[str, dict[str, str]]:
+    return {
+        "a relative entry": {"PYTHONPATH": "."},
+        "an empty entry": {"PYTHONPATH": ":/nowhere"},
+        "home": {"PYTHONHOME": "home"},
+        "platlibdir": {"PYTHONPLATLIBDIR": os.path.relpath(top / "platlib", sys.base_prefix)},
+        "user base": {"PYTHONUSERBASE": "."},
+        "a category of warnings": {"PYTHONPATH": ".", "PYTHONWARNINGS": "error::category.X"},
+    }
+
+
+VARIABLES = tuple(_variables(Path("/")))
+
+
+@pytest.fixture(scope="module")
+def installed() -> Iterator[dict[str, tuple[str, dict[str, str]]]]:
+    """The command as different installers leave it, and the environment that goes with it."""
+    with shared_directory() as place:
+        # pip as the checks have it; the build needs no registry.
+        pip = [PYTHON, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        wheels = place / "wheels"
+        build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(wheels), str(ROOT)]
+        _do([*pip, *build])
+        (wheel,) = map(str, wheels.iterdir())
+        # With a space in its name, as a directory of a user's may have.
+        venv, home = place / "a venv", place / "home"
+        _do([BASE, "-m", "venv", "--without-pip", str(venv)])
+        install = ["install", "--no-index", "--no-deps", wheel]
+        _do([*pip, "--python", str(venv / "bin/python"), *install])
+        home.mkdir()
+        user = {"HOME": str(home), "PIP_BREAK_SYSTEM_PACKAGES": "1"}
+        _do([*pip, "--python", BASE, *install, "--user"], user)
+        links = place / "links"
+        links.mkdir()
+        (links / "first").symlink_to("second")
+        (links / "second").symlink_to(venv / "bin/capsule")
+        yield {
+            "venv": (str(venv / "bin/capsule"), {}),
+            "user": (str(home / ".local/bin/capsule"), user),
+            "link": (str(links / "first"), {}),
+        }
+
+
+def _do(command: list[str], more: dict[str, str] | None = None) -> None:
+    unwanted = ("PYTHON", "PIP_")
+    usual = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+    done = subprocess.run(command, env={**usual, **(more or {})}, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_control_an_interpreter_obeys_it(top: Path, variable: str) -> None:
+    """The control: each of the variables has a bare interpreter import what lies there."""
+    env = {"PATH": os.environ["PATH"], **_variables(top)[variable]}
+    subprocess.run([BASE, "-c", ""], env=env, cwd=top, capture_output=True, timeout=HANG)
+    assert _ran(top)
+
+
+@pytest.mark.parametrize("install", INSTALLS)
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_no_file_of_the_working_directory_runs(
+    top: Path, installed: dict[str, tuple[str, dict[str, str]]], install: str, variable: str
+) -> None:
+    """Nothing of it is imported, by no verb, and the command does what it is there for."""
+    command, more = installed[install]
+    env = {"PATH": os.environ["PATH"], **more, **_variables(top)[variable]}
+    for verb, words in VERBS.items():
+        done = subprocess.run(
+            [command, *words], env=env, cwd=top, capture_output=True, text=True, timeout=HANG
+        )
+        assert _ran(top) == [], verb
+        assert (done.returncode, done.stderr) == (0, ""), (verb, done)
+        assert done.stdout.startswith({"run": "worked"}.get(verb, "")), (verb, done.stdout)
+        assert done.stdout
+
+
+def test_an_interpreter_that_is_gone_is_named(tmp_path: Path) -> None:
+    """A command whose Python was removed says so, and ends with 125."""
+    for name in ("capsule", "capsule-python"):
+        text = (ROOT / "packaging" / name).read_text()
+        (tmp_path / name).write_text(text.replace("#!python", "#!/nowhere/bin/python", 1))
+    (tmp_path / "capsule").chmod(0o755)
+    done = subprocess.run([tmp_path / "capsule", "run", "true"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (125, "")
+    assert done.stderr.startswith("capsule: cannot start: /nowhere/bin/python,")
