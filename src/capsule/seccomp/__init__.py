@@ -1,10 +1,11 @@
-"""The policy for system calls, and its way into the kernel's filter machine. No run uses it yet.
+"""The policy for system calls, and its way into the kernel's filter machine.
 
-General layout, from top to bottom; nothing imports upward. A run whose filter is in the cache imports
-the cache and the specification alone:
+General layout, from top to bottom; nothing imports upward. A run with a built-in profile imports
+the filters and the specification alone:
 
-    cache               specification -> compiled filter, kept
-    compile, library    rules -> programs, through libseccomp
+    filters             specification -> the program that a run carries
+    denials             what was refused, in words
+    emit                rules -> program
     resolve             specification -> rules
     oci, compare        files of Docker's format as rules
     table, groups       the policy itself; groups of calls
@@ -13,7 +14,7 @@ the cache and the specification alone:
     spec                what is asked for
 """
 
-from .cache import Compiled, load, rules
-from .spec import Spec
+from .filters import Filter, load
+from .spec import Seccomp
 
-__all__ = ["Compiled", "Spec", "load", "rules"]
+__all__ = ["Filter", "Seccomp", "load"]

@@ -17,7 +17,7 @@ from .rules import ALLOW, ERRNO, KILL, LOG, TRAP, Call, Case, Rules, errno_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
 _ACTIONS = {
@@ -98,17 +98,19 @@ def parse(document: bytes, path: str, arch: str) -> Rules:
     _check_head(reader, top)
     default = _action(reader, top, "defaultAction", "defaultErrnoRet", "defaultErrno", "")
     found: dict[str, list[Case]] = {name: [] for name in numbers.every_name()}
-    significant: dict[str, int] = {}
     for key, item in reader.items(top, "syscalls", ""):
-        _read_rule(reader, reader.mapping(item, key, _RULE), key, default, found, significant)
-    last = Case(default, (), _is_told(default))
+        _read_rule(reader, reader.mapping(item, key, _RULE), key, default, found)
     calls = [
-        Call(
-            name, (*cases, last), f"refused by {path}", significant.get(name), f"--allow-syscall {name}"
-        )
+        Call(name, (*cases, _last(default, cases)), f"refused by {path}", f"--allow-syscall {name}")
         for name, cases in sorted(found.items())
     ]
     return Rules(path, tuple(map(_tidy, calls)))
+
+
+def _last(default: int, cases: Sequence[Case]) -> Case:
+    """What holds where no rule fits; what they looked at tells such refusals from each other."""
+    looked_at = (case.argument for case in cases if case.argument is not None)
+    return Case(default, (), _is_told(default), next(looked_at, None))
 
 
 def _tidy(call: Call) -> Call:
@@ -165,7 +167,6 @@ def _read_rule(
     key: str,
     default: int,
     found: dict[str, list[Case]],
-    significant: dict[str, int],
 ) -> None:
     """Add the cases of one rule to those of its calls."""
     action = _action(reader, rule, "action", "errnoRet", "errno", key)
@@ -175,10 +176,9 @@ def _read_rule(
         return
     for name in names:
         if name in found:
+            first = arguments[0][0] if arguments else None
             cases = compare.cases(name, arguments)
-            found[name] += [Case(action, tests, _is_told(action)) for tests in cases]
-            if arguments:
-                significant.setdefault(name, arguments[0][0])
+            found[name] += [Case(action, tests, _is_told(action), first) for tests in cases]
         elif name not in numbers.foreign_names() and default in (ALLOW, LOG) and action != default:
             # Elsewhere it stays refused, whatever it is.
             raise reader.error(key, f"unknown system call {name}")

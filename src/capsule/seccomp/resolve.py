@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from .rules import Test
-    from .spec import Spec
+    from .spec import Seccomp
+
+    Ids = tuple[int, int]
 
 _WORD_MASK = 0xFFFFFFFF
 
@@ -22,21 +24,32 @@ _WORD_MASK = 0xFFFFFFFF
 NEEDED = ("execve", "exit_group", "write")
 
 
-def resolve(spec: Spec, arch: str, document: bytes | None = None) -> Rules:
+def resolve(
+    spec: Seccomp,
+    arch: str,
+    document: bytes | None = None,
+    *,
+    ids: Ids | None = (0, 0),
+    pretend_chown: bool = False,
+) -> Rules:
     """The rules that a specification means on an architecture.
 
     Args:
         spec: what is asked for.
         arch: the architecture, as uname(2) calls it.
         document: the content of the file that `spec.profile` names, if it names one.
+        ids: the command's uid and gid if they are the only ones that there are, else None.
+        pretend_chown: the chown family answers 0 and does nothing.
 
     Raises:
         PolicyError: a name is unknown, or what is asked for cannot be meant.
     """
-    rules = _base(spec, arch, document)
+    rules = _base(spec, arch, document, ids)
     _refuse_both(spec)
+    if pretend_chown:
+        rules = changed(rules, _pretended, table.PRETENDED.split())
     # The name of a call says more than that of a group.
-    rules = _allow_groups(rules, filter(_is_group, spec.allow))
+    rules = _allow_groups(rules, filter(_is_group, spec.allow), ids)
     rules = _deny(rules, _expanded(filter(_is_group, spec.deny), "deny_syscall"))
     rules = _lift(rules, (word for word in spec.allow if not _is_group(word)))
     rules = _deny(rules, _expanded((w for w in spec.deny if not _is_group(w)), "deny_syscall"))
@@ -44,7 +57,7 @@ def resolve(spec: Spec, arch: str, document: bytes | None = None) -> Rules:
     return rules
 
 
-def profile(name: str) -> Rules:
+def profile(name: str, ids: Ids | None = (0, 0)) -> Rules:
     """A built-in profile, as it is.
 
     Raises:
@@ -54,49 +67,66 @@ def profile(name: str) -> Rules:
         known = ", ".join(table.PROFILES)
         hint = f"there are {known}; or name a file (with a slash in it, or ending in .json), or groups"
         raise PolicyError(f"seccomp: no such profile: {name}", field="seccomp", value=name, hint=hint)
-    calls = {call.name: call for call in default_calls()}
-    for names, rule, significant, remedy, reason in table.CHANGED.get(name, ()):
+    calls = {call.name: call for call in default_calls(ids)}
+    for names, rule, deciding, remedy, reason in table.CHANGED.get(name, ()):
         for call in names.split():
-            calls[call] = _call(call, rule, significant, remedy, reason)
+            calls[call] = _call(call, rule, deciding, remedy, reason, ids)
     return Rules(name, tuple(calls[call] for call in sorted(calls)))
 
 
-def default_calls() -> tuple[Call, ...]:
+def default_calls(ids: Ids | None = (0, 0)) -> tuple[Call, ...]:
     """The table, row by row, sorted by name."""
+    deciding = dict(zip(*[iter(table.DECIDING.split())] * 2, strict=True))
     calls = [Call(name, (Case(ALLOW),), why) for why, names in table.ALLOWED for name in names.split()]
     for number, report, remedy, reason, names in table.REFUSED:
-        case = Case(_refusal(number), (), report)
-        calls += [Call(n, (case,), reason, None, _remedy(n, remedy)) for n in names.split()]
-    for name, rule, significant, remedy, reason in table.CHECKED:
-        calls.append(_call(name, rule, significant, remedy, reason))
+        for name in names.split():
+            argument = int(deciding[name]) if name in deciding else None
+            case = Case(_refusal(number), (), report, argument)
+            calls.append(Call(name, (case,), reason, _remedy(name, remedy)))
+    for name, rule, argument, remedy, reason in table.CHECKED:
+        calls.append(_call(name, rule, argument, remedy, reason, ids))
     return tuple(sorted(calls, key=lambda call: call.name))
 
 
-def _call(name: str, rule: str, significant: int | None, remedy: str, reason: str) -> Call:
-    call = Call(name, parse_rule(rule), reason, significant)
+def _call(
+    name: str, rule: str, deciding: int | None, remedy: str, reason: str, ids: Ids | None
+) -> Call:
+    if ids is None and "UID" in rule:
+        return Call(name, (Case(ALLOW),), "any of the mapped ids")
+    uid, gid = ids or (0, 0)
+    call = Call(
+        name, parse_rule(rule.replace("UID", str(uid)).replace("GID", str(gid)), deciding), reason
+    )
     return call if call.allowed else call.replace(remedy=_remedy(name, remedy))
 
 
-def _remedy(name: str, profile_: str) -> str:
+def _remedy(name: str, by: str) -> str:
+    """The options that allow a call: its own, and a profile; or an option that stands for it."""
+    if by.startswith("--"):
+        return by
     option = f"--allow-syscall {name}"
-    return f"{option} or --seccomp {profile_}" if profile_ else option
+    return f"{option} or --seccomp {by}" if by else option
+
+
+def _pretended(call: Call) -> Call:
+    return Call(call.name, (Case(ERRNO),), "answers 0 and does nothing, as was asked for")
 
 
 # --- the text of a rule ---------------------------------------------------------------------
 
 
-def parse_rule(text: str) -> tuple[Case, ...]:
-    """The cases that a rule of the table means."""
-    return tuple(_case(words.split()) for words in text.split(";"))
+def parse_rule(text: str, deciding: int | None = None) -> tuple[Case, ...]:
+    """The cases that a rule of the table means; argument `deciding` tells refusals apart."""
+    return tuple(_case(words.split(), deciding) for words in text.split(";"))
 
 
-def _case(words: Sequence[str]) -> Case:
+def _case(words: Sequence[str], deciding: int | None) -> Case:
     quiet = words[0] == "quiet"
-    action = words[quiet]
+    action, _, argument = words[quiet].partition("@")
     tests = tuple(map(_test, words[1 + quiet :]))
     if action == "allow":
         return Case(ALLOW, tests)
-    return Case(_refusal(action), tests, not quiet)
+    return Case(_refusal(action), tests, not quiet, int(argument) if argument else deciding)
 
 
 def _test(text: str) -> Test:
@@ -115,20 +145,20 @@ def _refusal(name: str) -> int:
 # --- what is allowed and denied beside ------------------------------------------------------
 
 
-def _base(spec: Spec, arch: str, document: bytes | None) -> Rules:
+def _base(spec: Seccomp, arch: str, document: bytes | None, ids: Ids | None) -> Rules:
     if document is not None:
         from . import oci
 
         return oci.parse(document, spec.profile, arch)
     first = spec.profile.split()[:1]
     if first and (first[0].startswith(("@", "~")) or len(spec.profile.split()) > 1):
-        return _from_groups(spec.profile.split())
-    return profile(spec.profile)
+        return _from_groups(spec.profile.split(), ids)
+    return profile(spec.profile, ids)
 
 
-def _from_groups(words: Sequence[str]) -> Rules:
+def _from_groups(words: Sequence[str], ids: Ids | None) -> Rules:
     """A list as systemd's: the first word says whether it begins with nothing or with the default."""
-    rules = profile("default")
+    rules = profile("default", ids)
     if not words[0].startswith("~"):
         # As there, what every program needs is in it.
         listed = _expanded(["@default", *(w for w in words if w[0] != "~")], "seccomp")
@@ -137,13 +167,16 @@ def _from_groups(words: Sequence[str]) -> Rules:
         if word.startswith("~"):
             rules = _deny(rules, _names(word[1:], "seccomp"))
         else:
-            rules = _allow_groups(rules, [word]) if _is_group(word) else _lift(rules, [word])
+            rules = _allow_groups(rules, [word], ids) if _is_group(word) else _lift(rules, [word])
     return rules.replace(source=" ".join(words))
 
 
-def _allow_groups(rules: Rules, words: Iterable[str]) -> Rules:
+def _allow_groups(rules: Rules, words: Iterable[str], ids: Ids | None) -> Rules:
     """Allow the calls of these groups, as far as the table's rule for each goes."""
-    as_ever = {call.name: call for call in default_calls()}
+    listed = _expanded(words, "allow_syscall")
+    if not listed:
+        return rules
+    as_ever = {call.name: call for call in default_calls(ids)}
     checked = {name for names, *_ in table.CHECKED for name in names.split()}
 
     def allow(call: Call) -> Call:
@@ -151,7 +184,7 @@ def _allow_groups(rules: Rules, words: Iterable[str]) -> Rules:
             return _plain(call)
         return as_ever[call.name] if _refused(call) else call
 
-    return changed(rules, allow, _expanded(words, "allow_syscall"))
+    return changed(rules, allow, listed)
 
 
 def _lift(rules: Rules, names: Iterable[str]) -> Rules:
@@ -166,17 +199,19 @@ def _deny(rules: Rules, names: Iterable[str]) -> Rules:
     """Refuse what is not refused yet; what is keeps its errno, which programs may rely on."""
 
     def refuse(call: Call) -> Call:
-        return call if _refused(call) else _denied(call.name, "denied by request", "no --deny-syscall")
+        if _refused(call):
+            return call
+        return _denied(call.name, "denied by request", "leaving out --deny-syscall")
 
     return changed(rules, refuse, names)
 
 
 def _denied(name: str, reason: str, remedy: str) -> Call:
-    return Call(name, (Case(ERRNO | errno.EPERM, (), True),), reason, None, f"{remedy} {name}")
+    return Call(name, (Case(ERRNO | errno.EPERM, (), True),), reason, f"{remedy} {name}")
 
 
 def _refused(call: Call) -> bool:
-    return all(case.action not in (ALLOW, LOG) for case in call.cases)
+    return all(case.action not in (ALLOW, LOG, ERRNO) for case in call.cases)
 
 
 def _only(rules: Rules, listed: frozenset[str]) -> Rules:
@@ -215,7 +250,7 @@ def _unknown(word: str, field: str) -> PolicyError:
     return PolicyError(f"{field}: no such {what}: {word}", field=field, value=word, hint=hint)
 
 
-def _refuse_both(spec: Spec) -> None:
+def _refuse_both(spec: Seccomp) -> None:
     for word in spec.allow:
         if word in spec.deny:
             raise PolicyError(

@@ -1,12 +1,10 @@
 """What a filter is to do: pure values, and the one place that says what they mean.
 
-A rule is a list of cases; the first whose tests all hold decides. A filter of the kernel knows no
-order, so `disjoint` turns the list into cases of which exactly one fits, whatever the arguments are.
+A rule is a list of cases; the first whose tests all hold decides.
 """
 
 from __future__ import annotations
 
-from capsule.errors import PolicyError
 from capsule.values import Value
 
 TYPE_CHECKING = False
@@ -16,9 +14,8 @@ if TYPE_CHECKING:
     # (argument, mask, value): (argument & mask) == value
     Test = tuple[int, int, int]
     Tests = tuple[Test, ...]
-    Leaf = tuple[Tests, int]
 
-# Actions are what a filter returns, and what libseccomp calls them: <linux/seccomp.h>.
+# Actions are what a filter returns: <linux/seccomp.h>.
 ALLOW = 0x7FFF0000
 LOG = 0x7FFC0000
 NOTIFY = 0x7FC00000
@@ -28,9 +25,6 @@ KILL = 0x80000000
 _KIND = 0xFFFF0000
 
 ARGUMENTS = 6
-# More of one call are not a rule that anyone wrote by hand, and do not fit into a filter.
-_MOST_LEAVES = 1024
-_TOO_MANY = "its rules for arguments are too many for a filter"
 
 
 def errno_of(action: int) -> int | None:
@@ -45,11 +39,13 @@ class Case(Value):
         action: what happens.
         tests: what must hold of the arguments for it; none, and it always does.
         report: a refusal is worth telling.
+        argument: index of the argument that tells such refusals from each other, or None.
     """
 
     action: int
     tests: Tests = ()
     report: bool = False
+    argument: int | None = None
 
 
 class Call(Value):
@@ -59,20 +55,23 @@ class Call(Value):
         name: of the call.
         cases: the first that fits decides; the last one always does.
         reason: why, a phrase.
-        significant: index of the argument that matters, or None.
         remedy: options that allow what is refused.
     """
 
     name: str
     cases: tuple[Case, ...]
     reason: str = ""
-    significant: int | None = None
     remedy: str = ""
 
     @property
     def allowed(self) -> bool:
         """Whether nothing of it is refused."""
         return all(case.action in (ALLOW, LOG) for case in self.cases)
+
+    @property
+    def checked(self) -> bool:
+        """Whether its arguments decide."""
+        return not self.allowed and any(case.action in (ALLOW, LOG) for case in self.cases)
 
 
 class Rules(Value):
@@ -94,71 +93,6 @@ class Rules(Value):
 def decide(call: Call, arguments: Sequence[int]) -> Case:
     """The case that fits these arguments, by the letter of the rule."""
     return next(c for c in call.cases if all(arguments[n] & mask == v for n, mask, v in c.tests))
-
-
-# --- disjoint cases -------------------------------------------------------------------------
-
-
-def disjoint(cases: Iterable[Leaf]) -> tuple[Leaf, ...]:
-    """The same decisions as cases of which exactly one fits, each testing an argument at most once.
-
-    Raises:
-        PolicyError: they are too many.
-    """
-    return tuple(_split(_reachable(list(cases))))
-
-
-def _reachable(cases: list[Leaf]) -> list[Leaf]:
-    """Without what comes after a case that always fits."""
-    for at, (tests, _) in enumerate(cases):
-        if not tests:
-            return cases[: at + 1]
-    return cases
-
-
-def _split(cases: list[Leaf]) -> list[Leaf]:
-    """Decide by one bit of the first argument that is tested at all, then by the others."""
-    tests, action = cases[0]
-    if not tests:
-        return [((), action)]
-    if all(other == action for _, other in cases[1:]):
-        return [((), action)]
-    argument = min(t[0] for ts, _ in cases for t in ts)
-    bit = _highest_bit(m for ts, _ in cases for n, m, _ in ts if n == argument)
-    zero = _split(_assume(cases, argument, bit, 0))
-    one = _split(_assume(cases, argument, bit, bit))
-    if zero == one:
-        return zero
-    leaves = [_with_bit(leaf, argument, bit, 0) for leaf in zero]
-    leaves += [_with_bit(leaf, argument, bit, bit) for leaf in one]
-    if len(leaves) > _MOST_LEAVES:
-        raise PolicyError(f"seccomp: {_TOO_MANY}", field="seccomp")
-    return leaves
-
-
-def _highest_bit(masks: Iterable[int]) -> int:
-    return 1 << max(mask.bit_length() for mask in masks) - 1
-
-
-def _assume(cases: list[Leaf], argument: int, bit: int, value: int) -> list[Leaf]:
-    """The cases that can still fit when the bit of the argument has this value."""
-    left: list[Leaf] = []
-    for tests, action in cases:
-        if any(n == argument and m & bit and v & bit != value for n, m, v in tests):
-            continue
-        known = ((n, m & ~bit, v & ~bit) if n == argument else (n, m, v) for n, m, v in tests)
-        left.append((tuple(test for test in known if test[1]), action))
-        if not left[-1][0]:
-            break
-    return left
-
-
-def _with_bit(leaf: Leaf, argument: int, bit: int, value: int) -> Leaf:
-    tests, action = leaf
-    if tests and tests[0][0] == argument:
-        _, mask, rest = tests[0]
-        return ((argument, mask | bit, rest | value), *tests[1:]), action
-    return ((argument, bit, value), *tests), action
 
 
 # --- what differs ---------------------------------------------------------------------------

@@ -59,7 +59,7 @@ actions and operators are errors with the file and the key. Actions that ask ano
 def page() -> str:
     """The whole page."""
     calls = resolve.default_calls()
-    checked = [call for call in calls if len(call.cases) > 1]
+    checked = [call for call in calls if call.checked]
     allowed = [call for call in calls if call.allowed]
     head = HEAD.format(
         version=numbers.VERSION, known=len(calls), allowed=len(allowed), checked=len(checked)
@@ -82,8 +82,9 @@ def _checked() -> Iterable[str]:
     yield "The first case that fits decides; `0&0xf` is the lowest four bits of the first argument.\n"
     yield "| call | what is allowed and why | cases |"
     yield "|---|---|---|"
-    for names, _, _, _, reason in table.CHECKED:
-        yield f"| {_code(names)} | {reason} | {_cases(resolve.profile('default').call(names))} |"
+    for names, rule, _, _, reason in table.CHECKED:
+        cases = _cases(resolve.profile("default").call(names), owners="UID" in rule)
+        yield f"| {_code(names)} | {reason} | {cases} |"
     yield ""
 
 
@@ -121,7 +122,9 @@ def _code(names: str) -> str:
     return " ".join(f"`{name}`" for name in names.split())
 
 
-def _cases(call: Call) -> str:
+def _cases(call: Call, *, owners: bool = False) -> str:
+    if owners:
+        return "allowed if owner and group are the command's own ids or -1; EINVAL"
     shown = []
     for case in call.cases:
         number = errno_of(case.action)

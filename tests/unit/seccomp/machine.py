@@ -39,10 +39,22 @@ def words(number: int, arch: int, arguments: Sequence[int] = ()) -> tuple[int, .
 
 def run(code: Sequence[Instruction], data: Sequence[int]) -> int:
     """What the program returns; an instruction that is unknown here is a failure."""
-    at = accumulator = 0
+    return _walk(code, data)[0]
+
+
+def steps(code: Sequence[Instruction], data: Sequence[int]) -> int:
+    """How many instructions that takes, but for those that look at arguments: installing skips them."""
+    return _walk(code, data)[1]
+
+
+def _walk(code: Sequence[Instruction], data: Sequence[int]) -> tuple[int, int]:
+    at = accumulator = taken = 0
+    looked = False
     while True:
         op, jt, jf, k = code[at]
         at += 1
+        looked = looked or (op == LOAD and k >= 16)
+        taken += not looked
         if op == LOAD:
             assert k % 4 == 0
             accumulator = data[k // 4]
@@ -53,7 +65,7 @@ def run(code: Sequence[Instruction], data: Sequence[int]) -> int:
         elif op == JUMP:
             at += k
         elif op == RETURN:
-            return k
+            return k, taken
         else:
             raise AssertionError(f"unknown instruction {op:#x}")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from capsule.seccomp import Spec, cache, numbers
+from capsule.seccomp import Seccomp, filters, numbers
 
 HANG = 20
 LOADER = Path(__file__).with_name("loader.py")
@@ -100,13 +100,14 @@ def attempts(filters: list[Path], probes: tuple[Probe, ...]) -> dict[str, int]:
 
 @pytest.fixture
 def default(tmp_path: Path) -> Path:
-    return written(tmp_path / "filter", Spec())
+    return written(tmp_path / "filter", Seccomp())
 
 
-def written(path: Path, spec: Spec) -> Path:
+def written(path: Path, spec: Seccomp) -> Path:
     """The compiled filter in a file."""
-    made = cache._make(cache.rules(spec), "x86_64", notify=False)
-    path.write_bytes(made.program)
+    made = filters.load(spec, listener=False)
+    assert made is not None
+    path.write_bytes(bytes.fromhex(made.program))
     return path
 
 
@@ -130,7 +131,8 @@ def test_allowed_calls_are_as_outside(default: Path) -> None:
 def test_profiles_differ(tmp_path: Path) -> None:
     """Debug lets ptrace through and strict no socket; what both refuse stays refused."""
     found = {
-        p: attempts([written(tmp_path / p, Spec(p))], REFUSED[-1:]) for p in ("debug", "nest", "strict")
+        p: attempts([written(tmp_path / p, Seccomp(p))], REFUSED[-1:])
+        for p in ("debug", "nest", "strict")
     }
     assert [found[p]["ptrace"] for p in ("debug", "nest", "strict")] == [0, errno.EPERM, errno.EPERM]
     strict = attempts([tmp_path / "strict"], ALLOWED)
@@ -145,21 +147,6 @@ def test_x32_is_killed(default: Path) -> None:
     assert outside.stdout == b"alive\n"
     inside = subprocess.run([sys.executable, LOADER, default, "--", *command], timeout=HANG)
     assert inside.returncode == -signal.SIGSYS
-
-
-def test_the_second_program(tmp_path: Path) -> None:
-    """Both programs together refuse what only the second one says, and what the first one says."""
-    made = cache._make(cache.rules(Spec(deny=("sendmsg",))), "x86_64", notify=False)
-    paths = [tmp_path / "first", tmp_path / "second"]
-    paths[0].write_bytes(made.program)
-    paths[1].write_bytes(made.tail or b"")
-    probes: tuple[Probe, ...] = (
-        ("send", "sendmsg", (BAD_DESCRIPTOR, BAD_POINTER, 0), 0, ()),
-        *REFUSED[:1],
-        *ALLOWED[:1],
-    )
-    assert attempts(paths[:1], probes)["send"] == errno.EBADF
-    assert attempts(paths, probes) == {"send": errno.EPERM, "unshare": errno.EPERM, "getpid": 0}
 
 
 def test_programs_with_threads_and_children(default: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from capsule.seccomp.numbers import numbers
-from capsule.seccomp.rules import ALLOW, KILL, LOG, NOTIFY, TRAP, Rules, decide, errno_of
+from capsule.seccomp.rules import ALLOW, KILL, LOG, NOTIFY, TRAP, Rules, errno_of
 
 from . import samples
 
@@ -46,16 +46,3 @@ def unknown(first: int, last: int, verdict: Callable[[int, tuple[int, ...]], int
     """One line for numbers between those that are known."""
     found = {word(verdict(number, (0,) * 6)) for number in range(first, last + 1)}
     return [f"{first:3}-{last} unknown: {' '.join(sorted(found))}"] if found else []
-
-
-def by_rules(rules: Rules, arch: str) -> Callable[[int, tuple[int, ...]], int]:
-    """The verdicts by the letter of the rules, without a program."""
-    calls = {number: name for name, number in numbers(arch).items()}
-    known = {call.name: call for call in rules.calls}
-
-    def verdict(number: int, arguments: tuple[int, ...]) -> int:
-        if number not in calls:
-            return 0x50000 | errno.ENOSYS
-        return decide(known[calls[number]], arguments or (0,) * 6).action
-
-    return verdict
