@@ -34,25 +34,40 @@ static int take_terminal(void)
 
 _Noreturn void command_main(size_t first_step)
 {
+	sigset_t none;
+
 	if (take_terminal() < 0)
 		fail((int)first_step, errno);
+	/* Not at the end: once the filter is in force, there is nothing left to do but execve(2).
+	 */
+	umask(state.umask);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
 	run_steps(first_step, state.plan->count);
 	_exit(EXIT_SETUP); /* not reached: the last step is exec */
 }
 
-/* Descriptor FROM of ours becomes TO of the command's. The supervisor puts every FROM above every
- * TO. */
+/* Out of the way of TO. The supervisor puts every FROM above every TO, so above FROM none comes. */
+static int move_away(int *fd, int from, int to)
+{
+	int moved;
+
+	if (to != *fd)
+		return 0;
+	moved = fcntl(*fd, F_DUPFD_CLOEXEC, from + 1);
+	if (moved < 0)
+		return -1;
+	*fd = moved;
+	return 0;
+}
+
+/* Descriptor FROM of ours becomes TO of the command's. */
 int step_descriptor(const struct step *step)
 {
 	int from = (int)step->arg[0].number, to = (int)step->arg[1].number;
 
-	if (to == state.error_fd) {
-		state.error_fd = fcntl(state.error_fd, F_DUPFD_CLOEXEC, from + 1);
-		if (state.error_fd < 0) {
-			state.error_fd = to;
-			return -1;
-		}
-	}
+	if (move_away(&state.error_fd, from, to) < 0 || move_away(&state.listener_fd, from, to) < 0)
+		return -1;
 	if (dup2(from, to) < 0)
 		return -1;
 	return from == to ? 0 : close(from);
@@ -138,44 +153,47 @@ int step_no_new_privs(const struct step *step)
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
-/* Take COUNT words of an exec step, where the word at *AT says how many. NULL-terminated. */
-static char **take_words(const struct step *step, size_t *at, size_t count)
-{
-	char **words;
+_Static_assert(sizeof(union arg) == sizeof(char *), "arguments are taken for a list of words");
 
-	if (count > step->count - *at) {
+/*
+ * A list of an exec step, as execve(2) takes it: the words already lie one behind the other. *AT is
+ * its length's place, which becomes the end of the list before it.
+ */
+static char **take_words(const struct step *step, size_t *at)
+{
+	union arg *words = step->arg + *at;
+	size_t count = *at < step->count ? strtoul(words->text, NULL, 10) : 0;
+
+	if (*at >= step->count || count > step->count - *at - 1) {
 		errno = EPROTO;
 		return NULL;
 	}
-	words = calloc(count + 1, sizeof *words);
-	for (size_t i = 0; words != NULL && i < count; i++)
-		words[i] = (char *)step->arg[(*at)++].text;
-	return words;
-}
-
-static size_t take_count(const struct step *step, size_t *at)
-{
-	return *at < step->count ? strtoul(step->arg[(*at)++].text, NULL, 10) : 0;
+	words->text = NULL;
+	*at += count + 1;
+	return (char **)(void *)(words + 1);
 }
 
 /*
- * exec COUNT PATH... COUNT ARGUMENT... VARIABLE...: execute the first PATH that is there, as
+ * exec COUNT PATH... COUNT ARGUMENT... COUNT VARIABLE...: execute the first PATH that is there, as
  * execvp(3) does. Which paths, the supervisor decided; which is there, only the new root can tell.
+ * Nothing but execve(2) is called here: the filter is in force already.
  */
 int step_exec(const struct step *step)
 {
 	size_t at = 0;
-	char **paths = take_words(step, &at, take_count(step, &at));
-	char **arguments = paths == NULL ? NULL : take_words(step, &at, take_count(step, &at));
-	char **environment = arguments == NULL ? NULL : take_words(step, &at, step->count - at);
+	char **paths = take_words(step, &at);
+	char **arguments = paths == NULL ? NULL : take_words(step, &at);
+	char **environment = arguments == NULL ? NULL : take_words(step, &at);
 	int error = ENOENT;
-	sigset_t none;
 
 	if (environment == NULL)
 		return -1;
-	umask(state.umask);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
+	if (at != step->count) {
+		errno = EPROTO;
+		return -1;
+	}
+	/* The last step: what lies behind it is empty. */
+	step->arg[at].text = NULL;
 	for (; *paths != NULL; paths++) {
 		execve(*paths, arguments, environment);
 		if (errno == EACCES)

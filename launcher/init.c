@@ -1,10 +1,10 @@
 /*
  * PID 1 of the capsule.
  *
- * It builds the view, forks the command and then waits for four things at once: its children, the
- * supervisor's word, the supervisor's death and the deadline. When the command ends, everything
- * ends. It was executed from a file of its own and is not dumpable: nothing of the caller is in its
- * memory, and nobody inside may look.
+ * It builds the view, forks the command and then waits for five things at once: its children, the
+ * supervisor's word, the supervisor's death, the deadline and what the filter refuses. When the
+ * command ends, everything ends. It was executed from a file of its own and is not dumpable:
+ * nothing of the caller is in its memory, and nobody inside may look.
  */
 #include "launcher.h"
 
@@ -51,8 +51,8 @@ int step_deadline(const struct step *step)
 	return 0;
 }
 
-/* The supervisor takes gifts when the command runs: until then they must fit into the socket. */
-int send_gift(int fd)
+/* Without waiting: whoever takes it may do so later, so it must fit into the socket. */
+int send_descriptor(int socket, int fd)
 {
 	char byte = 0, room[CMSG_SPACE(sizeof(int))] = {0};
 	struct iovec data = {.iov_base = &byte, .iov_len = 1};
@@ -68,7 +68,13 @@ int send_gift(int fd)
 	header->cmsg_type = SCM_RIGHTS;
 	header->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(header), &fd, sizeof fd);
-	return sendmsg(GIFT_FD, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -1 : 0;
+	return sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -1 : 0;
+}
+
+/* The supervisor takes gifts when the command runs. */
+int send_gift(int fd)
+{
+	return send_descriptor(GIFT_FD, fd);
 }
 
 /*
@@ -171,6 +177,7 @@ static _Noreturn void end(struct watch *watch, enum end_reason reason)
 	record.value[7] = usage.ru_majflt;
 	record.value[8] = usage.ru_nvcsw;
 	record.value[9] = usage.ru_nivcsw;
+	record.value[10] = (int64_t)report_refusals();
 	send_record(&record);
 	_exit(0);
 }
@@ -230,6 +237,7 @@ static _Noreturn void watch_over(struct watch *watch, int signals)
 		{.fd = signals, .events = POLLIN},
 		{.fd = LIFELINE_FD, .events = POLLIN},
 		{.fd = SUPERVISOR_FD, .events = POLLIN},
+		{.fd = -1, .events = POLLIN},
 	};
 
 	for (;;) {
@@ -237,7 +245,9 @@ static _Noreturn void watch_over(struct watch *watch, int signals)
 
 		if (left == 0)
 			end(watch, END_DEADLINE);
-		if (poll(wait, 3, left) < 0 && errno != EINTR)
+		wait[3].fd = filter_descriptor();
+		wait[3].revents = 0;
+		if (poll(wait, 4, left) < 0 && errno != EINTR)
 			_exit(EXIT_SETUP);
 		if (wait[2].revents != 0)
 			_exit(0);
@@ -245,6 +255,8 @@ static _Noreturn void watch_over(struct watch *watch, int signals)
 			hear_supervisor(watch);
 		if (wait[0].revents != 0)
 			hear_signals(watch, signals);
+		if (wait[3].revents != 0)
+			hear_filter(wait[3].revents);
 		if (watch->ended)
 			end(watch, END_COMMAND);
 	}
@@ -254,7 +266,8 @@ static _Noreturn void watch_over(struct watch *watch, int signals)
  * close. */
 static void close_unused(int signals)
 {
-	const int keep[] = {STATUS_FD, LIFELINE_FD, SUPERVISOR_FD, state.slave, signals};
+	const int keep[] = {STATUS_FD,	 LIFELINE_FD, SUPERVISOR_FD,
+			    state.slave, signals,     filter_descriptor()};
 	int highest = 0;
 
 	for (size_t i = 0; i < sizeof keep / sizeof keep[0]; i++)
@@ -290,6 +303,7 @@ _Noreturn void init_main(size_t first_step)
 	size_t first_of_command = plan_phase_end(state.plan, first_step, INIT);
 	const struct record ready = {.kind = RECORD_READY, .value = {1}};
 	struct watch watch = {0};
+	size_t failed = first_of_command;
 	sigset_t all;
 	int signals;
 
@@ -301,6 +315,8 @@ _Noreturn void init_main(size_t first_step)
 	signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (signals < 0)
 		fail((int)first_of_command, errno);
+	if (prepare_filter(&failed) < 0)
+		fail((int)failed, errno);
 	watch.started = now_ns();
 	watch.command = fork();
 	if (watch.command < 0)

@@ -6,6 +6,8 @@
 
 #include "plan.h"
 
+#include <poll.h>
+
 /* State that steps hand to later steps. The launcher is single-threaded and runs one plan. */
 struct state {
 	const struct plan *plan;
@@ -15,7 +17,8 @@ struct state {
 	int slave;	      /* init: the terminal for the command, or -1 */
 	unsigned slave_at;    /* bits 0-2: which of descriptors 0-2 are the terminal */
 	mode_t umask;	      /* the caller's, for the command */
-	int error_fd; /* ERROR_FD, until a named descriptor of the command takes its place */
+	int error_fd;	 /* ERROR_FD, until a named descriptor of the command takes its place */
+	int listener_fd; /* command: where init waits for the filter's listener, or -1 */
 };
 
 extern struct state state;
@@ -26,8 +29,24 @@ _Noreturn void fail(int step, int error);
 /* main.c: perform steps FROM..TO; does not return if one fails. */
 void run_steps(size_t from, size_t to);
 
-/* init.c: send a descriptor to the supervisor. */
+/* init.c: send a descriptor over a socket; to the supervisor. */
+int send_descriptor(int socket, int fd);
 int send_gift(int fd);
+
+/* view.c: turn hexadecimal digits into the bytes that they are, in place. How many, or -1. */
+ssize_t decode_hex(char *text);
+
+/* seccomp.c, before the fork: what the plan's filter needs. The step that failed is in *FAILED. */
+int prepare_filter(size_t *failed);
+
+/* seccomp.c, in the launcher: whether a filter with a listener can be installed. */
+bool can_listen(void);
+
+/* seccomp.c, in init: what to wait for, or -1; what to do then; at the end, one record for each
+ * kind of refusal, and how many belong to none of these. */
+int filter_descriptor(void);
+void hear_filter(short events);
+uint64_t report_refusals(void);
 
 /* namespaces.c: a new user namespace with these maps. For root. */
 int make_user_namespace(const char *uid_map, const char *gid_map);

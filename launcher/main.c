@@ -28,7 +28,7 @@ const struct step_kind step_kinds[] = {
 #undef STEP
 const size_t step_kind_count = sizeof step_kinds / sizeof step_kinds[0];
 
-struct state state = {.go = -1, .slave = -1, .error_fd = ERROR_FD};
+struct state state = {.go = -1, .slave = -1, .error_fd = ERROR_FD, .listener_fd = -1};
 
 _Noreturn void fail(int step, int error)
 {

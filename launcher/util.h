@@ -19,7 +19,7 @@
 enum {
 	PLAN_FD = 3,	   /* the plan: a memfd, read once */
 	ERROR_FD = 4,	   /* one report (step, errno), or end of file when the command runs */
-	STATUS_FD = 5,	   /* records: started, stopped, ended */
+	STATUS_FD = 5,	   /* records: started, stopped, refused, ended */
 	LIFELINE_FD = 6,   /* end of file: the supervisor is gone; a byte: a signal to pass on */
 	SUPERVISOR_FD = 7, /* pidfd of the supervisor, readable when it is gone */
 	GIFT_FD = 8, /* socket over which descriptors leave (only if a step has one to give) */
@@ -35,6 +35,7 @@ enum record_kind {
 	RECORD_READY, /* init has taken its last step */
 	RECORD_STOPPED,
 	RECORD_ENDED,
+	RECORD_REFUSED, /* a kind of refusal by the filter; before the last record */
 };
 
 /* One message on the status pipe; far below PIPE_BUF, so a write is all or nothing. */

@@ -186,8 +186,7 @@ static int digit_value(char digit)
 	return at == NULL ? -1 : (int)(at - digits);
 }
 
-/* Turn hexadecimal digits into the bytes that they are, in place. */
-static ssize_t decode(char *text)
+ssize_t decode_hex(char *text)
 {
 	ssize_t size = 0;
 
@@ -207,7 +206,7 @@ static ssize_t decode(char *text)
 int step_content(const struct step *step)
 {
 	char *data = (char *)step->arg[2].text;
-	ssize_t size = decode(data);
+	ssize_t size = decode_hex(data);
 	cleanup_fd int fd = -1;
 
 	if (size < 0)

@@ -4,6 +4,7 @@ General layout, from top to bottom; nothing imports upward:
 
     cli, doctor         the command line
     policy_verb         what the command line says of policies
+    request             from options to a policy
     options, report     what the command line takes and says
     found               a capsule.toml that was found, not named
     schema, profile     policies as TOML, and a JSON Schema of them
@@ -23,6 +24,7 @@ General layout, from top to bottom; nothing imports upward:
     launch              plan -> running command, or the error that says why not
     hints               what a failed step means, and what to do
     plan                pure: policy x host x command -> steps; the one place that orders them
+    protections         what a plan promises
     view, identity      pure parts of it: what stands where, and who runs
     command             where the program lies
     needs, loader, elf  what a program needs of /usr
@@ -59,12 +61,14 @@ from .mounts import Mount
 from .plan import Plan, Terminal
 from .policy import IdMap, Limits, Network, Policy, System
 from .result import Outcome, Result, Usage
+from .seccomp import Seccomp
 from .supervise import Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from . import profile
     from .layers import Layer, open_layer
+    from .seccomp.denials import Denial
 
 __version__ = "0.1.0"
 
@@ -77,6 +81,7 @@ __all__ = [
     "CapsuleError",
     "Change",
     "CommandFailed",
+    "Denial",
     "Host",
     "HostError",
     "IdMap",
@@ -91,6 +96,7 @@ __all__ = [
     "PolicyError",
     "Process",
     "Result",
+    "Seccomp",
     "SetAside",
     "SetupError",
     "System",
@@ -112,6 +118,10 @@ def __getattr__(name: str) -> object:
         from . import layers
 
         return getattr(layers, name)
+    if name == "Denial":
+        from .seccomp.denials import Denial
+
+        return Denial
     if name == "profile":
         import importlib
 

@@ -176,12 +176,18 @@ def landlock(host: Host, around: Surroundings) -> Check:
 
 def seccomp(host: Host) -> Check:
     """Whether filters can be installed."""
-    name, loses = "seccomp", "no filter of system calls"
+    name, loses = "seccomp", "only --seccomp off works, with every system call allowed"
     if not host.seccomp:
         remedy = "run a kernel with CONFIG_SECCOMP_FILTER, outside of a filter that forbids prctl(2)"
-        return Check(name, State.MISSING, "no filter can be installed", loses, remedy)
+        return Check(name, State.MISSING, "no filter can be installed", loses, remedy, required=True)
     under = "; Capsule itself is under one" if host.outer_seccomp else ""
-    return Check(name, State.OK, f"filters can be installed{under}", loses)
+    if not host.seccomp_listener:
+        found = f"filters can be installed, but none with a listener{under}"
+        remedy = "start Capsule outside of a filter that has one, such as another capsule's"
+        loses = "refusals are not told: Result.denials stays empty; what is refused is the same"
+        return Check(name, State.DEGRADED, found, loses, remedy, required=True)
+    found = f"filters can be installed, and what they refuse is told{under}"
+    return Check(name, State.OK, found, loses, required=True)
 
 
 def overlay(around: Surroundings) -> Check:

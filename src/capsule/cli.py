@@ -10,7 +10,8 @@ import sys
 
 from . import api, report, signals
 from .errors import CapsuleError, PolicyError
-from .options import effective, help_text, parse, place_error
+from .options import help_text, parse
+from .request import effective, place_error
 from .result import Outcome
 
 TYPE_CHECKING = False
@@ -167,13 +168,23 @@ def _run(options: Options) -> int:
     report.tell_closing(result)
     if options.has("--verbose"):
         report.explain(result)
-    elif not options.has("--quiet") and result.outcome not in (Outcome.EXITED, Outcome.SIGNALED):
-        report.say(report.verdict(result))
+    elif not options.has("--quiet"):
+        _tell(result)
     if result.outcome is Outcome.SIGNALED and result.signal in _ends_us:
         _die_of(result.signal or 0)
     if result.outcome is Outcome.SIGNALED and result.signal in _typed:
         _die_of(result.signal or 0, group=True)
     return result.exit_status if written else CapsuleError.exit_code
+
+
+def _tell(result: Result) -> None:
+    """What a run that did not succeed should be known for, beside its exit status."""
+    if result.outcome not in (Outcome.EXITED, Outcome.SIGNALED):
+        report.say(report.verdict(result))
+    elif result.detail:
+        report.say(result.describe())
+    if result.denials and not result.ok:
+        report.say(report.denial(result))
 
 
 # Signals that came to us as well: the shell that sent them wants to see us die of them.

@@ -13,6 +13,7 @@ from .homes import SYSTEM_PLACES, home_inside, known_homes, may_show, real_path
 from .mounts import MountKind
 from .paths import is_below
 from .policy import IdMap, System
+from .seccomp import read_document
 from .survey import Survey
 from .surveyor import survey
 from .values import Value
@@ -54,6 +55,7 @@ class Command(Value):
         needed: (path, link target or None, reason) of the host's programs that it needs, if only those
             are to be shown.
         survey: what lies where the policy's mounts point.
+        filter_rules: content of the file that ``Policy.seccomp`` names, or None.
     """
 
     args: tuple[str, ...]
@@ -67,6 +69,7 @@ class Command(Value):
     root_entries: tuple[tuple[str, str | None], ...] = ()
     needed: tuple[tuple[str, str | None, str], ...] = ()
     survey: Survey = Survey()
+    filter_rules: bytes | None = None
 
 
 def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> Command:
@@ -100,6 +103,7 @@ def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> C
         root_entries=() if policy.root is None else _root_entries(policy.root),
         needed=_needed(policy, found, env.get("PATH", os.defpath)),
         survey=survey(policy, cwd_shown=working_directory, shown=visible, uid=os.geteuid()),
+        filter_rules=read_document(policy.seccomp),
     )
 
 

@@ -123,7 +123,7 @@ class _Examination:
     def __init__(self, host: Host, around: Surroundings) -> None:
         self.host, self.around = host, around
         # As if no call were missing: a plan is wanted for its steps even where it cannot work.
-        self.able = host.replace(mount_api=True, openat2=True)
+        self.able = host.replace(mount_api=True, openat2=True, seccomp=True)
         self.plan = make_plan(POLICY, self.able, resolve(COMMAND, POLICY))
         self.done: dict[str, Check] = {}
 
@@ -134,6 +134,7 @@ class _Examination:
         self.add(self.user_namespaces())
         for trial in KINDS:
             self.add(self.outcome(trial))
+        self.add(checks.seccomp(host))
         self.add(checks.mount_api(host, around))
         self.add(checks.mount_setattr(host, around) or self.outcome(SOURCES))
         self.add(self.proc())
@@ -141,7 +142,6 @@ class _Examination:
         self.add(self.default_policy())
         self.add(self.overlay())
         self.add(checks.landlock(host, around))
-        self.add(checks.seccomp(host))
         self.add(checks.cgroup(look_at_cgroup()))
         self.add(self.subordinate_ids())
         return list(self.done.values())

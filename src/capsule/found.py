@@ -17,6 +17,7 @@ from .profile_text import NO_LIMIT
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .policy import Policy
+    from .seccomp import Seccomp
     from .toml_text import Document, Path
 
 
@@ -56,6 +57,7 @@ def tighten_by(policy: Policy, document: Document) -> Policy:
             protect=(*policy.protect, *found.protect),
             network=found.network if "network" in document.data else policy.network,
             limits=policy.limits.replace(**limits),
+            seccomp=_more_denied(policy.seccomp, found.seccomp),
         )
     except PolicyError as error:
         # Each part is good: together with the others a hide would cover a mount that was asked for.
@@ -79,8 +81,21 @@ def _check(document: Document, key: str, value: object) -> None:
     elif key == "network":
         if value != Network.NONE.value:
             raise _looser(document, (key,))
+    elif key == "seccomp":
+        # A profile cannot be said to be the stricter one of two.
+        for name in value if isinstance(value, dict) else ("profile",):
+            if name != "deny":
+                raise _looser(document, ("seccomp", name) if isinstance(value, dict) else ("seccomp",))
     elif key != "protect":
         raise _looser(document, (key,))
+
+
+def _more_denied(before: Seccomp, found: Seccomp) -> Seccomp:
+    """What it denies is refused even where the caller allows it by name."""
+    if not found.deny:
+        return before
+    allow = tuple(name for name in before.allow if name not in found.deny)
+    return before.replace(allow=allow, deny=(*before.deny, *found.deny))
 
 
 def _stricter(before: float | None, asked: float) -> float:

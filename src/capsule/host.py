@@ -65,6 +65,8 @@ class Host(Value):
         landlock_abi: version of Landlock, 0 for none.
         outer_seccomp: the caller is under a seccomp filter itself.
         seccomp: filters can be installed.
+        seccomp_listener: one with a listener can: the caller is under none that has one (5.0).
+        machine: the architecture, as in uname(2).
         system: (path, link target or None) for each of SYSTEM that is there.
         etc: likewise for ETC, without those in etc_files.
         etc_files: (path, content) of the small files among ETC.
@@ -89,6 +91,8 @@ class Host(Value):
     landlock_abi: int = 0
     outer_seccomp: bool = False
     seccomp: bool = True
+    seccomp_listener: bool = True
+    machine: str = "x86_64"
     system: tuple[tuple[str, str | None], ...] = ()
     etc: tuple[tuple[str, str | None], ...] = ()
     etc_files: tuple[tuple[str, str], ...] = ()
@@ -134,6 +138,7 @@ def _probe(uid: int, gid: int) -> Host:
         etc, etc_files = _etc()
         facts: dict[str, Any] = {
             "kernel": os.uname().release,
+            "machine": os.uname().machine,
             "uid": uid,
             "gid": gid,
             "initial_ids": _has_initial_ids(),
@@ -150,7 +155,7 @@ def _probe(uid: int, gid: int) -> Host:
             "newgidmap": _helper("newgidmap"),
             "resolv_conf": _resolv_conf(),
         }
-        mount_setattr, openat2, mount_api, landlock_abi, outer, filters = kernel.answer()
+        mount_setattr, openat2, mount_api, landlock_abi, outer, filters, listener = kernel.answer()
     return Host(
         mount_api=bool(mount_api),
         openat2=bool(openat2),
@@ -158,6 +163,7 @@ def _probe(uid: int, gid: int) -> Host:
         landlock_abi=landlock_abi,
         outer_seccomp=outer > 0,
         seccomp=bool(filters),
+        seccomp_listener=bool(listener),
         **facts,
     )
 
@@ -182,7 +188,7 @@ class _Asking:
         """The values of its record, in the order of step_features."""
         record = spawn.read_record(self._child.status)
         if record is not None and record[0] == spawn.FEATURES:
-            return record[1:7]
+            return record[1:8]
         report = os.read(self._child.error, spawn.REPORT_SIZE)
         if len(report) != spawn.REPORT_SIZE:
             raise InternalError("the launcher did not say what the kernel offers")

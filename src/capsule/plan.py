@@ -11,6 +11,8 @@ from . import steps as s
 from .errors import HostError, PolicyError
 from .identity import make_ids
 from .policy import IdMap, Network
+from .protections import kept_capabilities, protections
+from .seccomp import load
 from .values import Value
 from .view import CLOSED, Layers, Source, make_view
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from .host import Host
     from .identity import Ids
     from .policy import Policy
+    from .seccomp import Filter
     from .survey import Watch
     from .view import View
 
@@ -31,19 +34,6 @@ ROOT_SIZE, ROOT_INODES = 4 << 20, 4096
 TREES = 1024
 
 RLIMIT_CORE = 4
-
-# capabilities(7), by number
-_CAPABILITIES = {
-    "CHOWN": 0,
-    "DAC_OVERRIDE": 1,
-    "FOWNER": 3,
-    "FSETID": 4,
-    "KILL": 5,
-    "SETGID": 6,
-    "SETUID": 7,
-}
-OVER_IDS_NAMES = tuple(f"CAP_{name}" for name in _CAPABILITIES)
-OVER_IDS = sum(1 << number for number in _CAPABILITIES.values())
 
 
 class Terminal(Value):
@@ -66,6 +56,7 @@ class Plan(Value):
         owner: (uid, gid) on the host of the command, where real root may give it something; or None.
         overlays: (place, lower layer on the host, directory that keeps the upper one or "").
         watched: writable trees to look through at the end.
+        filter: of system calls, or None.
     """
 
     steps: tuple[s.Step, ...]
@@ -76,6 +67,7 @@ class Plan(Value):
     owner: tuple[int, int] | None = None
     overlays: tuple[tuple[str, str, str], ...] = ()
     watched: tuple[Watch, ...] = ()
+    filter: Filter | None = None
 
     @property
     def gifts(self) -> int:
@@ -121,21 +113,39 @@ def make_plan(
     """
     _check_host(host)
     ids = make_ids(policy, host)
+    filter_ = _filter(policy, host, command, ids)
     building, notes = _remembered_building(policy, host, command, ids)
     return Plan(
         steps=(
             *building,
             *_machine(policy, terminal),
-            *_command_steps(policy, command, ids, descriptors),
+            *_command_steps(policy, command, ids, filter_, descriptors),
         ),
         args=command.args,
         namespaces=_namespaces(policy).names(),
-        protections=_protections(policy, ids),
+        protections=protections(policy, ids, filter_),
         notes=notes,
         owner=ids.outside if host.uid == 0 and host.initial_ids else None,
         overlays=_overlays(building, command),
         watched=command.survey.watched,
+        filter=filter_,
     )
+
+
+def _filter(policy: Policy, host: Host, command: Command, ids: Ids) -> Filter | None:
+    """The filter for system calls; which ids exist inside is a part of it."""
+    found = load(
+        policy.seccomp,
+        ids=None if ids.ranged else ids.command,
+        pretend_chown=policy.pretend_chown,
+        listener=host.seccomp_listener,
+        document=command.filter_rules,
+        arch=host.machine,
+    )
+    if found is not None and not host.seccomp:
+        hint = "`capsule doctor` says why; --seccomp off runs without one"
+        raise HostError("the kernel lets no filter of system calls be installed", hint=hint)
+    return found
 
 
 def _overlays(building: Iterable[s.Step], command: Command) -> tuple[tuple[str, str, str], ...]:
@@ -342,49 +352,24 @@ def _machine(policy: Policy, terminal: Terminal | None) -> Iterator[s.Step]:
 
 
 def _command_steps(
-    policy: Policy, command: Command, ids: Ids, descriptors: Sequence[tuple[int, int]]
+    policy: Policy,
+    command: Command,
+    ids: Ids,
+    filter_: Filter | None,
+    descriptors: Sequence[tuple[int, int]],
 ) -> Iterator[s.Step]:
-    """First what can fail, then what cannot be undone. Landlock and seccomp come before exec."""
+    """First what can fail, then what cannot be undone; the filter last, for it may refuse the rest."""
     for ours, theirs in descriptors:
         yield s.Descriptor(ours, theirs)
     yield s.Chdir(command.cwd)
     # Not 0: core(5), only a limit of 1 stops a handler that the host pipes core dumps to as well.
     yield s.Rlimit(RLIMIT_CORE, 1, 1, "core dumps")
-    kept = _kept_capabilities(policy)
+    kept = kept_capabilities(policy)
     yield s.BoundingSet(kept)
     if policy.id_map is IdMap.AUTO:
         yield s.Credentials(*ids.command)
     yield s.Capabilities(kept)
     yield s.NoNewPrivs()
+    if filter_ is not None:
+        yield s.Seccomp(filter_.program, int(filter_.told), filter_.summary)
     yield s.Exec(command.paths, command.args, command.env)
-
-
-def _kept_capabilities(policy: Policy) -> int:
-    """Root over a range of ids is there to use them: chown(2), setuid(2) and the like."""
-    return OVER_IDS if policy.id_map is IdMap.AUTO and policy.uid == 0 else 0
-
-
-def _protections(policy: Policy, ids: Ids) -> dict[str, str]:
-    """What is promised, each with what enforces it."""
-    network = (
-        "network namespace with a loopback interface only"
-        if policy.network is Network.NONE
-        else "none: the host's network is shared"
-    )
-    return {
-        "identity": f"user namespace: uid {ids.command[0]} inside is uid {ids.outside[0]} outside",
-        "processes": "PID namespace; init is not dumpable; all end with the command or the supervisor",
-        "files": "mount namespace; pivot_root to a tmpfs, the host's tree detached; read-only binds",
-        "ipc": "IPC namespace",
-        "hostname": "UTS namespace",
-        "cgroup": "cgroup namespace",
-        "network": network,
-        "capabilities": (
-            f"only those over the mapped ids: {', '.join(OVER_IDS_NAMES)}"
-            if _kept_capabilities(policy)
-            else "all five sets empty, securebits locked"
-        ),
-        "no_new_privs": "set",
-        "session": "session of its own",
-        "descriptors": "only the standard ones and those named by the caller",
-    }

@@ -9,6 +9,7 @@ from .errors import PolicyError
 from .mounts import CONTENT_SIZE, Mount, in_force
 from .paths import absolute, check_path
 from .quantities import parse_size, parse_time, shown
+from .seccomp import Seccomp
 from .values import Value
 
 TYPE_CHECKING = False
@@ -95,6 +96,9 @@ class Policy(Value):
         inherit_env: start from the caller's whole environment instead of the default names.
         cwd: working directory inside, or None for the caller's.
         limits: how much it may use.
+        seccomp: which system calls it may make: a `Seccomp`, or a profile's name.
+        pretend_chown: chown(2) and its family answer success and do nothing, for programs that give
+            files to users that do not exist inside. Kept by the seccomp filter.
 
     Raises:
         PolicyError: a field has a value that cannot be meant; it names the field and the value.
@@ -116,6 +120,8 @@ class Policy(Value):
     inherit_env: bool = False
     cwd: str | None = None
     limits: Limits = Limits()
+    seccomp: Seccomp = Seccomp()
+    pretend_chown: bool = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         for name in kwargs:
@@ -139,13 +145,14 @@ class Policy(Value):
         if self.env is not None:
             self._set("env", _variables(self.env, "env", allow_none=False))
         self._set("extra_env", _variables(self.extra_env, "extra_env", allow_none=True))
-        for field in ("inherit_env", "show_cwd"):
+        for field in ("inherit_env", "show_cwd", "pretend_chown"):
             if not isinstance(self.__dict__[field], bool):
                 raise _wrong(field, self.__dict__[field], "a bool", "write true or false (True, False)")
         if self.cwd is not None:
             self._set("cwd", check_path(self.cwd, "cwd"))
         if not isinstance(self.limits, Limits):
             raise _wrong("limits", self.limits, "Limits", "write Limits(timeout=..., output=...)")
+        self._set("seccomp", _seccomp(self.seccomp))
 
 
 def _wrong(field: str, value: object, wanted: str, hint: str) -> PolicyError:
@@ -189,6 +196,15 @@ def _choice(kind: type[Choice], value: Any, field: str) -> Choice:
     except ValueError:
         choices = ", ".join(member.value for member in kind)
         raise _wrong(field, value, f"one of {choices}", f"write one of {choices}") from None
+
+
+def _seccomp(value: object) -> Seccomp:
+    if isinstance(value, str):
+        return Seccomp(value)
+    if not isinstance(value, Seccomp):
+        hint = 'write "strict", or Seccomp(profile=..., allow=..., deny=...)'
+        raise _wrong("seccomp", value, "Seccomp or a profile's name", hint)
+    return value
 
 
 def _hostname(value: object) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .options import FLAGS, effective, option_lines, parse_flags, usage_error
+from .options import FLAGS, option_lines, parse_flags, usage_error
+from .request import effective
 
 HELP = """\
 usage: capsule policy show [OPTIONS]

@@ -19,6 +19,7 @@ from .paths import absolute, is_below
 from .policy import Limits, Policy
 from .profile_text import ENCODED_NAME, NO_LIMIT, dump, written_name
 from .quantities import shown as shown_in_python
+from .seccomp import Seccomp
 from .toml_text import Document, shown
 
 TYPE_CHECKING = False
@@ -286,6 +287,21 @@ def _limits(document: Document, path: Path, value: object) -> Limits:
     return Limits(**fields)
 
 
+def _seccomp(document: Document, path: Path, value: object) -> Seccomp:
+    """A profile's name, or a table; the path of a file counts from this file's directory."""
+    table = value if isinstance(value, dict) and "base64" not in value else {"profile": value}
+    known = shapes.of_seccomp()
+    fields: dict[str, Any] = {}
+    for name, given in table.items():
+        _check_key(document, (*path, name), known)
+        at = path if table is not value else (*path, name)
+        fields[name] = value_of(document, at, known[name].shape, given)
+    if "profile" in fields and _located(document, path, table, Seccomp, fields).path is not None:
+        fields["profile"] = _path(document, path, fields["profile"])
+    seccomp: Seccomp = _located(document, path, table, Seccomp, fields)
+    return seccomp
+
+
 def _mounts(document: Document, path: Path, value: object) -> list[Mount]:
     if not isinstance(value, list):
         hint = "begin each mount with a line [[mounts]]"
@@ -321,6 +337,7 @@ def mount_of(document: Document, path: Path, table: object) -> Mount:
 _READERS: dict[str, Callable[[Document, Path, object], Any]] = {
     "mounts": _mounts, "limits": _limits, "variables": _variables, "texts": _texts, "text": _text,
     "path": _path, "pattern": _pattern, "mode": _mode, "data": _data, "flag": _flag,
+    "seccomp": _seccomp,
 }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from .mounts import Mount
     from .policy import Limits, Policy
+    from .seccomp import Seccomp
     from .shapes import Shape
 
 # A variable's name that is not Unicode; no real one holds the sign.
@@ -35,6 +36,8 @@ def dump(policy: Policy, *, everything: bool = False) -> str:
             tables += [_mount_table(mount, everything=everything) for mount in value]
         elif shape.shape == "limits":
             tables.insert(0, _table(name, _limit_lines(value, everything=everything)))
+        elif shape.shape == "seccomp":
+            tables.append(_table(name, _seccomp_lines(value, everything=everything)))
         elif shape.shape == "variables":
             tables.append(_table(name, [_variable_line(*pair) for pair in value]))
         else:
@@ -96,6 +99,14 @@ def _limit_lines(limits: Limits, *, everything: bool) -> list[str]:
         _line(name, "text", NO_LIMIT) if value is None else _line(name, shape.shape, value)
         for name, shape in shapes.of_limits().items()
         if (value := getattr(limits, name)) != shape.default or everything
+    ]
+
+
+def _seccomp_lines(seccomp: Seccomp, *, everything: bool) -> list[str]:
+    return [
+        _line(name, shape.shape, value)
+        for name, shape in shapes.of_seccomp().items()
+        if (value := getattr(seccomp, name)) != shape.default or everything
     ]
 
 

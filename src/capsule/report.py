@@ -53,6 +53,13 @@ def verdict(result: Result) -> str:
     return f"{result.outcome.value}: {result.detail}{advice.get(result.outcome, '')}"
 
 
+def denial(result: Result) -> str:
+    """One line on the refusal that is most likely to matter: the one that was new last."""
+    others = len(result.denials) - 1
+    more = f" ({others} more {'kind' if others == 1 else 'kinds'}: -v)" if others else ""
+    return f"refused: {result.denials[-1].describe()}{more}"
+
+
 def explain(result: Result) -> None:
     """How the run ended, what it cost and what protected the host."""
     usage = result.usage
@@ -62,6 +69,10 @@ def explain(result: Result) -> None:
     )
     for name, how in result.protections.items():
         say(f"{name}: {how}")
+    for each in result.denials:
+        say(f"refused: {each.describe()}")
+    if not result.denials_complete:
+        say("refused: more than that, or refusals are not told")
 
 
 def tell_closing(result: Result) -> None:
@@ -129,6 +140,7 @@ def result_json(result: Result) -> dict[str, object]:
     fields["stdout"] = _text(result.stdout)
     fields["stderr"] = _text(result.stderr)
     fields["changes"] = [_plain(change) for change in result.changes]
+    fields["denials"] = [_plain(each) for each in result.denials]
     fields["set_aside"] = [_plain(one) for one in result.set_aside]
     fields["usage"] = {name: getattr(result.usage, name) for name in result.usage.__value_fields__}
     return fields

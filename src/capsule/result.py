@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     from .changes import Change, SetAside
+    from .seccomp.denials import Denial
 
 
 class Outcome(Choice):
@@ -65,7 +66,9 @@ class Result(Value):
         usage: what it cost.
         namespaces: the kinds of namespace that were entered.
         protections: each protection in force, and how it was enforced.
-        denials: what the program tried and was refused, as far as it was recorded.
+        denials: what the program tried and the seccomp filter refused, in the order in which each kind
+            was first refused; at most 64 kinds. Fallbacks by design (docs/seccomp.md) are not told.
+        denials_complete: whether that is all that is worth telling.
         detail: more of the outcome in words, or "".
         changes: what the upper layers of overlays changed, each layer in the order of its paths.
         changes_complete: whether that is all; a program can make more than are listed.
@@ -82,7 +85,8 @@ class Result(Value):
     usage: Usage = Usage()
     namespaces: tuple[str, ...] = ()
     protections: Mapping[str, str] = {}
-    denials: tuple[str, ...] = ()
+    denials: tuple[Denial, ...] = ()
+    denials_complete: bool = True
     detail: str = ""
     changes: tuple[Change, ...] = ()
     changes_complete: bool = True
@@ -112,7 +116,8 @@ class Result(Value):
         if self.outcome is Outcome.EXITED:
             return f"{name} exited with status {self.returncode}"
         if self.outcome is Outcome.SIGNALED:
-            return f"{name} was ended by {signals.name(-self.returncode)}"
+            why = f": {self.detail}" if self.detail else ""
+            return f"{name} was ended by {signals.name(-self.returncode)}{why}"
         return f"{name}: {self.outcome.value}{': ' if self.detail else ''}{self.detail}"
 
     def check(self) -> Self:

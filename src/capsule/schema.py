@@ -86,6 +86,8 @@ def _value(shape: Shape) -> Schema:
         return {"enum": [member.value for member in shapes.CHOICES[shape.shape]]}
     if shape.shape == "limits":
         return _table(shapes.of_limits())
+    if shape.shape == "seccomp":
+        return {"anyOf": [_TEXT, _table(shapes.of_seccomp())]}
     if shape.shape == "variables":
         return _variables(may_pass=shape.name == "extra_env")
     schema = _SIMPLE[shape.shape]

@@ -11,6 +11,7 @@ import re
 from .choice import Choice
 from .mounts import Mount, MountKind
 from .policy import IdMap, Limits, Network, Policy, System
+from .seccomp import Seccomp
 from .values import Value
 
 TYPE_CHECKING = False
@@ -29,9 +30,11 @@ _OF_POLICY = {
     "bool": "flag",
     "Any": "variables",
     "Limits": "limits",
+    "Seccomp": "seccomp",
     **{name: name for name in CHOICES},
 }
 _OF_LIMITS = {"float | None": "time", "int | None": "size"}
+_OF_SECCOMP = {"str": "text", "tuple[str, ...]": "texts"}
 _OF_MOUNT = {
     "str | os.PathLike[str]": "path",
     "str | os.PathLike[str] | None": "path",
@@ -75,6 +78,11 @@ def of_policy() -> dict[str, Shape]:
 def of_limits() -> dict[str, Shape]:
     """The keys of its table ``limits``."""
     return _of_value(Limits, _OF_LIMITS)
+
+
+def of_seccomp() -> dict[str, Shape]:
+    """The keys of its table ``seccomp``."""
+    return _of_value(Seccomp, _OF_SECCOMP)
 
 
 def _of_value(kind: type[Value], shapes: dict[str, str]) -> dict[str, Shape]:

@@ -21,6 +21,7 @@ SIGHUP: int = _signal.SIGHUP
 SIGINT: int = _signal.SIGINT
 SIGQUIT: int = _signal.SIGQUIT
 SIGKILL: int = _signal.SIGKILL
+SIGSYS: int = _signal.SIGSYS
 SIGUSR1: int = _signal.SIGUSR1
 SIGUSR2: int = _signal.SIGUSR2
 SIGPIPE: int = _signal.SIGPIPE

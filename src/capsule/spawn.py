@@ -25,7 +25,7 @@ LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "capsule-lau
 PLAN_FD, ERROR_FD, STATUS_FD, LIFELINE_FD, SUPERVISOR_FD, GIFT_FD = range(3, 9)
 FIRST_USER_FD = 10
 
-STARTED, FEATURES, READY, STOPPED, ENDED = range(1, 6)
+STARTED, FEATURES, READY, STOPPED, ENDED, REFUSED = range(1, 7)
 RECORD_SIZE = 12 * 8  # of 64-bit integers
 REPORT_SIZE = 2 * 4  # of 32-bit integers
 

@@ -226,6 +226,17 @@ class NoNewPrivs(Step):
     word, text = "no-new-privs", "set no_new_privs"
 
 
+class Seccomp(Step):
+    """seccomp(2) SECCOMP_SET_MODE_FILTER.
+
+    Arguments: the program in hexadecimal digits; whether init listens to what it refuses; and, for
+    people, what it allows.
+    """
+
+    __slots__ = ()
+    word, signature, text = "seccomp", "sn", "filter system calls: {2}"
+
+
 class Exec(Step):
     """execve(2). Arguments: tuples of the paths to try, of the arguments, of NAME=VALUE."""
 
@@ -233,9 +244,8 @@ class Exec(Step):
     word, signature = "exec", "*"
 
     def words(self) -> Iterable[str]:
-        """Each list with its length before it, but for the last."""
-        paths, arguments, environment = self
-        return (str(len(paths)), *paths, str(len(arguments)), *arguments, *environment)
+        """Each list with its length before it."""
+        return [word for words in self for word in (str(len(words)), *words)]
 
     def describe(self) -> str:
         """The command's words; never its environment, which may hold secrets."""

@@ -10,7 +10,7 @@ from . import signals, spawn
 from .errors import InternalError
 from .result import Result
 from .streams import CHUNK, write_all
-from .verdict import usage, verdict
+from .verdict import uncounted, usage, verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .layers import Layer
     from .plan import Plan
     from .policy import Limits
+    from .seccomp.denials import Denial
     from .streams import Streams
 
 _TO_GROUP = 0x80
@@ -68,6 +69,8 @@ class Process:
         self.on_stop: Callable[[int], None] | None = None
         self.on_end: Callable[[], None] | None = None
         self._ended: tuple[int, ...] | None = None
+        self._refused: list[tuple[int, ...]] = []
+        self._filter = plan.filter
         self._killed = False
         self._truncated = False
         self._result: Result | None = None
@@ -271,6 +274,8 @@ class Process:
             self._ended = ()
         elif record[0] == spawn.ENDED:
             self._ended = record
+        elif record[0] == spawn.REFUSED and self._filter is not None:
+            self._refused.append(record)
         elif record[0] != spawn.STOPPED:
             raise InternalError(f"a record of unknown kind {record[0]}")
         elif self.on_stop is not None:
@@ -359,7 +364,7 @@ class Process:
     def _make_result(self) -> Result:
         ended = self._ended or None
         why = {"killed": self._killed, "truncated": self._truncated}
-        outcome, returncode, detail = verdict(ended, self._limits, **why)
+        outcome, returncode, detail = verdict(ended, self._limits, self._filter, **why)
         return Result(
             args=self.args,
             outcome=outcome,
@@ -371,7 +376,16 @@ class Process:
             namespaces=self.namespaces,
             protections=self.protections,
             detail=detail,
+            denials=self._denials(),
+            denials_complete=self._filter is None or (self._filter.told and not uncounted(ended)),
         )
+
+    def _denials(self) -> tuple[Denial, ...]:
+        if self._filter is None or not self._refused:
+            return ()
+        from .seccomp.denials import explain  # only where something was refused
+
+        return explain(self._refused, self._filter)
 
     def _text(self, fd: int) -> Any:
         if fd < 0 or fd in self._sinks:

@@ -10,13 +10,26 @@ from .result import Outcome, Usage
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .policy import Limits
+    from .seccomp import Filter
 
 # enum end_reason of launcher/util.h
 _BY_COMMAND, _BY_DEADLINE = range(2)
 
 
+# Only a file of rules can end a program for another reason; it may have said SCMP_ACT_KILL.
+_FOREIGN = (
+    "it made a system call of another interface of the kernel (32-bit x86, x32), or one that a file of "
+    "rules ends it for; only --seccomp off lets it run"
+)
+
+
 def verdict(
-    record: tuple[int, ...] | None, limits: Limits, *, killed: bool, truncated: bool
+    record: tuple[int, ...] | None,
+    limits: Limits,
+    filter_: Filter | None,
+    *,
+    killed: bool,
+    truncated: bool,
 ) -> tuple[Outcome, int, str]:
     """Return the outcome, the returncode and the detail.
 
@@ -25,6 +38,7 @@ def verdict(
     Args:
         record: init's last record; None if it was killed before it could write one.
         limits: those of the run.
+        filter_: that of the run, or None.
         killed: whether the caller killed it.
         truncated: whether it wrote more than the limit.
     """
@@ -37,7 +51,9 @@ def verdict(
     if reason == _BY_DEADLINE:
         return Outcome.TIMED_OUT, -signals.SIGKILL, f"after {limits.timeout:g} s"
     if os.WIFSIGNALED(status):
-        return Outcome.SIGNALED, -os.WTERMSIG(status), ""
+        number = os.WTERMSIG(status)
+        by_filter = filter_ is not None and number == signals.SIGSYS
+        return Outcome.SIGNALED, -number, _FOREIGN if by_filter else ""
     return Outcome.EXITED, os.WEXITSTATUS(status), ""
 
 
@@ -56,3 +72,8 @@ def usage(record: tuple[int, ...] | None) -> Usage:
         voluntary_switches=voluntary,
         involuntary_switches=involuntary,
     )
+
+
+def uncounted(record: tuple[int, ...] | None) -> bool:
+    """Whether refusals are missing in init's records: there were too many kinds, or no last word."""
+    return record is None or record[11] != 0

@@ -218,10 +218,10 @@ def test_no_secret_of_the_caller_is_readable() -> None:
 
 @needs("real root")
 def test_init_holds_no_descriptor_of_the_caller() -> None:
-    """Init keeps the status pipe, the lifeline, a pidfd of the supervisor and a signalfd: no more.
+    """Init keeps the status pipe, the lifeline, a pidfd of the supervisor, a signalfd, a listener.
 
     To its own user it is closed, so only root can look.
     """
     with capsule.start(["cat"], stdin=capsule.PIPE) as process:
         kinds = [what.partition("[")[0] for what in open_descriptors(process.pid).values()]
-    assert sorted(kinds) == ["anon_inode:", "anon_inode:", "pipe:", "pipe:"]
+    assert sorted(kinds) == [*["anon_inode:"] * 2, "anon_inode:seccomp notify", "pipe:", "pipe:"]

@@ -25,7 +25,7 @@ from tests.unit.wire import kinds
 
 VERSION = "capsule-plan 1"
 FEATURES, STOP = ("features", "0"), ("stop", "0")
-EXEC = ("exec", "3", "1", "/bin/true", "0")
+EXEC = ("exec", "4", "1", "/bin/true", "0", "0")
 CAP = 40 << 20
 MANY = "18446744073709551615"
 
@@ -69,8 +69,8 @@ MALFORMED: dict[str, bytes] = {
     "too many arguments": plan(("session", "1", "x"), EXEC),
     "an argument too many for a path": plan(("tree", "4", "/usr", "7", "0", "0"), EXEC),
     "no arguments": plan(("uid-map", "0"), STOP),
-    "more arguments than words": plan(("exec", "9", "1", "/bin/true", "0")),
-    "many arguments": plan(("exec", MANY, "1", "/bin/true", "0")),
+    "more arguments than words": plan(("exec", "9", "1", "/bin/true", "0", "0")),
+    "many arguments": plan(("exec", MANY, "1", "/bin/true", "0", "0")),
     "count is empty": plan(("stop", "")),
     "count with a sign": plan(("stop", "+0")),
     "count below zero": plan(("stop", "-0")),

@@ -122,7 +122,8 @@ def test_the_public_names() -> None:
         "DEVNULL", "INHERIT", "PIPE", "STDOUT", "Action", "Change", "Layer", "SetAside", "System",
         "CapsuleError", "CommandFailed", "HostError", "InternalError", "PolicyError", "SetupError",
         "Host", "IdMap", "Limits", "Mount", "Network", "Outcome", "Plan", "Policy", "Process", "Result",
-        "Terminal", "Usage", "__version__", "open_layer", "plan", "probe", "profile", "run", "start",
+        "Denial", "Seccomp", "Terminal", "Usage", "__version__", "open_layer", "plan", "probe",
+        "profile", "run", "start",
     }  # fmt: skip
     assert len(set(capsule.__all__)) == len(capsule.__all__)
 

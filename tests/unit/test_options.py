@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from capsule.errors import PolicyError
 from capsule.mounts import Mount
-from capsule.options import FLAGS, OPTIONS, SHORT, Options, effective, help_text, parse, to_policy
+from capsule.options import FLAGS, OPTIONS, SHORT, Options, help_text, parse
 from capsule.policy import IdMap, Limits, Network, Policy, System
+from capsule.request import effective, to_policy
+from capsule.seccomp import Seccomp
 
 SWITCHES = sorted(flag for flag, takes in FLAGS.items() if not takes)
 MODIFIERS = OPTIONS["of the file option right before"]
@@ -212,13 +214,26 @@ def test_every_option_has_an_effect() -> None:
         "--timeout": "1", "--output": "1", "--net": "host", "--overlay": "/x", "--hide": "/x",
         "--symlink": "t:/x", "--dir": "/x", "--file": "s:/x", "--dev": "/dev/kvm", "--system": "needed",
         "--no-cwd": None, "--profile": "strict", "--protect": "x", "--unprotect": "all",
-        "--noexec": None, "--optional": None, "--size": "1M", "--keep": "/k",
+        "--noexec": None, "--optional": None, "--size": "1M", "--keep": "/k", "--seccomp": "strict",
+        "--allow-syscall": "unshare", "--deny-syscall": "flock", "--pretend-chown": None,
     }  # fmt: skip
     assert set(examples) == set(FLAGS) - set(OPTIONS["reports"])
     for flag, value in examples.items():
         before = ["--overlay=/o"] if flag in MODIFIERS else []
         word = flag if value is None else f"{flag}={value}"
         assert policy_of(*before, word) != policy_of(*before), flag
+
+
+def test_options_for_system_calls_come_on_top_of_a_profile(tmp_path: Path) -> None:
+    """They add up; what is named on the command line is taken out of the profile's other list."""
+    (tmp_path / "p.toml").write_text(
+        'seccomp = { profile = "debug", allow = ["bpf"], deny = ["flock"] }'
+    )
+    words = ["--allow-syscall=flock", "--allow-syscall", "@aio", "--deny-syscall=bpf"]
+    policy = policy_of(f"--profile={tmp_path}/p.toml", *words)
+    assert policy.seccomp == Seccomp("debug", ("flock", "@aio"), ("bpf",))
+    assert policy_of("--seccomp=x.json").seccomp.profile == os.path.abspath("x.json")
+    assert policy_of("--seccomp", "@basic-io @sync").seccomp == Seccomp("@basic-io @sync")
 
 
 @pytest.mark.parametrize(

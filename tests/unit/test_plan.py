@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capsule import seccomp
 from capsule import steps as s
 from capsule.command import Command
 from capsule.errors import HostError, PolicyError
@@ -46,7 +47,9 @@ def text_of(plan: Plan) -> str:
 
 
 def quote(word: str) -> str:
-    """A word on one line, told apart from its neighbours."""
+    """A word on one line, told apart from its neighbours; a filter by its length alone."""
+    if len(word) > 4000 and set(word) <= set("0123456789abcdef"):
+        return f"({len(word) // 16} instructions)"
     return word if word.isprintable() and word and " " not in word else repr(word)
 
 
@@ -58,6 +61,16 @@ def test_golden_plan(name: str, update_golden: bool) -> None:
     if update_golden:
         path.write_text(text)
     assert path.read_text() == text, "if this is meant: pytest tests/unit --update-golden"
+
+
+def test_a_plan_carries_the_filter_s_very_bytes() -> None:
+    """What the simulator judges (tests/unit/seccomp) is what the launcher is told to install."""
+    plan = CASES["default"].plan()
+    (words,) = (words for word, words in decode(plan.encode()) if word == "seccomp")
+    expected = seccomp.load(seccomp.Seccomp(), arch="x86_64")
+    assert expected is not None
+    assert words == [expected.program, "1"]
+    assert plan.filter == expected
 
 
 def test_no_golden_file_is_orphaned() -> None:
@@ -202,12 +215,13 @@ def check_sources(plan: Plan) -> None:
 
 def check_end(plan: Plan) -> None:
     """What cannot be undone comes after all that can fail; exec, and exec alone, is the end."""
-    final = (s.BoundingSet, s.Credentials, s.Capabilities, s.NoNewPrivs)
+    final = (s.BoundingSet, s.Credentials, s.Capabilities, s.NoNewPrivs, s.Seccomp)
     first = min(i for i, step in enumerate(plan.steps) if isinstance(step, final))
     assert all(isinstance(step, final) for step in plan.steps[first:-1])
     order = [type(step) for step in plan.steps[first:-1]]
     assert order == [kind for kind in final if kind in order]
     assert {s.BoundingSet, s.Capabilities, s.NoNewPrivs} <= set(order)
+    assert (order[-1] is s.Seccomp) is (plan.filter is not None)
     assert index(plan, s.Exec) == len(plan.steps) - 1
 
 

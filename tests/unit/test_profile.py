@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsule import found, guards, profile, profiles, shapes, toml_text
+from capsule import found, guards, profile, profiles, seccomp, shapes, toml_text
 from capsule.errors import PolicyError
 from capsule.mounts import Mount, MountKind
-from capsule.options import effective, parse
+from capsule.options import parse
 from capsule.policy import IdMap, Limits, Network, Policy, System
+from capsule.request import effective, place_error
+from capsule.seccomp import Seccomp
 
 # --- random policies ------------------------------------------------------------------------
 
@@ -120,6 +122,15 @@ POLICIES = st.builds(
         | st.integers(1, 10**6),
         output=st.none() | st.integers(0, 2**63 - 1) | _SIZES,
     ),
+    seccomp=st.builds(
+        Seccomp,
+        st.sampled_from(
+            ["default", "strict", "off", "@basic-io ~@chown", "/x/rules.json", "./~x.json"]
+        ),
+        st.lists(st.sampled_from(["ptrace", "@debug"])).map(tuple),
+        st.lists(st.sampled_from(["flock", "@sync"])).map(tuple),
+    ),
+    pretend_chown=_FLAG,
 )
 
 
@@ -152,7 +163,9 @@ def test_what_is_the_default_is_left_out() -> None:
     assert profile.loads(text) == Policy()
     unset = {"root", "cwd", "env", "mounts"}
     assert set(re.findall(r"^\[?(\w+)", text, re.MULTILINE)) == (
-        {*Policy.__value_fields__} - unset | set(Limits.__value_fields__)
+        {*Policy.__value_fields__} - unset
+        | set(Limits.__value_fields__)
+        | set(Seccomp.__value_fields__)
     )
 
 
@@ -539,6 +552,35 @@ def test_a_project_in_a_cache(project: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert own.kind is MountKind.READ_WRITE
 
 
+# --- system calls -----------------------------------------------------------------------------
+
+
+def test_ways_to_write_what_system_calls_there_are() -> None:
+    """A profile's name alone or a table; a file of rules lies beside the profile, or in the home."""
+    home = os.path.expanduser("~")
+    for text, expected in (
+        ('seccomp = "debug"', Seccomp("debug")),
+        ('seccomp = "~@chown @sync"', Seccomp("~@chown @sync")),
+        ('[seccomp]\nallow = ["ptrace"]', Seccomp(allow=("ptrace",))),
+        ('seccomp = "rules.json"', Seccomp("/conf/rules.json")),
+        ('seccomp.profile = "../x/rules"', Seccomp("/x/rules")),
+        ('seccomp = "~/rules.json"', Seccomp(f"{home}/rules.json")),
+    ):
+        assert profile.loads(text, "/conf") == Policy(seccomp=expected)
+
+
+@pytest.mark.usefixtures("project")
+def test_an_unknown_system_call_in_a_profile_is_placed() -> None:
+    """Only the plan knows the names; its error says where in the file the value stands."""
+    Path("p.toml").write_text('uid = 5\nseccomp.allow = ["pttrace"]\n')
+    options = parse("run", ["--profile=p.toml", "true"])
+    policy, _ = effective(options)
+    with pytest.raises(PolicyError) as caught:
+        seccomp.load(policy.seccomp)
+    place_error(options, caught.value)
+    assert caught.value.message == "p.toml:2: seccomp: no such system call: pttrace"
+
+
 # --- a capsule.toml that is found -------------------------------------------------------------
 
 
@@ -552,16 +594,18 @@ def tightened(text: str, *words: str) -> Policy:
 
 
 def test_what_a_found_file_may_do(project: Path) -> None:
-    """It hides, protects, lowers limits and takes the network away."""
+    """It hides, protects, lowers limits, takes the network and system calls away."""
     text = (
-        'network = "none"\nprotect = ["x"]\nlimits = { timeout = 5, output = "1K" }\n'
+        'seccomp = { deny = ["ptrace", "flock"] }\nnetwork = "none"\n'
+        'protect = ["x"]\nlimits = { timeout = 5, output = "1K" }\n'
         '[[mounts]]\nkind = "hide"\npattern = ".env"\n[[mounts]]\nkind = "hide"\npattern = "sub/key"\n'
     )
-    words = ["--net=host", "--protect=y", "--timeout=5", "--ro=/data"]
+    words = ["--net=host", "--protect=y", "--timeout=5", "--ro=/data", "--allow-syscall=ptrace"]
     assert tightened(text, *words) == Policy(
         mounts=(Mount.read_only("/data"), Mount.hide(".env"), Mount.hide(project / "sub/key")),
         protect=("x", "y"),
         limits=Limits(5, 1024),
+        seccomp=Seccomp(deny=("flock", "ptrace")),
     )
     assert tightened("") == effective(parse("run", ["true"]))[0] == Policy(limits=Limits(output=None))
 
@@ -577,6 +621,10 @@ def test_what_a_found_file_may_do(project: Path) -> None:
         ('unprotect = ["all"]', [], "capsule.toml:1: unprotect"),
         ("show_cwd = false", [], "capsule.toml:1: show_cwd"),
         ('system = "needed"', [], "capsule.toml:1: system"),
+        ('seccomp = "strict"', [], "capsule.toml:1: seccomp"),
+        ('[seccomp]\ndeny = []\nprofile = "strict"', [], "capsule.toml:3: seccomp.profile"),
+        ('seccomp.allow = ["ptrace"]', [], "capsule.toml:1: seccomp.allow"),
+        ("pretend_chown = true", [], "capsule.toml:1: pretend_chown"),
         ('[limits]\ntimeout = "none"', ["--timeout=5"], "capsule.toml:2: limits.timeout"),
         ("limits.timeout = 'none'", [], "capsule.toml:1: limits.timeout"),
         ('[limits]\noutput = "none"', ["--json=-"], "capsule.toml:2: limits.output"),

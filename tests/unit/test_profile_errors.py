@@ -34,6 +34,7 @@ _MISFITS: dict[str, list[str]] = {
     "flag": ["1", "'true'", "[]"],
     "variables": ["5", "[]", "'A=1'", "{ A = 5 }", "{ '' = 'x' }", "{ 'A=B' = 'x' }", "{ A = true }"],
     "limits": ["5", "[]", "'1s'", "{ nope = 1 }", "{ timeout = true }", "{ output = 1.5 }"],
+    "seccomp": ["5", "true", "[]", "''", "{ nope = 1 }", "{ profile = 5 }", "{ allow = 'x' }"],
     "time": ["0", "-1", "'soon'", "true", "nan", "[]"],
     "size": ["-1", "'much'", "true", "1.5", "[]"],
     "mode": ["-1", "512", "'644'", "'x'", "true", "1.5", "[]"],

@@ -14,10 +14,11 @@ import capsule
 from capsule import found, guards, policy_verb, profile, profiles, report, toml_text
 from capsule.errors import PolicyError
 from capsule.mounts import Mount
-from capsule.options import effective, parse
+from capsule.options import parse
 from capsule.paths import absolute, check_path, inside_path
 from capsule.policy import Limits, Policy
 from capsule.quantities import parse_size, parse_time
+from capsule.request import effective
 
 SOURCES = sorted(Path(capsule.__file__).parent.glob("*.py"))
 # What makes an error about a request, besides the class itself.

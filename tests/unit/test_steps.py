@@ -19,7 +19,7 @@ paths = words.map(lambda word: "/" + word)
 numbers = st.integers(0, 2**64 - 1)
 VALUES = {"p": paths, "s": words, "n": numbers}
 # One text more than the launcher is told, for people.
-LABELS = {"attach": 1, "rlimit": 1}
+LABELS = {"attach": 1, "rlimit": 1, "seccomp": 1}
 
 
 def some_step(word: str) -> st.SearchStrategy[s.Step]:
@@ -80,7 +80,7 @@ def test_a_mask_names_every_path(attributes: int, one: str, two: str) -> None:
 def test_exec_lists_can_be_told_apart(one: str, two: str) -> None:
     """Each list of an exec is preceded by its length, so no word can pass for another's."""
     step = s.Exec((one, two), (two,), ("A=1", "B=2"))
-    assert list(step.words()) == ["2", one, two, "1", two, "A=1", "B=2"]
+    assert list(step.words()) == ["2", one, two, "1", two, "2", "A=1", "B=2"]
 
 
 @given(steps)

@@ -14,7 +14,7 @@ the filters and the specification alone:
     spec                what is asked for
 """
 
-from .filters import Filter, load
+from .filters import OFF, Filter, load, read_document
 from .spec import Seccomp
 
-__all__ = ["Filter", "Seccomp", "load"]
+__all__ = ["OFF", "Filter", "Seccomp", "load", "read_document"]

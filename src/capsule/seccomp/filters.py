@@ -91,6 +91,7 @@ def load(
     ids: Ids | None = (0, 0),
     pretend_chown: bool = False,
     listener: bool = True,
+    document: bytes | None = None,
     arch: str | None = None,
 ) -> Filter | None:
     """The filter that a specification means, or None for the profile "off".
@@ -100,6 +101,7 @@ def load(
         ids: the command's uid and gid if they are the only ones that there are, else None.
         pretend_chown: the chown family answers 0 and does nothing.
         listener: the kernel lets PID 1 listen to what is refused.
+        document: the content of the file that the profile names; see `read_document`.
         arch: the architecture, as uname(2) calls it; None is this machine's.
 
     Raises:
@@ -109,7 +111,6 @@ def load(
     if spec.profile == "off":
         _refuse_changes_of_nothing(spec, pretend_chown)
         return None
-    document = None if spec.path is None else read_document(spec.path)
     request = Request(spec, arch or os.uname().machine, ids, pretend_chown, document)
     key = (request, listener)
     if key not in _known:
@@ -230,12 +231,15 @@ def _opened(rules: Rules, request: Request) -> list[str]:
 # --- files ----------------------------------------------------------------------------------
 
 
-def read_document(path: str) -> bytes:
-    """The content of a file of rules.
+def read_document(spec: Seccomp) -> bytes | None:
+    """The content of the file of rules that a specification names, or None if it names none.
 
     Raises:
         PolicyError: it cannot be read, is no file, or too large.
     """
+    path = spec.path
+    if path is None:
+        return None
     try:
         content = _read_regular(path)
     except OSError as error:

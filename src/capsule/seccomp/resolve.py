@@ -50,9 +50,9 @@ def resolve(
         rules = changed(rules, _pretended, table.PRETENDED.split())
     # The name of a call says more than that of a group.
     rules = _allow_groups(rules, filter(_is_group, spec.allow), ids)
-    rules = _deny(rules, _expanded(filter(_is_group, spec.deny), "deny_syscall"))
+    rules = _deny(rules, _expanded(filter(_is_group, spec.deny)))
     rules = _lift(rules, (word for word in spec.allow if not _is_group(word)))
-    rules = _deny(rules, _expanded((w for w in spec.deny if not _is_group(w)), "deny_syscall"))
+    rules = _deny(rules, _expanded(w for w in spec.deny if not _is_group(w)))
     _require(rules)
     return rules
 
@@ -161,11 +161,11 @@ def _from_groups(words: Sequence[str], ids: Ids | None) -> Rules:
     rules = profile("default", ids)
     if not words[0].startswith("~"):
         # As there, what every program needs is in it.
-        listed = _expanded(["@default", *(w for w in words if w[0] != "~")], "seccomp")
+        listed = _expanded(["@default", *(w for w in words if w[0] != "~")])
         rules = _only(rules, frozenset(listed))
     for word in words:
         if word.startswith("~"):
-            rules = _deny(rules, _names(word[1:], "seccomp"))
+            rules = _deny(rules, _names(word[1:]))
         else:
             rules = _allow_groups(rules, [word], ids) if _is_group(word) else _lift(rules, [word])
     return rules.replace(source=" ".join(words))
@@ -173,7 +173,7 @@ def _from_groups(words: Sequence[str], ids: Ids | None) -> Rules:
 
 def _allow_groups(rules: Rules, words: Iterable[str], ids: Ids | None) -> Rules:
     """Allow the calls of these groups, as far as the table's rule for each goes."""
-    listed = _expanded(words, "allow_syscall")
+    listed = _expanded(words)
     if not listed:
         return rules
     as_ever = {call.name: call for call in default_calls(ids)}
@@ -188,7 +188,7 @@ def _allow_groups(rules: Rules, words: Iterable[str], ids: Ids | None) -> Rules:
 
 
 def _lift(rules: Rules, names: Iterable[str]) -> Rules:
-    return changed(rules, _plain, _expanded(names, "allow_syscall"))
+    return changed(rules, _plain, _expanded(names))
 
 
 def _plain(call: Call) -> Call:
@@ -223,31 +223,31 @@ def _only(rules: Rules, listed: frozenset[str]) -> Rules:
     return rules.replace(calls=tuple(map(keep, rules.calls)))
 
 
-def _expanded(words: Iterable[str], field: str) -> tuple[str, ...]:
-    return tuple(name for word in words for name in _names(word, field))
+def _expanded(words: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name for word in words for name in _names(word))
 
 
 def _is_group(word: str) -> bool:
     return word.startswith("@")
 
 
-def _names(word: str, field: str) -> frozenset[str]:
+def _names(word: str) -> frozenset[str]:
     """The calls that a word names: one, or those of a group."""
     if _is_group(word) and word in groups.GROUPS:
         return groups.members(word)
     if word in numbers.every_name():
         return frozenset((word,))
-    raise _unknown(word, field)
+    raise _unknown(word)
 
 
-def _unknown(word: str, field: str) -> PolicyError:
+def _unknown(word: str) -> PolicyError:
     import difflib
 
     what = "group of system calls" if _is_group(word) else "system call"
     known = groups.GROUPS if _is_group(word) else sorted(numbers.every_name())
     near = difflib.get_close_matches(word, known, 3)
-    hint = f"did you mean {', '.join(near)}?" if near else None
-    return PolicyError(f"{field}: no such {what}: {word}", field=field, value=word, hint=hint)
+    hint = f"did you mean {', '.join(near)}?" if near else "docs/seccomp.md lists calls and groups"
+    return PolicyError(f"seccomp: no such {what}: {word}", field="seccomp", value=word, hint=hint)
 
 
 def _refuse_both(spec: Seccomp) -> None:

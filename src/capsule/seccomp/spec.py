@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from capsule.errors import PolicyError
 from capsule.values import Value
 
@@ -31,6 +33,8 @@ class Seccomp(Value):
 
     def __post_init__(self) -> None:
         _check_profile(self.profile)
+        if self.path is not None:
+            self._set("profile", os.path.abspath(self.profile))
         for field in ("allow", "deny"):
             self._set(field, _names(self.__dict__[field], field))
 

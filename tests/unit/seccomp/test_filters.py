@@ -90,19 +90,34 @@ def test_lists_compare_as_sets() -> None:
     assert Seccomp(allow=("b", "a", "a")) == Seccomp(allow=("a", "b"))
 
 
+def read(spec: Seccomp) -> Filter:
+    """As a run does: what is made depends on the content, not on the name."""
+    made = filters.load(spec, document=filters.read_document(spec), arch="x86_64")
+    assert made is not None
+    return made
+
+
+def test_a_file_s_path_is_whole() -> None:
+    """A relative path counts from where the policy is made, as a mount's does."""
+    assert Seccomp("rules.json").profile == os.path.abspath("rules.json")
+    assert Seccomp("strict").path is None
+    assert filters.read_document(Seccomp("@basic-io")) is None
+
+
 def test_a_file_of_rules(tmp_path: Path) -> None:
     """A file is read at each start: its change is seen, its errors name it."""
     path = tmp_path / "rules.json"
     rules: dict[str, Any] = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": []}
     path.write_text(json.dumps(rules))
-    first = load(str(path))
+    spec = Seccomp(str(path))
+    first = read(spec)
     assert "more than the default: " in first.summary
     rules["syscalls"] = [{"names": ["ptrace"], "action": "SCMP_ACT_ERRNO"}]
     path.write_text(json.dumps(rules))
-    assert load(str(path)).program != first.program
+    assert read(spec).program != first.program
     path.write_text("nonsense")
     with pytest.raises(PolicyError, match=f"{path}: "):
-        load(str(path))
+        read(spec)
 
 
 def test_files_of_rules_that_are_none(tmp_path: Path) -> None:
@@ -110,4 +125,4 @@ def test_files_of_rules_that_are_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo.json")
     for name, why in (("fifo.json", "regular"), ("", "regular"), ("missing.json", "No such file")):
         with pytest.raises(PolicyError, match=why):
-            load(f"{tmp_path}/{name}")
+            read(Seccomp(f"{tmp_path}/{name}"))

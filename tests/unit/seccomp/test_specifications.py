@@ -74,19 +74,19 @@ def test_denying_what_is_refused_keeps_its_errno() -> None:
 
 
 @pytest.mark.parametrize(
-    ("allow", "deny", "field", "hint"),
+    ("allow", "deny", "hint"),
     [
-        ("pttrace", "", "allow_syscall", "ptrace"),
-        ("", "opennat", "deny_syscall", "openat"),
-        ("@file-sistem", "", "allow_syscall", "@file-system"),
-        ("ptrace", "ptrace", "seccomp", None),
+        ("pttrace", "", "ptrace"),
+        ("", "opennat", "openat"),
+        ("@file-sistem", "", "@file-system"),
+        ("ptrace", "ptrace", None),
     ],
 )
-def test_wrong_names(allow: str, deny: str, field: str, hint: str | None) -> None:
+def test_wrong_names(allow: str, deny: str, hint: str | None) -> None:
     """A name that nothing has is an error with the option and what may be meant."""
     with pytest.raises(PolicyError) as caught:
         resolved(allow=allow, deny=deny)
-    assert caught.value.field == field
+    assert caught.value.field == "seccomp"
     assert (hint or "") in (caught.value.hint or "")
 
 
