@@ -56,7 +56,9 @@ def verdict(result: Result) -> str:
 def denial(result: Result) -> str:
     """One line on the refusal that is most likely to matter: the one that was new last."""
     others = len(result.denials) - 1
-    more = f" ({others} more {'kind' if others == 1 else 'kinds'}: -v)" if others else ""
+    kinds = [f"{others} more {'kind' if others == 1 else 'kinds'}"] if others else []
+    kinds += [f"{result.denials_omitted} refusals of others"] if result.denials_omitted else []
+    more = f" ({' and '.join(kinds)}: -v)" if kinds else ""
     return f"refused: {result.denials[-1].describe()}{more}"
 
 
@@ -71,8 +73,8 @@ def explain(result: Result) -> None:
         say(f"{name}: {how}")
     for each in result.denials:
         say(f"refused: {each.describe()}")
-    if not result.denials_complete:
-        say("refused: more than that, or refusals are not told")
+    if result.denials_omitted:
+        say(f"refused: {result.denials_omitted} more, of kinds beyond the {len(result.denials)} told")
 
 
 def tell_closing(result: Result) -> None:

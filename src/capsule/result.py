@@ -68,7 +68,9 @@ class Result(Value):
         protections: each protection in force, and how it was enforced.
         denials: what the program tried and the seccomp filter refused, in the order in which each kind
             was first refused; at most 64 kinds. Fallbacks by design (docs/seccomp.md) are not told.
-        denials_complete: whether that is all that is worth telling.
+        denials_complete: whether that is all that is worth telling. Of a capsule that was killed from
+            outside, or with a filter whose refusals are not told, it is not.
+        denials_omitted: how many refusals were of further kinds, counted and not listed.
         detail: more of the outcome in words, or "".
         changes: what the upper layers of overlays changed, each layer in the order of its paths.
         changes_complete: whether that is all; a program can make more than are listed.
@@ -87,6 +89,7 @@ class Result(Value):
     protections: Mapping[str, str] = {}
     denials: tuple[Denial, ...] = ()
     denials_complete: bool = True
+    denials_omitted: int = 0
     detail: str = ""
     changes: tuple[Change, ...] = ()
     changes_complete: bool = True

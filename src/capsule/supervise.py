@@ -10,7 +10,7 @@ from . import signals, spawn
 from .errors import InternalError
 from .result import Result
 from .streams import CHUNK, write_all
-from .verdict import uncounted, usage, verdict
+from .verdict import omitted, usage, verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -377,7 +377,8 @@ class Process:
             protections=self.protections,
             detail=detail,
             denials=self._denials(),
-            denials_complete=self._filter is None or (self._filter.told and not uncounted(ended)),
+            denials_complete=self._filter is None or (self._filter.told and omitted(ended) == 0),
+            denials_omitted=omitted(ended) or 0,
         )
 
     def _denials(self) -> tuple[Denial, ...]:

@@ -74,6 +74,6 @@ def usage(record: tuple[int, ...] | None) -> Usage:
     )
 
 
-def uncounted(record: tuple[int, ...] | None) -> bool:
-    """Whether refusals are missing in init's records: there were too many kinds, or no last word."""
-    return record is None or record[11] != 0
+def omitted(record: tuple[int, ...] | None) -> int | None:
+    """How many refusals are of no kind that init tells of; None if it had no last word."""
+    return None if record is None else record[11]
