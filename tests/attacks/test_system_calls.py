@@ -1,0 +1,616 @@
+"""The filter in force (D-01 to D-11, E-01): what it refuses, with control, errno and account."""
+
+from __future__ import annotations
+
+import errno
+import json
+import platform
+import re
+import signal
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import capsule
+from capsule import Denial, Mount, Outcome, Policy, Seccomp
+from capsule.seccomp import numbers, resolve
+from capsule.seccomp.rules import ALLOW, errno_of
+from tests.support import (
+    CAPSULE,
+    HANG,
+    PYTHON,
+    ask,
+    ask_outside,
+    assert_denied,
+    give,
+    needs,
+    probe_args,
+    shared_directory,
+)
+from tests.unit.seccomp import samples
+
+MACHINE = platform.machine()
+NUMBERS = numbers.numbers(MACHINE)
+x86_64 = pytest.mark.skipif(MACHINE != "x86_64", reason="this is about x86_64")
+
+# Where a call is let through, the kernel stumbles over these: nothing happens.
+BAD_POINTER, BAD_FD = 8, 0xFFFFFFF
+HIGH = 0x123 << 32
+SIGCHLD = 17
+NEW = {
+    "NEWNS": 0x20000, "NEWCGROUP": 0x2000000, "NEWUTS": 0x4000000, "NEWIPC": 0x8000000,
+    "NEWUSER": 0x10000000, "NEWPID": 0x20000000, "NEWNET": 0x40000000,
+}  # fmt: skip
+NEWTIME, NEWUSER = 0x80, 0x10000000
+
+_LIBC = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.argtypes = (ctypes.c_long, *[ctypes.c_ulong] * 6)
+libc.syscall.restype = ctypes.c_long
+def call(number, args):
+    done = libc.syscall(number, *args, *[0] * (6 - len(args)))
+    return done, ctypes.get_errno() if done == -1 else 0
+"""
+
+# A call that is made, and not refused, if it ends in one of these ways.
+_CALL = f"""{_LIBC}
+done, error = call(given["number"], given["args"])
+if error not in given["reached"]:
+    raise OSError(error, "")
+"""
+
+# A process that is made by the bare call, as fork(2) makes one.
+_CLONE = f"""{_LIBC}
+done, error = call(given["number"], [given["flags"] | 17])
+if done == 0:
+    os._exit(0)
+if error:
+    raise OSError(error, "")
+os.waitpid(done, 0)
+"""
+
+
+def refused(name: str, args: tuple[int, ...], error: int, *reached: int, **options: Any) -> None:
+    """A call is reached outside and has this errno inside, in a capsule that goes on."""
+    given = {"number": NUMBERS[name], "args": args, "reached": reached or (0,)}
+    assert_denied(_CALL, error, outside=given, **options)
+
+
+# --- where it is ------------------------------------------------------------------------------
+
+_FILTERS = """
+import re, threading
+def under():
+    found = []
+    for task in sorted(os.listdir("/proc/self/task")):
+        text = open(f"/proc/self/task/{task}/status").read()
+        found.append([int(n) for n in re.findall(r"^Seccomp(?:_filters)?:\\t(\\d+)", text, re.M)])
+    return found
+ready = threading.Event()
+threads = [threading.Thread(target=ready.wait) for _ in range(3)]
+[thread.start() for thread in threads]
+found = under()
+ready.set()
+tell(found)
+"""
+
+
+def test_every_thread_is_under_one_filter_more() -> None:
+    """Seccomp: 2 for each thread, and one filter more than outside; with off none more."""
+    outside = ask_outside(_FILTERS)[0]
+    inside = ask(_FILTERS)
+    assert len(inside) == 4
+    before = outside[1] if len(outside) > 1 else None
+    assert inside == [[2] if before is None else [2, before + 1]] * 4
+    assert ask(_FILTERS, seccomp="off") == [outside] * 4
+
+
+def test_what_it_executes_is_under_it_too() -> None:
+    """A child of a child has the same filter; nothing takes it off."""
+    result = capsule.run(
+        ["sh", "-c", "sh -c 'grep ^Seccomp: /proc/self/status; exit 0'; exit 0"], text=True
+    )
+    assert result.stdout == "Seccomp:\t2\n"
+
+
+# --- namespaces -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", [*NEW.values(), NEWTIME], ids=hex)
+def test_no_namespace_by_unshare(flag: int) -> None:
+    """unshare(2) of each of the eight kinds: EPERM."""
+    outside = {"number": NUMBERS["unshare"], "args": [flag | NEWUSER], "reached": [0]}
+    assert_denied(_CALL, errno.EPERM, outside=outside, inside={**outside, "args": [flag]})
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_no_namespace_by_clone(name: str) -> None:
+    """clone(2) with each of the seven bits: EPERM, in the lower half and with an upper one."""
+    outside = {"number": NUMBERS["clone"], "flags": NEW[name] | NEWUSER}
+    for flags in (NEW[name], HIGH | NEW[name]):
+        assert_denied(_CLONE, errno.EPERM, outside=outside, inside={**outside, "flags": flags})
+
+
+def test_no_flags_in_memory() -> None:
+    """clone3(2), whose flags no filter can read, is not there; libc falls back."""
+    refused("clone3", (BAD_POINTER, 88), errno.ENOSYS, errno.EFAULT)
+
+
+def test_nest_opens_the_door() -> None:
+    """With nest, a namespace can be made and says so; the sockets stay as they are."""
+    result = capsule.run(["unshare", "--user", "--net", "true"], seccomp="nest")
+    assert result.ok
+    assert "namespaces can be made inside" in result.protections["seccomp"]
+    refused("socket", (17, 3, 0), errno.EAFNOSUPPORT, 0, errno.EPERM, seccomp="nest")
+
+
+# --- other doors ------------------------------------------------------------------------------
+
+REACHED: list[tuple[str, tuple[int, ...], int, tuple[int, ...]]] = [
+    ("mount", (BAD_POINTER, BAD_POINTER), errno.EPERM, (errno.EFAULT,)),
+    ("umount2", (BAD_POINTER, 0), errno.EPERM, (errno.EFAULT, errno.EINVAL)),
+    ("chroot", (BAD_POINTER,), errno.EPERM, (errno.EFAULT,)),
+    ("open_tree", (BAD_FD, BAD_POINTER, 0), errno.ENOSYS, (errno.EFAULT,)),
+    ("fspick", (BAD_FD, BAD_POINTER, 0), errno.ENOSYS, (errno.EFAULT, errno.EPERM)),
+    ("fsopen", (BAD_POINTER, 0), errno.ENOSYS, (errno.EFAULT, errno.EPERM)),
+    ("move_mount", (BAD_FD, 0, 0, 0, 0), errno.ENOSYS, (errno.EFAULT, errno.EPERM)),
+    ("mount_setattr", (BAD_FD, BAD_POINTER, 0, 0, 0), errno.ENOSYS, (errno.EINVAL,)),
+    ("io_uring_setup", (1, BAD_POINTER), errno.ENOSYS, (errno.EFAULT,)),
+    ("io_uring_enter", (BAD_FD, 0, 0, 0), errno.ENOSYS, (errno.EBADF,)),
+    ("keyctl", (0xFFFF,), errno.ENOSYS, (errno.EOPNOTSUPP,)),
+    ("add_key", (BAD_POINTER, 0, 0, 0, 0), errno.EPERM, (errno.EFAULT,)),
+    ("userfaultfd", (0xFF,), errno.EPERM, (errno.EINVAL,)),
+    ("bpf", (0xFFFF, BAD_POINTER, 8), errno.EPERM, (errno.EFAULT, errno.EINVAL)),
+    ("perf_event_open", (BAD_POINTER, 0, 0, BAD_FD, 0), errno.EPERM, (errno.EFAULT,)),
+    ("ptrace", (0,), errno.EPERM, (0,)),
+    ("process_vm_readv", (1, 0, 0, 0, 0, 1), errno.EPERM, (errno.EINVAL,)),
+    ("pidfd_getfd", (BAD_FD, 0, 0), errno.EPERM, (errno.EBADF,)),
+    ("vmsplice", (BAD_FD, 0, 0, 0), errno.EPERM, (errno.EBADF, 0)),
+    ("open_by_handle_at", (BAD_FD, BAD_POINTER, 0), errno.EPERM, (errno.EFAULT, errno.EBADF)),
+    ("personality", (0x40000,), errno.EPERM, (0,)),
+    ("prctl", (35, 6, 0, 0, 1), errno.EPERM, (errno.EINVAL,)),
+    ("ioctl", (BAD_FD, 0x5412), errno.EPERM, (errno.EBADF,)),
+    ("ioctl", (BAD_FD, HIGH | 0x5412), errno.EPERM, (errno.EBADF,)),
+    ("fcntl", (BAD_FD, HIGH | 1024), errno.EPERM, (errno.EBADF,)),
+    ("socketpair", (2, 1, 0, BAD_POINTER), errno.EAFNOSUPPORT, (errno.EFAULT, errno.EOPNOTSUPP)),
+    ("socket", (16, 3, 12), errno.EPROTONOSUPPORT, (0,)),
+    ("mknodat", (BAD_FD, BAD_POINTER, 0x2000), errno.EPERM, (errno.EFAULT,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "args", "error", "reached"), REACHED, ids=str)
+def test_refused_calls(name: str, args: tuple[int, ...], error: int, reached: tuple[int, ...]) -> None:
+    """Each is reached outside, and has the errno of the table inside."""
+    refused(name, args, error, *reached)
+
+
+@needs("real root")
+@pytest.mark.parametrize(
+    ("name", "args", "reached"),
+    [("socket", (2, 3, 255), 0), ("syslog", (10,), 0)],
+)
+def test_calls_that_only_root_reaches(name: str, args: tuple[int, ...], reached: int) -> None:
+    """What the kernel itself refuses to others: raw sockets, the log."""
+    refused(name, args, errno.EPERM, reached)
+
+
+def test_families_of_sockets() -> None:
+    """Of all that the kernel has, UNIX, INET, INET6 and NETLINK are left."""
+    code = f"{_LIBC}\ntell([call(given['number'], [given['high'] | n, 3, 0])[1] for n in range(46)])"
+    outside = ask_outside(code, {"number": NUMBERS["socket"], "high": 0})
+    there = {n for n, error in enumerate(outside) if error != errno.EAFNOSUPPORT}
+    left = {1, 2, 10, 16}
+    assert there - left, "the kernel has no other family, so this shows nothing"
+    for high in (0, HIGH):
+        inside = ask(code, given={"number": NUMBERS["socket"], "high": high})
+        assert {n for n, error in enumerate(inside) if error != errno.EAFNOSUPPORT} <= left
+    code = f"{_LIBC}\ntell([call({NUMBERS['socket']}, [n, 2, 0])[1] for n in (1, 2, 16)])"
+    assert ask(code) == [0, 0, 0]
+
+
+def test_every_refusal_of_the_table() -> None:
+    """In one capsule, each case that refuses, with arguments for it: the errno is that of the table."""
+    rules = resolve.resolve(Seccomp(), MACHINE)
+    calls, told = [], 0
+    for each in rules.calls:
+        for args in samples.plain(each) if each.name in NUMBERS else []:
+            case = next(c for c in each.cases if all(args[n] & m == v for n, m, v in c.tests))
+            if case.action != ALLOW:
+                calls.append((NUMBERS[each.name], args, errno_of(case.action)))
+                told += case.report
+    code = f"{_LIBC}\ntell([call(number, args)[1] for number, args, _ in given['calls']])"
+    with capsule.start(probe_args(code, {"calls": calls}), Policy()) as process:
+        result = process.wait()
+    assert json.loads(result.stdout) == [error for _, _, error in calls]
+    assert len(calls) > 150
+    assert len(result.denials) == 64
+    assert sum(d.count for d in result.denials) + result.denials_omitted == told
+    assert not result.denials_complete
+
+
+# --- other interfaces of the kernel -----------------------------------------------------------
+
+
+def _elf32(code: bytes) -> bytes:
+    """A whole program for i386: elf(5)."""
+    base, size = 0x8048000, 52 + 32
+    header = struct.pack(
+        "<16sHHIIIIIHHHHHH",
+        b"\x7fELF\1\1\1", 2, 3, 1, base + size, 52, 0, 0, 52, 32, 1, 0, 0, 0,
+    )  # fmt: skip
+    whole = size + len(code)
+    return header + struct.pack("<IIIIIIII", 1, 0, base, base, whole, whole, 5, 0x1000) + code
+
+
+# exit(7) of i386
+_EXIT = bytes.fromhex("b801000000bb07000000cd80")
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A directory that is shown, with a program for i386 in it."""
+    with shared_directory() as path:
+        program = path / "i386"
+        program.write_bytes(_elf32(_EXIT))
+        program.chmod(0o755)
+        yield path
+
+
+@x86_64
+def test_a_program_for_i386(folder: Path) -> None:
+    """It is killed, and the verdict says why in words; without a filter it runs."""
+    command = [str(folder / "i386")]
+    if subprocess.run(command).returncode != 7:
+        pytest.skip("the kernel runs no programs for i386")
+    shown = [Mount.read_only(folder)]
+    result = capsule.run(command, mounts=shown)
+    assert (result.outcome, result.signal) == (Outcome.SIGNALED, signal.SIGSYS)
+    assert "another interface of the kernel (32-bit x86, x32)" in result.detail
+    assert capsule.run(command, mounts=shown, seccomp="off").returncode == 7
+    done = subprocess.run([CAPSULE, "--ro", folder, *command], capture_output=True, text=True)
+    assert done.returncode == 128 + signal.SIGSYS
+    assert re.search(r"^capsule: .*i386 was ended by SIGSYS: .*32-bit", done.stderr)
+    assert subprocess.run([CAPSULE, "-q", "--ro", folder, *command], capture_output=True).stderr == b""
+
+
+@x86_64
+@pytest.mark.parametrize("profile", ["default", "strict", "debug", "nest"])
+def test_numbers_of_x32(profile: str) -> None:
+    """A number of x32 ends the process in every profile; its parent goes on."""
+    code = f"""{_LIBC}
+pid = os.fork()
+if pid == 0:
+    os._exit(call(0x40000000 | 39, [])[1])
+tell(os.waitpid(pid, 0)[1])
+"""
+    without = [0, errno.ENOSYS << 8]
+    assert ask_outside(code) in without
+    assert ask(code, seccomp="off") in without
+    assert ask(code, seccomp=profile) & 0x7F == signal.SIGSYS
+
+
+# --- the account ------------------------------------------------------------------------------
+
+_PTRACE = f"{_LIBC}\nfor _ in range(3): call({NUMBERS['ptrace']}, [0])\n"
+_TELLING = f"{_PTRACE}call({NUMBERS['socket']}, [38, 5, 0])\ncall({NUMBERS['socket']}, [2, 3, 1])\n"
+
+
+def test_what_was_refused_is_told() -> None:
+    """Calls, what tells them apart, how often, the errno and the remedy, in the order of the first."""
+    result = capsule.run(probe_args(_TELLING))
+    assert result.denials == (
+        Denial("ptrace", "PTRACE_TRACEME", 3, errno.EPERM, "--allow-syscall ptrace or --seccomp debug"),
+        Denial("socket", "AF_ALG", 1, errno.EAFNOSUPPORT, "--allow-syscall socket"),
+        Denial("socket", "SOCK_RAW", 1, errno.EPERM, "--allow-syscall socket"),
+    )
+    assert (result.denials_complete, result.denials_omitted) == (True, 0)
+
+
+def test_nothing_refused_is_nothing_told() -> None:
+    """A program that does nothing special is refused nothing; nor is one without a filter."""
+    for profile in ("default", "off"):
+        result = capsule.run(["ls", "/"], seccomp=profile)
+        assert (result.ok, result.denials, result.denials_complete) == (True, (), True)
+    assert result.protections["seccomp"].startswith("off")
+
+
+def test_the_remedy_helps() -> None:
+    """What the account names as a remedy allows what was refused."""
+    command = probe_args(f"{_LIBC}\nsys.exit(call({NUMBERS['ptrace']}, [0])[1])")
+    assert capsule.run(command).returncode == errno.EPERM
+    for options in ({"seccomp": "debug"}, {"seccomp": Seccomp(allow=("ptrace",))}):
+        result = capsule.run(command, **options)
+        assert (result.returncode, result.denials) == (0, ())
+
+
+_ALL = (
+    "refused: ptrace(PTRACE_TRACEME) 3 times; --allow-syscall ptrace or --seccomp debug would allow it",
+    "refused: socket(AF_ALG) 1 time; --allow-syscall socket would allow it",
+    "refused: socket(SOCK_RAW) 1 time; --allow-syscall socket would allow it",
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "options", "expected"),
+    [
+        (1, [], [f"{_ALL[2]} (2 more kinds: -v)"]),
+        (1, ["-q"], []),
+        (0, [], []),
+        (0, ["-v"], [*_ALL]),
+    ],
+)
+def test_the_command_line_tells(status: int, options: list[str], expected: list[str]) -> None:
+    """Where the command failed the kind that was new last; all with -v and in JSON; none with -q."""
+    words = [CAPSULE, *options, "--json", "-", *probe_args(f"{_TELLING}sys.exit({status})")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=HANG, cwd="/")
+    assert re.findall(r"^capsule: (refused: .*)$", done.stderr, re.MULTILINE) == expected
+    told = json.loads(done.stdout)["denials"]
+    assert [d["count"] for d in told] == [3, 1, 1]
+    assert told[1] == {
+        "call": "socket", "argument": "AF_ALG", "count": 1, "errno": errno.EAFNOSUPPORT,
+        "remedy": "--allow-syscall socket",
+    }  # fmt: skip
+
+
+_MANY = f"""{_LIBC}
+for number in range(200):
+    for _ in range(number + 1):
+        call({NUMBERS["socket"]}, [100 + number, 5, 0])
+"""
+
+
+def test_kinds_without_end() -> None:
+    """The program chooses the argument: 64 kinds are told, and how many refusals are not."""
+    result = capsule.run(probe_args(_MANY))
+    assert result.ok
+    assert [d.argument for d in result.denials] == [hex(100 + n) for n in range(64)]
+    assert [d.count for d in result.denials] == list(range(1, 65))
+    assert result.denials_omitted == sum(range(65, 201))
+    assert not result.denials_complete
+
+
+_FLOOD = f"""{_LIBC}
+import threading
+def flood(first):
+    while True:
+        call({NUMBERS["socket"]}, [100 + first, 5, 0])
+        first += 8
+for first in range(8):
+    threading.Thread(target=flood, args=(first,)).start()
+"""
+
+
+def test_a_flood_moves_no_deadline() -> None:
+    """Threads that do nothing but be refused, under a deadline: it ends then; the account is small."""
+    result = capsule.run(probe_args(_FLOOD), timeout=1)
+    assert result.outcome is Outcome.TIMED_OUT
+    assert len(result.denials) == 64
+    assert result.denials_omitted > 1000
+    # Not a measure of speed: a deadline that waited for the flood to end would wait for ever.
+    assert result.usage.wall < HANG
+
+
+def test_a_flood_does_not_keep_the_supervisor_from_its_limits() -> None:
+    """Output, signals and kill() work beside it."""
+    with capsule.start(probe_args("print('up', flush=True)\n" + _FLOOD)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(signal.SIGTERM)
+        result = process.wait(HANG)
+    assert (result.outcome, result.signal) == (Outcome.SIGNALED, signal.SIGTERM)
+    with capsule.start(probe_args(_FLOOD)) as process:
+        process.kill()
+        result = process.wait(HANG)
+    assert (result.outcome, result.denials_complete) == (Outcome.KILLED, False)
+
+
+_INTERRUPTED = f"""{_LIBC}
+import signal
+hits = []
+signal.signal(signal.SIGALRM, lambda *_: hits.append(1))
+signal.siginterrupt(signal.SIGALRM, given["interrupt"])
+signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+errors = {{call({NUMBERS["ptrace"]}, [0])[1] for _ in range(20000)}}
+signal.setitimer(signal.ITIMER_REAL, 0)
+tell([sorted(errors), len(hits) > 0])
+"""
+
+
+def test_signals_while_it_is_answered() -> None:
+    """A call that is interrupted and made again has the table's errno, counted once; or EINTR."""
+    for interrupt, allowed in ((False, {errno.EPERM}), (True, {errno.EPERM, errno.EINTR})):
+        result = capsule.run(probe_args(_INTERRUPTED, {"interrupt": interrupt}))
+        errors, interrupted = json.loads(result.stdout)
+        assert interrupted
+        assert errno.EPERM in errors
+        assert set(errors) <= allowed
+        (denial,) = result.denials
+        assert denial.count == 20000 or interrupt
+
+
+_LISTENING = f"""
+import json, os, sys
+import capsule
+given = json.loads(sys.argv[1])
+{_LIBC}
+libc.prctl(38, 1, 0, 0, 0)
+class Program(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+program = Program(1, bytes.fromhex("060000000000ff7f"))
+listener, error = call({NUMBERS["seccomp"]}, [1, 8, ctypes.addressof(program)])
+assert listener >= 0, error
+result = capsule.run(given["command"], cwd="/")
+told = [result.returncode, result.denials, result.denials_complete, result.protections["seccomp"]]
+print(json.dumps(told))
+"""
+
+
+def test_where_an_outer_filter_listens() -> None:
+    """The errno is the same, nothing is told, and that is said."""
+    command = probe_args(f"{_LIBC}\nsys.exit(call({NUMBERS['ptrace']}, [0])[1])")
+    words = [PYTHON, "-c", _LISTENING, json.dumps({"command": command})]
+    done = subprocess.run(words, capture_output=True, timeout=HANG, cwd="/")
+    assert done.returncode == 0, done.stderr
+    code, denials, complete, how = json.loads(done.stdout)
+    assert (code, denials, complete) == (errno.EPERM, [], False)
+    assert "refusals are not told: the host gives no listener" in how
+
+
+def test_where_the_filter_refuses_to_hand_it_over() -> None:
+    """A list without sendmsg: refused is refused, and untold."""
+    result = capsule.run(["unshare", "--user", "true"], seccomp=Seccomp(deny=("sendmsg",)))
+    assert (result.ok, result.denials, result.denials_complete) == (False, (), False)
+    assert b"Operation not permitted" in result.stderr
+    assert "the filter refuses sendmsg" in result.protections["seccomp"]
+
+
+def test_the_command_does_not_hold_the_listener() -> None:
+    """Neither descriptor of the hand-over is the command's."""
+    assert ask("tell(sorted(os.listdir('/proc/self/fd')))") == ["0", "1", "2", "3"]
+
+
+# --- what is asked for ------------------------------------------------------------------------
+
+_ONE = f"{_LIBC}\ntell(call(given['number'], given['args'])[1])"
+
+
+def answer(name: str, *args: int, **options: Any) -> int:
+    """The errno of a call inside."""
+    found: int = ask(_ONE, None, {"number": NUMBERS[name], "args": args}, **options)
+    return found
+
+
+def test_allowed_and_denied_by_name() -> None:
+    """A call more, a call less, a group less; a rule that is lifted is lifted wholly."""
+    assert answer("unshare", 0, seccomp=Seccomp(allow=("unshare",))) == 0
+    assert answer("personality", 0x40000, seccomp=Seccomp(allow=("personality",))) == 0
+    assert answer("flock", BAD_FD, 1) == errno.EBADF
+    assert answer("flock", BAD_FD, 1, seccomp=Seccomp(deny=("flock",))) == errno.EPERM
+    assert answer("getitimer", 0, BAD_POINTER, seccomp=Seccomp(deny=("@timer",))) == errno.EPERM
+
+
+def test_profiles_of_system_calls() -> None:
+    """strict has no sockets and no System V IPC; debug has tracing; off has all."""
+    assert answer("socket", 2, 1, 0, seccomp="strict") == errno.EAFNOSUPPORT
+    assert answer("shmget", 0, 4096, 0o1000, seccomp="strict") == errno.EPERM
+    assert answer("shmget", 0, 4096, 0o1000) == 0
+    assert answer("ptrace", 0, seccomp="debug") == 0
+    assert answer("unshare", 0, seccomp="off") == 0
+
+
+def test_a_list_of_groups() -> None:
+    """What is in no group of the list is refused, and told."""
+    profile = "@system-service ~@ipc"
+    assert answer("shmget", 0, 4096, 0o1000, seccomp=profile) == errno.EPERM
+    result = capsule.run(
+        probe_args(f"{_LIBC}\ncall({NUMBERS['shmget']}, [0, 4096, 0])"), seccomp=profile
+    )
+    assert [d.call for d in result.denials] == ["shmget"]
+
+
+def test_a_file_in_dockers_format() -> None:
+    """An allow-list of somebody's is in force; its errno is its own."""
+    with shared_directory() as place:
+        rules = {
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{"names": ["getppid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77}],
+        }
+        (place / "rules.json").write_text(json.dumps(rules))
+        options = {"seccomp": f"{place}/rules.json"}
+        assert answer("getppid", **options) == 77
+        assert answer("unshare", 0, **options) == 0
+        done = subprocess.run(
+            [CAPSULE, "--seccomp", "rules.json", "true"], cwd=place, capture_output=True, timeout=HANG
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        (place / "rules.json").write_text("{}")
+        done = subprocess.run(
+            [CAPSULE, "--seccomp", "rules.json", "true"], cwd=place, capture_output=True, timeout=HANG
+        )
+        assert done.returncode == 2
+        assert b"rules.json: defaultAction: is not text" in done.stderr
+
+
+# --- owners -----------------------------------------------------------------------------------
+
+_OWN = """
+open("/tmp/file", "w").close()
+def own(*ids):
+    try:
+        os.chown("/tmp/file", *ids)
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    found = os.stat("/tmp/file")
+    return [found.st_uid, found.st_gid]
+tell([own(*given["own"]), own(-1, -1), own(*given["other"])])
+"""
+
+
+@pytest.mark.parametrize("ids", [(0, 0), (1000, 33)])
+def test_owners(ids: tuple[int, int]) -> None:
+    """To the own ids files can be given; to others EINVAL, as without a filter, but told."""
+    given = {"own": ids, "other": [7, 7]}
+    policy = Policy(uid=ids[0], gid=ids[1])
+    expected = [list(ids), list(ids), "EINVAL"]
+    assert ask(_OWN, policy, given) == ask(_OWN, policy, given, seccomp="off") == expected
+    result = capsule.run(probe_args(_OWN, given), policy)
+    assert result.denials == (Denial("chown", "uid 7", 1, errno.EINVAL, "--pretend-chown"),)
+    assert ask(_OWN, policy, given, pretend_chown=True) == [list(ids)] * 3
+
+
+def test_pretended_owners_for_tar() -> None:
+    """An archive of another user's files unpacks; without the option the message names it."""
+    with shared_directory() as place:
+        give(place)
+        (place / "f").write_text("content")
+        script = "tar --owner=1000 --group=1000 -cf o.tar f && tar xf o.tar -C /tmp && cat /tmp/f"
+        words = [CAPSULE, "--overlay", ".", "--", "sh", "-c", script]
+        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=HANG)
+        assert done.returncode != 0
+        assert "Cannot change ownership" in done.stderr
+        assert "--pretend-chown would allow it" in done.stderr
+        words.insert(1, "--pretend-chown")
+        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=HANG)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "content", "")
+
+
+# --- before anything runs ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seccomp", "strickt"], "seccomp: no such profile: strickt"),
+        (["--allow-syscall", "pttrace"], "hint: did you mean ptrace"),
+        (["--deny-syscall", "execve"], "seccomp: default refuses execve, which starts the command"),
+        (["--seccomp", "off", "--deny-syscall", "ptrace"], "seccomp: seccomp is off"),
+        (["--seccomp", "off", "--pretend-chown"], "pretend_chown: seccomp is off"),
+        (["--seccomp", "/nowhere.json"], "seccomp: /nowhere.json: No such file or directory"),
+    ],
+)
+def test_wrong_words(options: list[str], message: str) -> None:
+    """They end with 2, name what is wrong, and nothing runs."""
+    done = subprocess.run([CAPSULE, *options, "echo", "ran"], capture_output=True, text=True, cwd="/")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert "The command was not run." in done.stderr
+
+
+def test_a_host_without_filters() -> None:
+    """Where none can be installed, nothing runs unless that is asked for."""
+    from capsule.command import resolve as find
+    from capsule.errors import HostError
+    from capsule.plan import make_plan
+
+    host = capsule.probe().replace(seccomp=False)
+    with pytest.raises(HostError, match="no filter of system calls") as caught:
+        make_plan(Policy(), host, find(["true"], Policy()))
+    assert "--seccomp off" in (caught.value.hint or "")
+    policy = Policy(seccomp=Seccomp("off"))
+    plan = make_plan(policy, host, find(["true"], policy))
+    assert plan.protections["seccomp"].startswith("off")
