@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import glob
 import json
 import os
 import select
@@ -318,8 +319,12 @@ def closed_place() -> str | None:
     return None
 
 
-def _tool(name: str) -> Need:
-    return Need(f"{name} is not installed", lambda: shutil.which(name) is not None)
+def _tool(name: str, *, optional: bool = False) -> Need:
+    return Need(f"{name} is not installed", lambda: shutil.which(name) is not None, optional)
+
+
+def _has_postgres() -> bool:
+    return bool(shutil.which("initdb") or glob.glob("/usr/lib/postgresql/*/bin/initdb"))
 
 
 NEEDS: dict[str, Need] = {
@@ -337,10 +342,28 @@ NEEDS: dict[str, Need] = {
         "the caller may not open /dev/fuse", lambda: os.access("/dev/fuse", os.R_OK | os.W_OK), True
     ),
     "route": Need("the host has no route to the network", _has_route, True),
+    "postgres": Need("postgres is not installed", _has_postgres, True),
     **{
         name: _tool(name)
-        for name in ("bindfs", "gcc", "ldd", "newuidmap", "setpriv", "strace", "unshare")
+        for name in (
+            "bindfs",
+            "busybox",
+            "gcc",
+            "gdb",
+            "git",
+            "gpg",
+            "ldd",
+            "make",
+            "newuidmap",
+            "setpriv",
+            "sqlite3",
+            "ssh-keygen",
+            "strace",
+            "unshare",
+        )
     },
+    # Hundreds of megabytes, or servers that an installation would start.
+    **{name: _tool(name, optional=True) for name in ("javac", "node", "npm", "redis-server")},
 }
 
 _is_met = functools.cache(lambda name: NEEDS[name].met())
