@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import capsule
 
 from . import bwrap
+from .calls import busy_row, calls_row, filter_row
 from .many import many_row, memory_row
 from .starts import cli_row, large_row, memory_available, parts_row, run_row
 
@@ -28,6 +29,9 @@ ROWS = {
     "large": large_row,
     "cli": cli_row,
     "parts": parts_row,
+    "filter": filter_row,
+    "calls": calls_row,
+    "busy": busy_row,
     "memory": memory_row,
     "many": many_row,
 }

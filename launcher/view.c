@@ -180,10 +180,9 @@ int step_file(const struct step *step)
 /* The value of a hexadecimal digit, or -1. */
 static int digit_value(char digit)
 {
-	const char digits[] = "0123456789abcdef";
-	const char *at = digit == '\0' ? NULL : strchr(digits, digit);
-
-	return at == NULL ? -1 : (int)(at - digits);
+	if (digit >= '0' && digit <= '9')
+		return digit - '0';
+	return digit >= 'a' && digit <= 'f' ? digit - 'a' + 10 : -1;
 }
 
 ssize_t decode_hex(char *text)

@@ -82,7 +82,7 @@ class Filter(Value):
         return f"Filter({self.summary!r})"
 
 
-_known: dict[tuple[Request, bool], Filter] = {}
+_known: dict[tuple[object, ...], Filter] = {}
 
 
 def load(
@@ -111,10 +111,11 @@ def load(
     if spec.profile == "off":
         _refuse_changes_of_nothing(spec, pretend_chown)
         return None
-    request = Request(spec, arch or os.uname().machine, ids, pretend_chown, document)
-    key = (request, listener)
+    # Plain parts: every start comes by here, and a Value takes longer to hash than all of them.
+    key = (spec.profile, spec.allow, spec.deny, ids, pretend_chown, listener, document, arch)
     if key not in _known:
-        _known[key] = _make(request, listener)
+        machine = arch or os.uname().machine
+        _known[key] = _make(Request(spec, machine, ids, pretend_chown, document), listener)
     return _known[key]
 
 
