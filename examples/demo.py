@@ -135,6 +135,8 @@ def show_result(result: capsule.Result) -> None:
     )
     for number, (name, how) in enumerate(result.protections.items()):
         print(f"{'protections' if number == 0 else '':13}{name}: {how}")
+    for number, denial in enumerate(result.denials):
+        print(f"{'refused' if number == 0 else '':13}{denial.describe()}")
 
 
 def faults(scene: Scene, result: capsule.Result, outside: Seen, inside: Seen) -> list[str]:

@@ -12,6 +12,7 @@ standard error what came of each attempt, one JSON object a line.
 from __future__ import annotations
 
 import csv
+import ctypes
 import errno
 import json
 import os
@@ -90,6 +91,18 @@ def write_to_project() -> str:
     return "sitecustomize.py"
 
 
+def become_root_of_namespaces() -> str:
+    """Ask the kernel for a user namespace, where root's part of the kernel is within reach."""
+    kernel = ctypes.CDLL(None, use_errno=True)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(ctypes.get_errno() if kernel.unshare(0x10000000) else 0)  # CLONE_NEWUSER
+    error = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if error:
+        raise OSError(error, os.strerror(error))
+    return "CLONE_NEWUSER"
+
+
 ATTEMPTS: dict[str, Callable[[], str]] = {
     "read the private key in ~/.ssh": read_private_key,
     "find secrets in the environment": read_own_environment,
@@ -98,6 +111,7 @@ ATTEMPTS: dict[str, Callable[[], str]] = {
     "send all that to a server": send_away,
     "write to /usr": write_to_system,
     "write into the project": write_to_project,
+    "make a user namespace": become_root_of_namespaces,
 }
 loot: list[str] = []
 

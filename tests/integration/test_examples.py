@@ -21,6 +21,7 @@ ATTEMPTS = {
     "send all that to a server": ("DONE", "failed: ECONNREFUSED"),
     "write to /usr": ("DONE" if os.geteuid() == 0 else "failed: EACCES", "failed: EROFS"),
     "write into the project": ("DONE", "failed: EROFS"),
+    "make a user namespace": ("DONE", "failed: EPERM"),
 }
 
 
@@ -74,6 +75,13 @@ def test_the_server_hears_of_the_outside_run_alone(demo: Demo) -> None:
     outside, inside = demo.row("bytes that the server received")
     assert int(outside) > 0
     assert inside == "0"
+
+
+def test_what_was_refused_is_shown(demo: Demo) -> None:
+    """The one system call that the filter refused stands in the account, with its remedy."""
+    line = "refused      unshare(CLONE_NEWUSER) 1 time; --allow-syscall unshare or --seccomp nest"
+    assert demo.done.stdout.count("refused      ") == 1
+    assert line in demo.done.stdout
 
 
 def test_the_demo_leaves_nothing_behind(demo: Demo) -> None:
