@@ -108,7 +108,7 @@ static int install(unsigned long flags)
 	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
 }
 
-/* One that waits for the answer is woken by fatal signals alone, from 5.19 on. Before, by any. */
+/* From 5.19 on, who waits for an answer that init is at is woken by fatal signals alone. */
 static int install_with_listener(void)
 {
 	int fd = install(SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV);

@@ -178,6 +178,17 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
     (s.Chdir, errno.ENOTDIR): "this is not a directory: choose another with --chdir",
     (s.Chdir, errno.EACCES): "the command may not enter the directory with its ids",
     (s.Chdir, errno.EXDEV): "the directory is not inside the capsule",
+    (s.Seccomp, errno.EBUSY): (
+        "a seccomp filter around Capsule has got a listener, and there can be one: start Capsule "
+        "outside of that filter"
+    ),
+    (s.Seccomp, errno.EINVAL): (
+        "the kernel does not take the filter, or was built without them: `capsule doctor`"
+    ),
+    (s.Seccomp, errno.ENOMEM): (
+        "together with the filters around Capsule it is longer than the kernel takes, or the host is "
+        "out of memory"
+    ),
     (s.Exec, errno.E2BIG): "arguments and environment together are longer than execve(2) takes",
     (
         s.Exec,

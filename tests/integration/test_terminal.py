@@ -323,7 +323,12 @@ ENDS: dict[str, tuple[tuple[str, ...], bytes, int, int]] = {
     "SIGTERM": (script("exec sleep 1000"), b"", signal.SIGTERM, -signal.SIGTERM),
     "SIGINT": (script("exec sleep 1000"), b"", signal.SIGINT, -signal.SIGINT),
     "SIGHUP": (script("exec sleep 1000"), b"", signal.SIGHUP, -signal.SIGHUP),
-    "SIGTERM that is taken": (script("trap 'exit 9' TERM; while :; do read x; done"), b"", 15, 9),
+    "SIGTERM that is taken": (
+        ("sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do read x; done"),
+        b"",
+        15,
+        9,
+    ),
     "a mode of its own inside": (script("stty raw -echo; read x; exit 4"), b"\r\n", 0, 4),
     "a closed terminal": (script("read x; exec <&- >&- 2>&-; exit 5"), b"\n", 0, 5),
 }

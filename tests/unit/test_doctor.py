@@ -316,7 +316,15 @@ def test_mount_setattr_has_a_fallback() -> None:
 def test_seccomp_names_an_outer_filter() -> None:
     """A filter around Capsule is worth knowing of even if it does no harm."""
     assert "Capsule itself is under one" in checks.seccomp(host(outer_seccomp=True)).found
-    assert checks.seccomp(host(seccomp=False)).state is State.MISSING
+    assert checks.seccomp(host(seccomp=False)).fails
+
+
+def test_without_a_listener_seccomp_is_only_degraded() -> None:
+    """Where refusals cannot be told, the default policy can be enforced all the same."""
+    check = checks.seccomp(host(outer_seccomp=True, seccomp_listener=False))
+    assert (check.state, check.required, check.fails) == (State.DEGRADED, True, False)
+    assert "refusals are not told" in check.loses
+    assert "outside of a filter that has one" in check.remedy
 
 
 @pytest.mark.parametrize(

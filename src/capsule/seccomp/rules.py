@@ -24,8 +24,6 @@ TRAP = 0x00030000
 KILL = 0x80000000
 _KIND = 0xFFFF0000
 
-ARGUMENTS = 6
-
 
 def errno_of(action: int) -> int | None:
     """The error number that an action answers, or None if it does something else."""
