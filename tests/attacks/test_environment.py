@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -125,6 +126,33 @@ def test_no_file_of_the_working_directory_runs(
         assert (done.returncode, done.stderr) == (0, ""), (verb, done)
         assert done.stdout.startswith({"run": "worked"}.get(verb, "")), (verb, done.stdout)
         assert done.stdout
+
+
+@pytest.mark.parametrize("place", ["bin", "with space", "with -dash"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "#!{}",
+        "#!{} -E",
+        "#!/bin/sh\n'''exec' {} \"$0\" \"$@\"\n' '''",
+        "#!/bin/sh\n'''exec' '{}' \"$0\" \"$@\"\n' '''",
+    ],
+    ids=["pip", "pipx", "distlib", "uv"],
+)
+def test_what_installers_write_into_the_first_line(tmp_path: Path, place: str, line: str) -> None:
+    """pip, pipx and uv each have their own way to name the interpreter, with a space in it or not."""
+    (tmp_path / place).mkdir()
+    python = tmp_path / place / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    shutil.copy(ROOT / "packaging/capsule", tmp_path)
+    (tmp_path / "capsule-python").write_text(line.format(python) + "\nbody\n")
+    words = ["run", "a b", "--", "-E"]
+    done = subprocess.run([tmp_path / "capsule", *words], capture_output=True, text=True)
+    if line == "#!{} -E" and place == "with -dash":
+        assert done.returncode == 125  # nobody can tell where the path ends
+    else:
+        assert done.stdout.splitlines() == ["-E", "-P", f"{tmp_path}/capsule-python", *words], done
 
 
 def test_an_interpreter_that_is_gone_is_named(tmp_path: Path) -> None:
