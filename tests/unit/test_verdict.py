@@ -13,17 +13,21 @@ from collections.abc import Iterator
 
 import pytest
 
+from capsule import seccomp
 from capsule.errors import InternalError
 from capsule.launch import Running
 from capsule.plan import Plan
 from capsule.policy import Limits
 from capsule.result import Outcome, Usage
+from capsule.seccomp.denials import argument_text
 from capsule.streams import Streams
 from capsule.supervise import Process
 
-STARTED, FEATURES, READY, STOPPED, ENDED = range(1, 6)
+STARTED, FEATURES, READY, STOPPED, ENDED, REFUSED = range(1, 7)
 COMMAND, DEADLINE = range(2)
 PLAN = Plan((), ("prog",), ("user",), {"files": "hidden"})
+FILTER = seccomp.load(seccomp.Seccomp(), arch="x86_64")
+PTRACE, SOCKET = 101, 41
 
 
 def record(kind: int, *values: int) -> bytes:
@@ -39,14 +43,16 @@ def exited(status: int) -> int:
 class Stage:
     """The ends that belong to init and the command."""
 
-    def __init__(self, output: int | None = None, timeout: float | None = None) -> None:
+    def __init__(
+        self, output: int | None = None, timeout: float | None = None, plan: Plan = PLAN
+    ) -> None:
         self.pid = os.posix_spawn("/bin/sh", ["sh", "-c", "read x"], {}, file_actions=self._stdin())
         status, self.status = os.pipe()
         self.lifeline, lifeline = os.pipe()
         stdout, self.stdout = os.pipe()
         running = Running(self.pid, os.pidfd_open(self.pid), status, lifeline)
         limits = Limits(output=output, timeout=timeout)
-        self.process = Process(running, PLAN, limits, Streams(stdout=stdout))
+        self.process = Process(running, plan, limits, Streams(stdout=stdout))
 
     def _stdin(self) -> list[tuple[int, int, int]]:
         read, self.keep = os.pipe()
@@ -70,9 +76,11 @@ class Stage:
 
 
 @contextlib.contextmanager
-def staged(output: int | None = None, timeout: float | None = None) -> Iterator[Stage]:
+def staged(
+    output: int | None = None, timeout: float | None = None, plan: Plan = PLAN
+) -> Iterator[Stage]:
     """A process in front of the scenery; nothing of it is left."""
-    stage = Stage(output, timeout)
+    stage = Stage(output, timeout, plan)
     try:
         with stage.process:
             yield stage
@@ -166,13 +174,89 @@ def test_usage_in_units() -> None:
     assert usage == Usage(2.5, 1.0, 0.5, 7 * 1024, 8, 9, 10, 11)
 
 
-@pytest.mark.parametrize("kind", [0, STARTED, FEATURES, READY, 6, -1])
+@pytest.mark.parametrize("kind", [0, STARTED, FEATURES, READY, REFUSED, 7, -1])
 def test_an_unknown_record_is_an_internal_error(kind: int) -> None:
     """A record that does not belong there is not taken for anything."""
     with staged() as stage:
         stage.say(record(kind), record(ENDED, 0, COMMAND))
         with pytest.raises(InternalError, match="kind"):
             stage.process.wait()
+
+
+def test_refusals_are_told_in_words() -> None:
+    """Number, errno, argument and count become a call, its names, and what would allow it."""
+    records = [
+        record(REFUSED, PTRACE, 1, 0, 16, 3),
+        record(REFUSED, SOCKET, 97, 0, 38, 1),
+        record(REFUSED, SOCKET, 1, 1, 0x80003, 2),
+        record(REFUSED, SOCKET, 97, 0, 99, 1),
+        record(REFUSED, 165, 1, -1, 0, 1),
+        record(ENDED, exited(1), COMMAND, *[0] * 8, 7),
+    ]
+    with staged(plan=PLAN.replace(filter=FILTER)) as stage:
+        stage.say(*records)
+        result = stage.process.wait()
+    assert [(d.call, d.argument, d.count, d.errno) for d in result.denials] == [
+        ("ptrace", "PTRACE_ATTACH", 3, 1),
+        ("socket", "AF_ALG", 1, 97),
+        ("socket", "SOCK_RAW", 2, 1),
+        ("socket", "0x63", 1, 97),
+        ("mount", "", 1, 1),
+    ]
+    told = "socket(AF_ALG) 1 time; --allow-syscall socket would allow it"
+    assert result.denials[1].describe() == told
+        result.denials[1].describe() == "socket(AF_ALG) 1 time; --allow-syscall socket would allow it"
+    )
+    assert (result.denials_complete, result.denials_omitted) == (False, 7)
+
+
+@pytest.mark.parametrize(
+    ("filter_", "last_word", "complete"),
+    [
+        (FILTER, True, True),
+        (FILTER, False, False),
+        (seccomp.load(seccomp.Seccomp(), listener=False, arch="x86_64"), True, False),
+        (None, True, True),
+        (None, False, True),
+    ],
+)
+def test_whether_all_refusals_are_told(
+    filter_: seccomp.Filter | None, last_word: bool, complete: bool
+) -> None:
+    """With a listener and init's last word; without a filter there is nothing to tell."""
+    with staged(plan=PLAN.replace(filter=filter_)) as stage:
+        stage.say(*[record(ENDED, exited(0), COMMAND)] * last_word)
+        result = stage.process.wait()
+    assert (result.denials, result.denials_complete, result.denials_omitted) == ((), complete, 0)
+
+
+@pytest.mark.parametrize(("filter_", "told"), [(FILTER, True), (None, False)])
+def test_the_filter_ended_it(filter_: seccomp.Filter | None, told: bool) -> None:
+    """SIGSYS under a filter is another interface of the kernel, and said so in words."""
+    with staged(plan=PLAN.replace(filter=filter_)) as stage:
+        stage.say(record(ENDED, signal.SIGSYS, COMMAND))
+        result = stage.process.wait()
+    assert (result.outcome, result.signal) == (Outcome.SIGNALED, signal.SIGSYS)
+    assert ("another interface of the kernel" in result.describe()) is told
+
+
+@pytest.mark.parametrize(
+    ("call", "index", "value", "text"),
+    [
+        ("unshare", 0, 0x10020000, "CLONE_NEWNS|CLONE_NEWUSER"),
+        ("unshare", 0, 0x400, "0x400"),
+        ("unshare", 0, 0x80 | 0x400, "CLONE_NEWTIME|0x400"),
+        ("clone", 0, 0x10000000 | 0x100 | 17, "CLONE_NEWUSER"),
+        ("setns", 1, 0, "0x0"),
+        ("fchownat", 2, 1000, "uid 1000"),
+        ("chown", 2, 33, "gid 33"),
+        ("mknodat", 2, 0x61B6, "S_IFBLK"),
+        ("kcmp", 2, 5, "0x5"),
+    ],
+)
+def test_arguments_have_the_names_of_the_manual(call: str, index: int, value: int, text: str) -> None:
+    """Flags, families, requests and ids as a manual page writes them; else the number."""
+    assert argument_text(call, index, value) == text
 
 
 def test_half_a_record_is_an_internal_error() -> None:
