@@ -18,8 +18,8 @@ _BY_COMMAND, _BY_DEADLINE = range(2)
 
 # Only a file of rules can end a program for another reason; it may have said SCMP_ACT_KILL.
 _FOREIGN = (
-    "it made a system call through another interface of the kernel (32-bit, x32), or one that a file of "
-    "rules ends it for; only --seccomp off lets it run"
+    "it made a system call through another interface of the kernel (32-bit, x32), or one that a file "
+    "of rules ends it for; only --seccomp off lets it run"
 )
 
 

@@ -205,8 +205,6 @@ def test_refusals_are_told_in_words() -> None:
     ]
     told = "socket(AF_ALG) 1 time; --allow-syscall socket would allow it"
     assert result.denials[1].describe() == told
-        result.denials[1].describe() == "socket(AF_ALG) 1 time; --allow-syscall socket would allow it"
-    )
     assert (result.denials_complete, result.denials_omitted) == (False, 7)
 
 
