@@ -91,11 +91,16 @@ def _check(document: Document, key: str, value: object) -> None:
 
 
 def _more_denied(before: Seccomp, found: Seccomp) -> Seccomp:
-    """What it denies is refused even where the caller allows it by name."""
+    """What it denies is refused even where the caller allows it: by name, as names say most."""
     if not found.deny:
         return before
-    allow = tuple(name for name in before.allow if name not in found.deny)
-    return before.replace(allow=allow, deny=(*before.deny, *found.deny))
+    from .seccomp import groups  # only where it is asked for
+
+    denied = {*found.deny}
+    for word in denied & groups.GROUPS.keys():
+        denied |= groups.members(word)
+    allow = tuple(name for name in before.allow if name not in denied)
+    return before.replace(allow=allow, deny=(*before.deny, *denied))
 
 
 def _stricter(before: float | None, asked: float) -> float:

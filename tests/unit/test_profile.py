@@ -610,6 +610,17 @@ def test_what_a_found_file_may_do(project: Path) -> None:
     assert tightened("") == effective(parse("run", ["true"]))[0] == Policy(limits=Limits(output=None))
 
 
+@pytest.mark.usefixtures("project")
+def test_what_a_found_file_denies_is_denied() -> None:
+    """Whatever the caller allows: the same name or group, a name of the group, a group of the name."""
+    for allow in ("ptrace", "@debug"):
+        for deny in ("ptrace", "@debug"):
+            policy = tightened(f'seccomp.deny = ["{deny}"]', f"--allow-syscall={allow}")
+            found = seccomp.load(policy.seccomp, arch="x86_64")
+            assert found is not None
+            assert not found.request.rules().call("ptrace").allowed, (allow, deny)
+
+
 @pytest.mark.parametrize(
     ("text", "words", "where"),
     [
