@@ -104,7 +104,7 @@ def _content(name: str, fd: int, *, pipe: bool) -> str:
 
 
 def guarded(policy: Policy, name: str) -> Policy:
-    """The policy with the profile *name* itself protected in every writable tree that holds it.
+    """The policy with the file *name* itself protected in every writable tree that holds it.
 
     As a protected name, and not as a mount of its own: the directories above it must stay where they
     are, too, and what takes its place is found at the end.

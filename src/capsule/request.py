@@ -28,14 +28,14 @@ def effective(options: Options, *, guarded: bool = True) -> tuple[Policy, str | 
 
     Args:
         options: the options.
-        guarded: whether the profile's own file is protected, as it is where something runs.
+        guarded: whether the files that it is of are protected, as they are where something runs.
 
     Raises:
         PolicyError: a value cannot be meant, or that file would loosen something.
     """
     policy = to_policy(options)
-    if guarded and options.last("--profile") is not None:
-        policy = _guard_profile(options, policy)
+    if guarded:
+        policy = _guard_files(options, policy)
     try:
         # One call that fails is all that a run without the file pays.
         os.stat(FOUND_FILE, follow_symlinks=False)
@@ -117,14 +117,15 @@ def is_file_name(word: str) -> bool:
     return "/" in word or word.endswith(".toml")
 
 
-def _guard_profile(options: Options, policy: Policy) -> Policy:
-    """The command must not write the policy of the next run."""
-    name = options.last("--profile") or ""
-    if not is_file_name(name):
-        return policy
-    from . import profile
+def _guard_files(options: Options, policy: Policy) -> Policy:
+    """The command must not write the policy of the next run, nor its rules for system calls."""
+    named = options.last("--profile") or ""
+    for name in (named if is_file_name(named) else None, policy.seccomp.path):
+        if name is not None:
+            from . import profile
 
-    return profile.guarded(policy, name)
+            policy = profile.guarded(policy, name)
+    return policy
 
 
 def _limits(options: Options, base: Limits, output_is_said: bool) -> Limits:

@@ -614,3 +614,18 @@ def test_a_host_without_filters() -> None:
     policy = Policy(seccomp=Seccomp("off"))
     plan = make_plan(policy, host, find(["true"], policy))
     assert plan.protections["seccomp"].startswith("off")
+
+
+def test_the_command_cannot_write_its_rules() -> None:
+    """A file of rules in a writable tree is read-only there, as a profile is; others are not."""
+    with shared_directory() as place:
+        give(place)
+        (place / "rules.json").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
+        give(place / "rules.json")
+        script = "echo x >beside && echo x >rules.json"
+        words = [CAPSULE, "--seccomp", "rules.json", "--rw", ".", "sh", "-c", script]
+        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=HANG)
+        assert done.returncode != 0
+        assert "Read-only file system" in done.stderr
+        assert (place / "beside").read_text() == "x\n"
+        assert "SCMP_ACT_ALLOW" in (place / "rules.json").read_text()
