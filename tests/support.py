@@ -342,6 +342,7 @@ NEEDS: dict[str, Need] = {
         "the caller may not open /dev/fuse", lambda: os.access("/dev/fuse", os.R_OK | os.W_OK), True
     ),
     "route": Need("the host has no route to the network", _has_route, True),
+    "mount_setattr": Need("the kernel is older than 5.12", lambda: capsule.probe().mount_setattr, True),
     "postgres": Need("postgres is not installed", _has_postgres, True),
     **{
         name: _tool(name)

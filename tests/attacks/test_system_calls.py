@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import platform
 import re
 import signal
@@ -159,19 +160,16 @@ REACHED: list[tuple[str, tuple[int, ...], int, tuple[int, ...]]] = [
     ("fspick", (BAD_FD, BAD_POINTER, 0), errno.ENOSYS, (errno.EFAULT, errno.EPERM)),
     ("fsopen", (BAD_POINTER, 0), errno.ENOSYS, (errno.EFAULT, errno.EPERM)),
     ("move_mount", (BAD_FD, 0, 0, 0, 0), errno.ENOSYS, (errno.EFAULT, errno.EPERM)),
-    ("mount_setattr", (BAD_FD, BAD_POINTER, 0, 0, 0), errno.ENOSYS, (errno.EINVAL,)),
     ("io_uring_setup", (1, BAD_POINTER), errno.ENOSYS, (errno.EFAULT,)),
     ("io_uring_enter", (BAD_FD, 0, 0, 0), errno.ENOSYS, (errno.EBADF,)),
     ("keyctl", (0xFFFF,), errno.ENOSYS, (errno.EOPNOTSUPP,)),
     ("add_key", (BAD_POINTER, 0, 0, 0, 0), errno.EPERM, (errno.EFAULT,)),
     ("userfaultfd", (0xFF,), errno.EPERM, (errno.EINVAL,)),
-    ("bpf", (0xFFFF, BAD_POINTER, 8), errno.EPERM, (errno.EFAULT, errno.EINVAL)),
     ("perf_event_open", (BAD_POINTER, 0, 0, BAD_FD, 0), errno.EPERM, (errno.EFAULT,)),
     ("ptrace", (0,), errno.EPERM, (0,)),
     ("process_vm_readv", (1, 0, 0, 0, 0, 1), errno.EPERM, (errno.EINVAL,)),
     ("pidfd_getfd", (BAD_FD, 0, 0), errno.EPERM, (errno.EBADF,)),
     ("vmsplice", (BAD_FD, 0, 0, 0), errno.EPERM, (errno.EBADF, 0)),
-    ("open_by_handle_at", (BAD_FD, BAD_POINTER, 0), errno.EPERM, (errno.EFAULT, errno.EBADF)),
     ("personality", (0x40000,), errno.EPERM, (0,)),
     ("prctl", (35, 6, 0, 0, 1), errno.EPERM, (errno.EINVAL,)),
     ("ioctl", (BAD_FD, 0x5412), errno.EPERM, (errno.EBADF,)),
@@ -189,23 +187,44 @@ def test_refused_calls(name: str, args: tuple[int, ...], error: int, reached: tu
     refused(name, args, error, *reached)
 
 
+# What the kernel itself refuses, in some settings or before some version, to who is not root.
+OF_ROOT: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = [
+    ("socket", (2, 3, 255), (0,)),
+    ("syslog", (10,), (0,)),
+    ("bpf", (0xFFFF, BAD_POINTER, 8), (errno.EFAULT, errno.EINVAL)),
+    ("open_by_handle_at", (BAD_FD, BAD_POINTER, 0), (errno.EFAULT, errno.EBADF)),
+]
+
+
 @needs("real root")
-@pytest.mark.parametrize(
-    ("name", "args", "reached"),
-    [("socket", (2, 3, 255), 0), ("syslog", (10,), 0)],
-)
-def test_calls_that_only_root_reaches(name: str, args: tuple[int, ...], reached: int) -> None:
-    """What the kernel itself refuses to others: raw sockets, the log."""
-    refused(name, args, errno.EPERM, reached)
+@pytest.mark.parametrize(("name", "args", "reached"), OF_ROOT, ids=str)
+def test_calls_that_only_root_reaches(
+    name: str, args: tuple[int, ...], reached: tuple[int, ...]
+) -> None:
+    """Raw sockets, the log, programs in the kernel, files by their handles."""
+    refused(name, args, errno.EPERM, *reached)
+
+
+@needs("mount_setattr")
+def test_a_young_call_of_the_mounts() -> None:
+    """mount_setattr(2) is not there, as the others of its interface."""
+    args = (BAD_FD, BAD_POINTER, 0, 0, 0)
+    refused("mount_setattr", args, errno.ENOSYS, errno.EINVAL)
+
+
+def _waits_killable() -> bool:
+    """Since 5.19 who waits for an answer that is on its way is woken by fatal signals alone."""
+    return tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (5, 19)
 
 
 def test_families_of_sockets() -> None:
     """Of all that the kernel has, UNIX, INET, INET6 and NETLINK are left."""
     code = f"{_LIBC}\ntell([call(given['number'], [given['high'] | n, 3, 0])[1] for n in range(46)])"
-    outside = ask_outside(code, {"number": NUMBERS["socket"], "high": 0})
-    there = {n for n, error in enumerate(outside) if error != errno.EAFNOSUPPORT}
+    # Outside only one, which every kernel has: for each of the others it may load a module.
+    outside = code.replace("range(46)", "(17,)")
+    (error,) = ask_outside(outside, {"number": NUMBERS["socket"], "high": 0})
+    assert error in (0, errno.EPERM)
     left = {1, 2, 10, 16}
-    assert there - left, "the kernel has no other family, so this shows nothing"
     for high in (0, HIGH):
         inside = ask(code, given={"number": NUMBERS["socket"], "high": high})
         assert {n for n, error in enumerate(inside) if error != errno.EAFNOSUPPORT} <= left
@@ -387,7 +406,7 @@ for first in range(8):
 
 def test_a_flood_moves_no_deadline() -> None:
     """Threads that do nothing but be refused, under a deadline: it ends then; the account is small."""
-    result = capsule.run(probe_args(_FLOOD), timeout=1)
+    result = capsule.run(probe_args(_FLOOD), timeout=2)
     assert result.outcome is Outcome.TIMED_OUT
     assert len(result.denials) == 64
     assert result.denials_omitted > 1000
@@ -430,7 +449,9 @@ def test_signals_while_it_is_answered() -> None:
         assert errno.EPERM in errors
         assert set(errors) <= allowed
         (denial,) = result.denials
-        assert denial.count == 20000 or interrupt
+        # Before 5.19 an answer can come too late: the call is made again, and counted again.
+        exact = not interrupt and _waits_killable()
+        assert denial.count == 20000 if exact else denial.count > 0
 
 
 _LISTENING = f"""
