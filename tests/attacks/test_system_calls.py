@@ -650,3 +650,19 @@ def test_the_command_cannot_write_its_rules() -> None:
         assert "Read-only file system" in done.stderr
         assert (place / "beside").read_text() == "x\n"
         assert "SCMP_ACT_ALLOW" in (place / "rules.json").read_text()
+
+
+_OWN_FILTER = f"""{_LIBC}
+libc.prctl(38, 1, 0, 0, 0)
+class Program(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+program = Program(1, bytes.fromhex("060000000000ff7f"))
+flags = (8, 0)  # SECCOMP_FILTER_FLAG_NEW_LISTENER, none
+tell([call({NUMBERS["seccomp"]}, [1, flag, ctypes.addressof(program)])[1] for flag in flags])
+"""
+
+
+def test_filters_of_its_own() -> None:
+    """A program can confine itself further; the one listener that a process can have is taken."""
+    assert ask_outside(_OWN_FILTER)[0] == 0
+    assert ask(_OWN_FILTER) == [errno.EBUSY, 0]

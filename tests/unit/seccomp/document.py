@@ -27,6 +27,8 @@ knows every call of Linux {version} on x86_64 and aarch64: {known} calls, of whi
   `--json`, and the one that was new last where a command fails. A refusal that is told takes some 6 µs
   of the command's time (40 before Linux 6.6), and may be EINTR where a handler without SA_RESTART runs
   meanwhile. A program that is refused nothing pays nothing.
+- A program may install filters of its own, but none with a listener (EBUSY): a process has one at most,
+  and that is Capsule's.
 - What would allow a call: `--allow-syscall NAME`, which also lifts the look at its arguments; the
   table names the profile, where one allows it, too.
 
