@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +19,9 @@ CALLS = 1_000_000
 # Everything that has a number, without a look at it.
 ALLOW_ALL = '{"defaultAction": "SCMP_ACT_ALLOW"}'
 MOST = 1.05
+FILES = 10_000
+# So that files belong to the same user inside.
+_SAME_IDS = {"uid": os.geteuid(), "gid": os.getegid()}
 
 _SOURCE = """
 #include <stdio.h>
@@ -86,18 +91,43 @@ def calls_row(options: Options) -> Row:
 
 
 def busy_row(options: Options) -> Row:
-    """A program that makes little else than system calls, inside and outside."""
-    command = ["find", "/usr"]
-    title = " ".join(command)
+    """Programs that make little else than system calls, inside and outside."""
+    title = f"git status of {FILES:,} files, find /usr"
+    if os.geteuid() == 0 or shutil.which("git") is None:
+        # The index knows owners. Root's files are another's inside, and git would read them all again.
+        return Row("busy", title, skipped="needs git, and a caller who is not root")
+    with tempfile.TemporaryDirectory(prefix="capsule-bench-") as scratch:
+        _make_repository(Path(scratch))
+        status = (["git", "-C", scratch, "status", "--short"], Policy(cwd=scratch, **_SAME_IDS))
+        find = (["find", "/usr"], Policy(cwd="/"))
+        subjects = {}
+        for name, (command, policy) in {"git status": status, "find": find}.items():
+            subjects[f"{name}, inside"] = functools.partial(_time_inside, command, policy)
+            subjects[f"{name}, outside"] = functools.partial(_time_outside, command)
+        samples = interleave(subjects, max(5, options.rounds // 10))
+    ratios = {
+        name: samples[f"{name}, inside"].median / samples[f"{name}, outside"].median
+        for name in ("git status", "find")
+    }
+    figures = {"find, inside / outside": ratios["find"]}
+    verdict = Verdict("git status, inside / outside", ratios["git status"], MOST)
+    return Row("busy", title, samples, figures, [verdict])
+
+
+def _make_repository(place: Path) -> None:
+    for folder in range(FILES // 100):
+        (place / f"d{folder}").mkdir()
+        for number in range(100):
+            (place / f"d{folder}/f{number}").write_text(f"{folder} {number}\n")
+    for words in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", "-C", place, *words], check=True)
+
+
+def _time_outside(command: list[str]) -> float:
     null = subprocess.DEVNULL
+    return timed(lambda: subprocess.run(command, stdin=null, stdout=null, stderr=null))
 
-    def outside() -> float:
-        return timed(lambda: subprocess.run(command, stdin=null, stdout=null))
 
-    def inside() -> float:
-        # From its first instruction to its end: a start has rows of its own.
-        return capsule.run(command, cwd="/", stdout=capsule.DEVNULL).usage.wall
-
-    samples = interleave({"inside": inside, "outside": outside}, max(5, options.rounds // 10))
-    ratio = samples["inside"].median / samples["outside"].median
-    return Row("busy", title, samples, {}, [Verdict("inside / outside", ratio, MOST)])
+def _time_inside(command: list[str], policy: Policy) -> float:
+    """From its first instruction to its end: a start has rows of its own."""
+    return capsule.run(command, policy, stdout=capsule.DEVNULL, stderr=capsule.DEVNULL).usage.wall
