@@ -22,6 +22,7 @@ from tests.unit.examples import COMMAND, HOST, ROOT_HOST
 EXAMPLES: dict[type[s.Step], s.Step] = {
     s.Namespaces: s.Namespaces(0x10000000),
     s.DropGroups: s.DropGroups(),
+    s.Seccomp: s.Seccomp("00", 1, "default: some of all"),
     s.UidMap: s.UidMap("0 1000 1"),
     s.GidMap: s.GidMap("0 1000 1"),
     s.DenySetgroups: s.DenySetgroups(),
@@ -117,6 +118,9 @@ SAYS: dict[tuple[type[s.Step], int], str] = {
     (s.Chdir, errno.ENOTDIR): "--chdir",
     (s.Chdir, errno.EACCES): "ids",
     (s.Chdir, errno.EXDEV): "not inside the capsule",
+    (s.Seccomp, errno.EBUSY): "outside of that filter",
+    (s.Seccomp, errno.EINVAL): "capsule doctor",
+    (s.Seccomp, errno.ENOMEM): "longer than the kernel takes",
     (s.Exec, errno.E2BIG): "arguments and environment",
     (s.Exec, errno.ENOEXEC): "#!",
     (s.Exec, errno.ELOOP): "interpreter",
