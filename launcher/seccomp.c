@@ -75,10 +75,7 @@ static int read_program(char *digits)
 	return 0;
 }
 
-/*
- * Before the fork, so that init has the program too. After it neither side allocates or opens:
- * what is refused from then on has its way already.
- */
+/* Before the fork: the socket has two ends then, and init has the program, to run it, too. */
 int prepare_filter(size_t *failed)
 {
 	const struct step *step = find_step();

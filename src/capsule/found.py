@@ -83,9 +83,11 @@ def _check(document: Document, key: str, value: object) -> None:
             raise _looser(document, (key,))
     elif key == "seccomp":
         # A profile cannot be said to be the stricter one of two.
-        for name in value if isinstance(value, dict) else ("profile",):
+        if not isinstance(value, dict):
+            raise _looser(document, (key,))
+        for name in value:
             if name != "deny":
-                raise _looser(document, ("seccomp", name) if isinstance(value, dict) else ("seccomp",))
+                raise _looser(document, (key, name))
     elif key != "protect":
         raise _looser(document, (key,))
 

@@ -232,9 +232,10 @@ def test_families_of_sockets() -> None:
     assert ask(code) == [0, 0, 0]
 
 
-def test_every_refusal_of_the_table() -> None:
+@pytest.mark.parametrize("profile", ["default", "strict", "debug", "nest"])
+def test_every_refusal_of_the_table(profile: str) -> None:
     """In one capsule, each case that refuses, with arguments for it: the errno is that of the table."""
-    rules = resolve.resolve(Seccomp(), MACHINE)
+    rules = resolve.resolve(Seccomp(profile), MACHINE)
     calls, told = [], 0
     for each in rules.calls:
         for args in samples.plain(each) if each.name in NUMBERS else []:
@@ -243,8 +244,7 @@ def test_every_refusal_of_the_table() -> None:
                 calls.append((NUMBERS[each.name], args, errno_of(case.action)))
                 told += case.report
     code = f"{_LIBC}\ntell([call(number, args)[1] for number, args, _ in given['calls']])"
-    with capsule.start(probe_args(code, {"calls": calls}), Policy()) as process:
-        result = process.wait()
+    result = capsule.run(probe_args(code, {"calls": calls}), seccomp=profile)
     assert json.loads(result.stdout) == [error for _, _, error in calls]
     assert len(calls) > 150
     assert len(result.denials) == 64
@@ -339,12 +339,15 @@ def test_nothing_refused_is_nothing_told() -> None:
 
 
 def test_the_remedy_helps() -> None:
-    """What the account names as a remedy allows what was refused."""
+    """What the account names as a remedy allows what was refused, from Python and from a shell."""
     command = probe_args(f"{_LIBC}\nsys.exit(call({NUMBERS['ptrace']}, [0])[1])")
     assert capsule.run(command).returncode == errno.EPERM
     for options in ({"seccomp": "debug"}, {"seccomp": Seccomp(allow=("ptrace",))}):
         result = capsule.run(command, **options)
         assert (result.returncode, result.denials) == (0, ())
+    for words in (["--seccomp", "debug"], ["--allow-syscall", "ptrace"]):
+        done = subprocess.run([CAPSULE, *words, *command], capture_output=True, cwd="/")
+        assert (done.returncode, done.stderr) == (0, b"")
 
 
 _ALL = (
@@ -454,15 +457,20 @@ def test_signals_while_it_is_answered() -> None:
         assert denial.count == 20000 if exact else denial.count > 0
 
 
+# A struct sock_fprog that allows everything, and the right to install it.
+_ALLOW_ALL = """
+libc.prctl(38, 1, 0, 0, 0)
+class Program(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+program = Program(1, bytes.fromhex("060000000000ff7f"))
+"""
+
 _LISTENING = f"""
 import json, os, sys
 import capsule
 given = json.loads(sys.argv[1])
 {_LIBC}
-libc.prctl(38, 1, 0, 0, 0)
-class Program(ctypes.Structure):
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
-program = Program(1, bytes.fromhex("060000000000ff7f"))
+{_ALLOW_ALL}
 listener, error = call({NUMBERS["seccomp"]}, [1, 8, ctypes.addressof(program)])
 assert listener >= 0, error
 result = capsule.run(given["command"], cwd="/")
@@ -653,10 +661,7 @@ def test_the_command_cannot_write_its_rules() -> None:
 
 
 _OWN_FILTER = f"""{_LIBC}
-libc.prctl(38, 1, 0, 0, 0)
-class Program(ctypes.Structure):
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
-program = Program(1, bytes.fromhex("060000000000ff7f"))
+{_ALLOW_ALL}
 flags = (8, 0)  # SECCOMP_FILTER_FLAG_NEW_LISTENER, none
 tell([call({NUMBERS["seccomp"]}, [1, flag, ctypes.addressof(program)])[1] for flag in flags])
 """

@@ -59,8 +59,9 @@ class Request(Value):
         """
         from .resolve import resolve
 
-        more = {"ids": self.ids, "pretend_chown": self.pretend_chown}
-        return resolve(self.spec, self.arch, self.document, **more)  # type: ignore[arg-type]
+        return resolve(
+            self.spec, self.arch, self.document, ids=self.ids, pretend_chown=self.pretend_chown
+        )
 
 
 class Filter(Value):
@@ -82,6 +83,8 @@ class Filter(Value):
         return f"Filter({self.summary!r})"
 
 
+# What was made last: whoever edits a file of rules makes a new one each time.
+_KEPT = 64
 _known: dict[tuple[object, ...], Filter] = {}
 
 
@@ -114,8 +117,12 @@ def load(
     # Plain parts: every start comes by here, and a Value takes longer to hash than all of them.
     key = (spec.profile, spec.allow, spec.deny, ids, pretend_chown, listener, document, arch)
     if key not in _known:
-        machine = arch or os.uname().machine
-        _known[key] = _make(Request(spec, machine, ids, pretend_chown, document), listener)
+        request = Request(spec, arch or os.uname().machine, ids, pretend_chown, document)
+        made = _make(request, listener)
+        if len(_known) >= _KEPT:
+            _known.clear()
+        _known[key] = made
+        return made
     return _known[key]
 
 
@@ -132,23 +139,23 @@ def _refuse_changes_of_nothing(spec: Seccomp, pretend_chown: bool) -> None:
 
 def _make(request: Request, listener: bool) -> Filter:
     spec = request.spec
+    why = "" if listener else _NO_LISTENER
     changed = spec.allow or spec.deny or request.pretend_chown or request.ids is None
     if spec.profile in BUILT_IN and not changed:
         program, counts = _shipped(request)
-        told, why = listener, _NO_LISTENER
     else:
         rules = _rules(request)
         from .emit import emit
 
         program, counts = emit(rules, request.arch), _counts(rules, request)
-        hands_over = rules.call("sendmsg").allowed
-        told, why = listener and hands_over, _NO_LISTENER if hands_over else _NO_SENDMSG
-    if not told:
+        if not rules.call("sendmsg").allowed:
+            why = _NO_SENDMSG
+    if why:
         from .emit import untold
 
         program = untold(program)
-    summary = f"{counts}; refusals are {'told' if told else f'not told: {why}'}"
-    return Filter(program, told, summary, request)
+    summary = f"{counts}; refusals are {f'not told: {why}' if why else 'told'}"
+    return Filter(program, not why, summary, request)
 
 
 def _rules(request: Request) -> Rules:

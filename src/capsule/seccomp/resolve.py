@@ -11,12 +11,14 @@ from .rules import ALLOW, ERRNO, LOG, Call, Case, Rules, changed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from .rules import Test
     from .spec import Seccomp
 
     Ids = tuple[int, int]
+    # (calls, rule, the argument that matters, profile or option that allows more, reason)
+    Row = tuple[str, str, int | None, str, str]
 
 _WORD_MASK = 0xFFFFFFFF
 
@@ -44,12 +46,13 @@ def resolve(
     Raises:
         PolicyError: a name is unknown, or what is asked for cannot be meant.
     """
-    rules = _base(spec, arch, document, ids)
+    default = Rules("default", default_calls(ids))
+    rules = _base(spec, arch, document, default)
     _refuse_both(spec)
     if pretend_chown:
-        rules = changed(rules, _pretended, table.PRETENDED.split())
+        rules = changed(rules, _pretended, groups.members("@chown"))
     # The name of a call says more than that of a group.
-    rules = _allow_groups(rules, filter(_is_group, spec.allow), ids)
+    rules = _allow_groups(rules, filter(_is_group, spec.allow), default)
     rules = _deny(rules, _expanded(filter(_is_group, spec.deny)))
     rules = _lift(rules, (word for word in spec.allow if not _is_group(word)))
     rules = _deny(rules, _expanded(w for w in spec.deny if not _is_group(w)))
@@ -63,29 +66,39 @@ def profile(name: str, ids: Ids | None = (0, 0)) -> Rules:
     Raises:
         PolicyError: there is none of this name.
     """
+    return _profile(name, Rules("default", default_calls(ids)))
+
+
+def _profile(name: str, default: Rules) -> Rules:
+    """The default with what a profile changes of it."""
     if name not in table.PROFILES or name == "off":
         known = ", ".join(table.PROFILES)
         hint = f"there are {known}; or name a file (with a slash in it, or ending in .json), or groups"
         raise PolicyError(f"seccomp: no such profile: {name}", field="seccomp", value=name, hint=hint)
-    calls = {call.name: call for call in default_calls(ids)}
-    for names, rule, deciding, remedy, reason in table.CHANGED.get(name, ()):
-        for call in names.split():
-            calls[call] = _call(call, rule, deciding, remedy, reason, ids)
+    calls = {call.name: call for call in default.calls}
+    calls |= {call.name: call for call in _checked(table.CHANGED.get(name, ()))}
     return Rules(name, tuple(calls[call] for call in sorted(calls)))
 
 
 def default_calls(ids: Ids | None = (0, 0)) -> tuple[Call, ...]:
     """The table, row by row, sorted by name."""
-    deciding = dict(zip(*[iter(table.DECIDING.split())] * 2, strict=True))
+    words = table.DECIDING.split()
+    deciding = dict(zip(words[::2], words[1::2], strict=True))
     calls = [Call(name, (Case(ALLOW),), why) for why, names in table.ALLOWED for name in names.split()]
     for number, report, remedy, reason, names in table.REFUSED:
         for name in names.split():
             argument = int(deciding[name]) if name in deciding else None
             case = Case(_refusal(number), (), report, argument)
             calls.append(Call(name, (case,), reason, _remedy(name, remedy)))
-    for name, rule, argument, remedy, reason in table.CHECKED:
-        calls.append(_call(name, rule, argument, remedy, reason, ids))
+    calls += _checked(table.CHECKED, ids)
     return tuple(sorted(calls, key=lambda call: call.name))
+
+
+def _checked(rows: Iterable[Row], ids: Ids | None = None) -> Iterator[Call]:
+    """The calls of rows with a rule."""
+    for names, rule, deciding, remedy, reason in rows:
+        for name in names.split():
+            yield _call(name, rule, deciding, remedy, reason, ids)
 
 
 def _call(
@@ -145,20 +158,20 @@ def _refusal(name: str) -> int:
 # --- what is allowed and denied beside ------------------------------------------------------
 
 
-def _base(spec: Seccomp, arch: str, document: bytes | None, ids: Ids | None) -> Rules:
+def _base(spec: Seccomp, arch: str, document: bytes | None, default: Rules) -> Rules:
     if document is not None:
         from . import oci
 
         return oci.parse(document, spec.profile, arch)
     first = spec.profile.split()[:1]
     if first and (first[0].startswith(("@", "~")) or len(spec.profile.split()) > 1):
-        return _from_groups(spec.profile.split(), ids)
-    return profile(spec.profile, ids)
+        return _from_groups(spec.profile.split(), default)
+    return _profile(spec.profile, default)
 
 
-def _from_groups(words: Sequence[str], ids: Ids | None) -> Rules:
+def _from_groups(words: Sequence[str], default: Rules) -> Rules:
     """A list as systemd's: the first word says whether it begins with nothing or with the default."""
-    rules = profile("default", ids)
+    rules = default
     if not words[0].startswith("~"):
         # As there, what every program needs is in it.
         listed = _expanded(["@default", *(w for w in words if w[0] != "~")])
@@ -167,16 +180,13 @@ def _from_groups(words: Sequence[str], ids: Ids | None) -> Rules:
         if word.startswith("~"):
             rules = _deny(rules, _names(word[1:]))
         else:
-            rules = _allow_groups(rules, [word], ids) if _is_group(word) else _lift(rules, [word])
+            rules = _allow_groups(rules, [word], default) if _is_group(word) else _lift(rules, [word])
     return rules.replace(source=" ".join(words))
 
 
-def _allow_groups(rules: Rules, words: Iterable[str], ids: Ids | None) -> Rules:
+def _allow_groups(rules: Rules, words: Iterable[str], default: Rules) -> Rules:
     """Allow the calls of these groups, as far as the table's rule for each goes."""
-    listed = _expanded(words)
-    if not listed:
-        return rules
-    as_ever = {call.name: call for call in default_calls(ids)}
+    as_ever = {call.name: call for call in default.calls}
     checked = {name for names, *_ in table.CHECKED for name in names.split()}
 
     def allow(call: Call) -> Call:
@@ -184,7 +194,7 @@ def _allow_groups(rules: Rules, words: Iterable[str], ids: Ids | None) -> Rules:
             return _plain(call)
         return as_ever[call.name] if _refused(call) else call
 
-    return changed(rules, allow, listed)
+    return changed(rules, allow, _expanded(words))
 
 
 def _lift(rules: Rules, names: Iterable[str]) -> Rules:

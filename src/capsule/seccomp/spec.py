@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from capsule.errors import PolicyError
+from capsule.quantities import shown
 from capsule.values import Value
 
 TYPE_CHECKING = False
@@ -58,5 +59,5 @@ def _names(value: Any, field: str) -> tuple[str, ...]:
 
 def _wrong(field: str, value: object, wanted: str) -> PolicyError:
     hint = "`capsule run --help` lists the options; docs/seccomp.md has profiles, groups and calls"
-    message = f"seccomp: {field}: not {wanted}: {value!r}"
+    message = f"seccomp: {field}: not {wanted}: {shown(value)}"
     return PolicyError(message, field="seccomp", value=value, hint=hint)

@@ -251,14 +251,11 @@ allow {0}=UID {1}=GID; allow {0}=UID {1}=0xffffffff; allow {0}=0xffffffff {1}=GI
 allow {0}=0xffffffff {1}=0xffffffff; EINVAL@{1} {0}=UID; EINVAL@{1} {0}=0xffffffff; EINVAL@{0}
 """
 _OWNER_REASON = "only the mapped ids exist; any other is EINVAL, filter or not"
-PRETENDED = "chown fchown fchownat lchown"
 PRETEND = "--pretend-chown"
 
 # (calls, rule, the argument that matters, profile or option that allows more, reason)
 CHECKED = (
-    ("chown", _OWNER.format(1, 2), 1, PRETEND, _OWNER_REASON),
-    ("fchown", _OWNER.format(1, 2), 1, PRETEND, _OWNER_REASON),
-    ("lchown", _OWNER.format(1, 2), 1, PRETEND, _OWNER_REASON),
+    ("chown fchown lchown", _OWNER.format(1, 2), 1, PRETEND, _OWNER_REASON),
     ("fchownat", _OWNER.format(2, 3), 2, PRETEND, _OWNER_REASON),
     (
         "clone",

@@ -106,7 +106,7 @@ def _checked() -> Iterable[str]:
     yield "| call | what is allowed and why | cases |"
     yield "|---|---|---|"
     for names, rule, _, _, reason in table.CHECKED:
-        cases = _cases(resolve.profile("default").call(names), owners="UID" in rule)
+        cases = _cases(resolve.profile("default").call(names.split()[0]), owners="UID" in rule)
         yield f"| {_code(names)} | {reason} | {cases} |"
     yield ""
 

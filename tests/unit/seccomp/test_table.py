@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from capsule.seccomp import Seccomp, groups, numbers, resolve, table
+from capsule.seccomp import Seccomp, filters, groups, numbers, resolve, table
 from capsule.seccomp.rules import ALLOW, errno_of
 
 from . import document
@@ -140,6 +140,11 @@ def test_the_page_is_the_table(update_golden: bool) -> None:
     if update_golden:
         path.write_text(document.page(), encoding="utf-8")
     assert path.read_text(encoding="utf-8") == document.page()
+
+
+def test_each_profile_is_shipped() -> None:
+    """The list of what is shipped, which a run reads without the table, is the table's."""
+    assert (*filters.BUILT_IN, "off") == table.PROFILES
 
 
 def test_what_decides_is_of_calls() -> None:
