@@ -276,6 +276,8 @@ for entry in /*; do
     if [ -L "$entry" ]; then cp -P "$entry" .
     elif [ -d "$entry" ]; then mkdir ".$entry"; mount --rbind "$entry" ".$entry"; fi
 done
+# Not on every ordinary user's PATH.
+PATH=$PATH:/usr/sbin:/sbin
 exec chroot . "$@"
 """
 
