@@ -6,6 +6,7 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/securebits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,6 +99,28 @@ int step_rlimit(const struct step *step)
 	limit.rlim_max = hard < limit.rlim_max ? hard : limit.rlim_max;
 	limit.rlim_cur = soft < limit.rlim_max ? soft : limit.rlim_max;
 	return setrlimit((int)step->arg[0].number, &limit);
+}
+
+/* As many processors as asked for, from the one that this runs on: neighbours begin elsewhere. */
+int step_affinity(const struct step *step)
+{
+	cpu_set_t may, use;
+	int here = sched_getcpu();
+	size_t first = here < 0 ? 0 : (size_t)here;
+	uint64_t left = step->arg[0].number;
+
+	if (sched_getaffinity(0, sizeof may, &may) < 0)
+		return -1;
+	CPU_ZERO(&use);
+	for (size_t i = 0; i < CPU_SETSIZE && left > 0; i++) {
+		size_t cpu = (i + first) % CPU_SETSIZE;
+
+		if (CPU_ISSET(cpu, &may)) {
+			CPU_SET(cpu, &use);
+			left--;
+		}
+	}
+	return sched_setaffinity(0, sizeof use, &use);
 }
 
 /*

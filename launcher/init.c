@@ -25,7 +25,7 @@
  */
 #define TO_GROUP 0x80
 
-static int64_t now_ns(void)
+int64_t now_ns(void)
 {
 	struct timespec now;
 
@@ -190,7 +190,8 @@ static pid_t foreground(const struct watch *watch)
 	return group > 1 ? group : watch->command;
 }
 
-/* Bytes of the lifeline are signals to pass on; its end is the supervisor's. */
+/* Bytes of the lifeline are signals to pass on, 0 asks for an account; its end is the supervisor's.
+ */
 static void hear_supervisor(struct watch *watch)
 {
 	unsigned char words[64];
@@ -204,7 +205,10 @@ static void hear_supervisor(struct watch *watch)
 	for (ssize_t i = 0; i < count; i++) {
 		int number = words[i] & ~TO_GROUP;
 
-		kill(words[i] & TO_GROUP ? -foreground(watch) : watch->command, number);
+		if (number == 0 && report_usage() < 0)
+			_exit(EXIT_SETUP);
+		if (number != 0)
+			kill(words[i] & TO_GROUP ? -foreground(watch) : watch->command, number);
 	}
 }
 
@@ -241,10 +245,16 @@ static _Noreturn void watch_over(struct watch *watch, int signals)
 	};
 
 	for (;;) {
-		int left = time_left(watch);
+		int left = time_left(watch), look = account_wait();
+		enum end_reason met;
 
 		if (left == 0)
 			end(watch, END_DEADLINE);
+		if (look == 0 && account_met(&met))
+			end(watch, met);
+		look = account_wait();
+		/* As unsigned numbers, -1 is the latest of all. */
+		left = (unsigned)look < (unsigned)left ? look : left;
 		wait[3].fd = filter_descriptor();
 		wait[3].revents = 0;
 		if (poll(wait, 4, left) < 0 && errno != EINTR)
@@ -266,8 +276,8 @@ static _Noreturn void watch_over(struct watch *watch, int signals)
  * close. */
 static void close_unused(int signals)
 {
-	const int keep[] = {STATUS_FD,	 LIFELINE_FD, SUPERVISOR_FD,
-			    state.slave, signals,     filter_descriptor()};
+	const int keep[] = {STATUS_FD, LIFELINE_FD,    SUPERVISOR_FD,	   state.slave,
+			    signals,   state.cpu_stat, filter_descriptor()};
 	int highest = 0;
 
 	for (size_t i = 0; i < sizeof keep / sizeof keep[0]; i++)

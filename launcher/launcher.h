@@ -13,6 +13,8 @@ struct state {
 	const struct plan *plan;
 	int go;		      /* init: end of file or a byte when the id maps are written */
 	pid_t init;	      /* launcher: init's pid */
+	int cgroup;	      /* launcher: the capsule's own cgroup, or -1 */
+	int cpu_stat;	      /* init: that cgroup's account of CPU time, or -1 */
 	uint64_t deadline_ms; /* init: 0 is none */
 	int slave;	      /* init: the terminal for the command, or -1 */
 	unsigned slave_at;    /* bits 0-2: which of descriptors 0-2 are the terminal */
@@ -28,6 +30,9 @@ _Noreturn void fail(int step, int error);
 
 /* main.c: perform steps FROM..TO; does not return if one fails. */
 void run_steps(size_t from, size_t to);
+
+/* init.c: CLOCK_MONOTONIC */
+int64_t now_ns(void);
 
 /* init.c: send a descriptor over a socket; to the supervisor. */
 int send_descriptor(int socket, int fd);
@@ -47,6 +52,12 @@ bool can_listen(void);
 int filter_descriptor(void);
 void hear_filter(short events);
 uint64_t report_refusals(void);
+
+/* account.c, in init: milliseconds until it has to look, -1 for never; whether a limit is met, and
+ * which; a record of what was used so far. */
+int account_wait(void);
+bool account_met(enum end_reason *reason);
+int report_usage(void);
 
 /* namespaces.c: a new user namespace with these maps. For root. */
 int make_user_namespace(const char *uid_map, const char *gid_map);

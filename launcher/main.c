@@ -28,7 +28,12 @@ const struct step_kind step_kinds[] = {
 #undef STEP
 const size_t step_kind_count = sizeof step_kinds / sizeof step_kinds[0];
 
-struct state state = {.go = -1, .slave = -1, .error_fd = ERROR_FD, .listener_fd = -1};
+struct state state = {.go = -1,
+		      .cgroup = -1,
+		      .cpu_stat = -1,
+		      .slave = -1,
+		      .error_fd = ERROR_FD,
+		      .listener_fd = -1};
 
 _Noreturn void fail(int step, int error)
 {
@@ -60,8 +65,9 @@ static int secure_descriptors(void)
 	for (int fd = PLAN_FD; fd <= SUPERVISOR_FD; fd++)
 		if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
 			return -1;
-	if (fcntl(GIFT_FD, F_SETFD, FD_CLOEXEC) < 0 && errno != EBADF)
-		return -1;
+	for (int fd = GIFT_FD; fd <= CGROUP_FD; fd++)
+		if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 && errno != EBADF)
+			return -1;
 	for (int fd = 0; fd <= 2; fd++)
 		if (fcntl(fd, F_GETFD) < 0)
 			return -1;
@@ -125,7 +131,7 @@ static int close_others(const struct plan *plan)
 		errno = EPROTO;
 		return -1;
 	}
-	for (uint64_t fd = GIFT_FD + 1; fd <= last; fd++)
+	for (uint64_t fd = CGROUP_FD + 1; fd <= last; fd++)
 		if (!is_named(plan, fd))
 			close((int)fd);
 	return (int)syscall(SYS_close_range, (unsigned)last + 1, ~0u, 0);

@@ -14,6 +14,8 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
+#define INTO_CGROUP 0x200000000ull /* CLONE_INTO_CGROUP, Linux 5.7 */
+
 /* Supplementary groups of the caller reach files that uid and gid alone do not. */
 int step_drop_groups(const struct step *step)
 {
@@ -53,6 +55,34 @@ int step_features(const struct step *step)
 	return send_record(&record);
 }
 
+/* The cgroup that the supervisor made for this capsule; init keeps its account of CPU time. */
+int step_cgroup(const struct step *step)
+{
+	(void)step;
+	state.cgroup = CGROUP_FD;
+	state.cpu_stat = openat(state.cgroup, "cpu.stat", O_RDONLY | O_CLOEXEC);
+	return state.cpu_stat < 0 ? -1 : 0;
+}
+
+/*
+ * As fork(2), into the namespaces and, if there is one, the cgroup: nothing of the capsule ever
+ * runs outside of it. A cgroup namespace made by the same call would begin at our own cgroup, so
+ * init makes it when it is in its own.
+ */
+static long clone_init(uint64_t namespaces)
+{
+	/* struct clone_args, which older headers lack: flags, ..., exit_signal, ..., cgroup. With
+	 * CLONE_PARENT the signal is our own, which is SIGCHLD. */
+	uint64_t args[11] = {
+		[0] = (namespaces & ~(uint64_t)CLONE_NEWCGROUP) | CLONE_PARENT | INTO_CGROUP,
+		[10] = (uint64_t)state.cgroup,
+	};
+
+	if (state.cgroup < 0)
+		return syscall(SYS_clone, namespaces | CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+	return syscall(SYS_clone3, args, sizeof args);
+}
+
 /*
  * Clone init into the namespaces. Init becomes the supervisor's child, not ours (CLONE_PARENT):
  * whoever waits for init knows that the whole PID namespace is gone, and we need not stay for it.
@@ -66,10 +96,12 @@ int step_namespaces(const struct step *step)
 
 	if (pipe2(go, O_CLOEXEC) < 0)
 		return -1;
-	pid = syscall(SYS_clone, step->arg[0].number | CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+	pid = clone_init(step->arg[0].number);
 	if (pid < 0)
 		return -1;
 	if (pid == 0) {
+		if (state.cgroup >= 0 && unshare(CLONE_NEWCGROUP) < 0)
+			fail((int)next - 1, errno);
 		close(go[1]);
 		state.go = go[0];
 		init_main(plan_phase_end(state.plan, next, LAUNCH));

@@ -22,7 +22,8 @@ enum {
 	STATUS_FD = 5,	   /* records: started, stopped, refused, ended */
 	LIFELINE_FD = 6,   /* end of file: the supervisor is gone; a byte: a signal to pass on */
 	SUPERVISOR_FD = 7, /* pidfd of the supervisor, readable when it is gone */
-	GIFT_FD = 8, /* socket over which descriptors leave (only if a step has one to give) */
+	GIFT_FD = 8,   /* socket over which descriptors leave (only if a step has one to give) */
+	CGROUP_FD = 9, /* directory of the capsule's own cgroup (only if a step says so) */
 	FIRST_USER_FD = 10,
 };
 
@@ -36,6 +37,7 @@ enum record_kind {
 	RECORD_STOPPED,
 	RECORD_ENDED,
 	RECORD_REFUSED, /* a kind of refusal by the filter; before the last record */
+	RECORD_USAGE,	/* what was used so far, when the supervisor asks */
 };
 
 /* One message on the status pipe; far below PIPE_BUF, so a write is all or nothing. */
@@ -44,7 +46,7 @@ struct record {
 	int64_t value[11];
 };
 
-enum end_reason { END_COMMAND, END_DEADLINE };
+enum end_reason { END_COMMAND, END_DEADLINE, END_CPU_TIME, END_IDLE, END_MEMORY };
 
 static inline void close_fd(int *fd)
 {
@@ -90,6 +92,9 @@ static inline int write_all(int fd, const void *data, size_t size)
 #define SYS_fsconfig 431
 #define SYS_fsmount 432
 #define SYS_fspick 433
+#endif
+#ifndef SYS_clone3
+#define SYS_clone3 435
 #endif
 #ifndef SYS_close_range
 #define SYS_close_range 436

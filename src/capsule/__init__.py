@@ -15,7 +15,7 @@ General layout, from top to bottom; nothing imports upward:
                         what doctor says, concludes and tries
     api                 run(), start(), plan(): glue
     terminal            a pty for interactive runs
-    supervise, streams, verdict
+    supervise, streams, records, verdict
                         Process: pipes, kill, reap, Result
     closing             what is done when all is dead
     layers, aftermath   what overlays changed; what must not stay
@@ -24,7 +24,8 @@ General layout, from top to bottom; nothing imports upward:
     launch              plan -> running command, or the error that says why not
     hints               what a failed step means, and what to do
     plan                pure: policy x host x command -> steps; the one place that orders them
-    protections         what a plan promises
+    protections, limits
+                        what a plan promises; what enforces a limit
     view, identity      pure parts of it: what stands where, and who runs
     command             where the program lies
     needs, loader, elf  what a program needs of /usr
@@ -38,6 +39,7 @@ General layout, from top to bottom; nothing imports upward:
     guards, patterns    names that are protected; patterns of what is hidden
     cursor, walk        ways through trees that follow no link
     host                what this kernel offers
+    cgroup              the only code that touches control groups
     spawn               the only code that starts the launcher
     steps, file_steps, step, policy, result, changes
     mounts, quantities, paths, errors

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import IO, Any
 
+    from .cgroup import Leaf
     from .closing import Closing
+    from .host import Host
     from .launch import Running
     from .result import Result
 
@@ -154,21 +156,33 @@ def _start(
 ) -> Process:
     passed = _checked_fds(pass_fds)
     pairs = _pairs(passed)
-    host = probe()
+    host = probe(cgroups=bool(policy.limits.of_tree()))
     command = resolve(args, policy)
     plan = make_plan(policy, host, command, descriptors=pairs, terminal=terminal)
     with streams, Descriptors(plan.owner) as theirs:
         stdio = _open_stdio(given, streams, theirs)
         sources = _padded(passed, pairs)
         closing = _closing(plan, policy)
+        leaf = None
         try:
-            running = launch(plan, host, command, stdio, passed=sources, held=held)
+            leaf = _leaf(plan, host)
+            running = launch(plan, host, command, stdio, passed=sources, held=held, leaf=leaf)
             master = _receive(running, closing, terminal)
         except BaseException:
+            if leaf is not None:
+                leaf.remove()
             if closing is not None:
                 closing.close()
             raise
-        return Process(running, plan, policy.limits, streams.move(), master, closing)
+        return Process(running, plan, policy.limits, streams.move(), master, closing, leaf)
+
+
+def _leaf(plan: Plan, host: Host) -> Leaf | None:
+    if plan.cgroup is None or host.cgroup is None:
+        return None
+    from . import cgroup  # only with limits that need one
+
+    return cgroup.make(host.cgroup, dict(plan.cgroup))
 
 
 def _closing(plan: Plan, policy: Policy) -> Closing | None:
@@ -207,7 +221,8 @@ def plan(
         PolicyError, HostError: as `run`.
     """
     policy = override(policy, overrides)
-    return make_plan(policy, probe(), resolve(args, policy), terminal=terminal)
+    host = probe(cgroups=bool(policy.limits.of_tree()))
+    return make_plan(policy, host, resolve(args, policy), terminal=terminal)
 
 
 def override(policy: Policy | None, overrides: Mapping[str, Any]) -> Policy:

@@ -8,11 +8,13 @@ import os
 
 from . import causes
 from .causes import seccomp_filter
+from .limits import conclude
 from .values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .causes import Failure, Surroundings
+    from .cgroup import Delegation
     from .host import Host
 
 
@@ -221,56 +223,11 @@ def subordinate_ids(host: Host, failure: Failure | None, user: str) -> Check:
     return Check(SUBORDINATE, State.OK, found, ONE_ID)
 
 
-# --- cgroups ------------------------------------------------------------------------------
-
-
-class Delegation(Value):
-    """The caller's own cgroup of version 2.
-
-    Attributes:
-        directory: where it lies, or "" if it cannot be seen.
-        controllers: those that may be used in it.
-        top: it is the root of the whole tree: nobody's to give away.
-        error: errno of making a cgroup below it, 0 if that can be done.
-    """
-
-    directory: str = ""
-    controllers: tuple[str, ...] = ()
-    top: bool = False
-    error: int = 0
-
-
-CONTROLLERS = ("memory", "pids", "cpu")
-_UNIFIED = "boot with: systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all"
-_DELEGATE = (
-    "one command: systemd-run --user --scope -p Delegate=yes COMMAND\n"
-    "docker: --cgroupns=private --security-opt writable-cgroups=true\n"
-    "podman: --security-opt unmask=/sys/fs/cgroup"
-)
-_DELEGATE_MORE = (
-    "as root: systemctl edit user@.service, write\n"
-    "  [Service]\n"
-    "  Delegate=cpu cpuset io memory pids\n"
-    "then log in again"
-)
-
-
 def cgroup(own: Delegation) -> Check:
     """Whether limits can be set on a capsule as a whole."""
     name, loses = "cgroup v2", "no limit of memory, CPU or processes over a capsule as a whole"
-    lacks = [each for each in CONTROLLERS if each not in own.controllers]
-    none = len(lacks) == len(CONTROLLERS)
-    if not own.directory:
-        found, remedy = "the caller's own cgroup of version 2 cannot be seen", _UNIFIED
-    elif own.top and none:
-        found, remedy = "version 1 has the controllers memory, pids and cpu", _UNIFIED
-    elif own.error:
-        found = f"{own.directory} is not delegated: {os.strerror(own.error)}"
-        remedy = _DELEGATE
-    elif lacks:
-        found, remedy = f"{own.directory} is delegated without {', '.join(lacks)}", _DELEGATE_MORE
-    else:
-        found = f"{own.directory}, with {', '.join(CONTROLLERS)}"
-        return Check(name, State.OK, found, loses)
-    state = State.DEGRADED if lacks and not none and not own.error else State.MISSING
+    found, remedy = conclude(own)
+    if not remedy:
+        return Check(name, State.OK, f"{found}: {own.way}", loses)
+    state = State.DEGRADED if own.way else State.MISSING
     return Check(name, state, found, loses, remedy)

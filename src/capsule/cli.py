@@ -181,7 +181,7 @@ def _tell(result: Result) -> None:
     """What a run that did not succeed should be known for, beside its exit status."""
     if result.outcome not in (Outcome.EXITED, Outcome.SIGNALED):
         report.say(report.verdict(result))
-    elif result.detail:
+    elif result.detail and not result.ok:
         report.say(result.describe())
     if result.denials and not result.ok:
         report.say(report.denial(result))

@@ -7,14 +7,13 @@ one of them fails, the host's settings are looked at, and `causes` draws the con
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import sys
 
-from . import api, checks, spawn
+from . import api, cgroup, checks, spawn
 from . import steps as s
 from .causes import SYSCTLS, Failure, Surroundings, conclude
-from .checks import Check, Delegation, Report, State
+from .checks import Check, Report, State
 from .command import resolve
 from .errors import CapsuleError, SetupError
 from .host import probe
@@ -25,7 +24,7 @@ from .values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from .host import Host
 
@@ -142,7 +141,7 @@ class _Examination:
         self.add(self.default_policy())
         self.add(self.overlay())
         self.add(checks.landlock(host, around))
-        self.add(checks.cgroup(look_at_cgroup()))
+        self.add(checks.cgroup(cgroup.find()))
         self.add(self.subordinate_ids())
         return list(self.done.values())
 
@@ -315,39 +314,6 @@ def _ask() -> dict[str, int]:
         return {}
     words = [line.split(" ", 1) for line in done.stdout.decode("ascii", "replace").splitlines()]
     return {name: int(answer) for answer, name in words}
-
-
-def look_at_cgroup() -> Delegation:
-    """The caller's own cgroup, by making one below it. The root of the tree is only looked at."""
-    directory = next(_own_cgroups(), "")
-    if not directory:
-        return Delegation()
-    controllers = tuple(_read(f"{directory}/cgroup.controllers").split())
-    # The root alone has no events.
-    top = not os.path.exists(f"{directory}/cgroup.events")
-    error = 0
-    try:
-        if top:
-            error = 0 if os.access(directory, os.W_OK) else errno.EACCES
-        else:
-            child = f"{directory}/capsule-doctor-{os.getpid()}-{os.urandom(4).hex()}"
-            os.mkdir(child)
-            os.rmdir(child)
-    except OSError as refusal:
-        error = refusal.errno or errno.EACCES
-    return Delegation(directory, controllers, top, error)
-
-
-def _own_cgroups() -> Iterator[str]:
-    """Where the caller's cgroup of version 2 can be seen; cgroups(7), proc_pid_mountinfo(5)."""
-    own = [line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::/")]
-    for line in _read("/proc/self/mountinfo").splitlines():
-        fields, _, kind = line.partition(" - ")
-        root, place = fields.split()[3:5]
-        if own and kind.startswith("cgroup2 ") and f"{own[0]}/".startswith(f"{root.rstrip('/')}/"):
-            directory = f"{place}{own[0][len(root.rstrip('/')) :]}".rstrip("/")
-            if os.path.isdir(directory):
-                yield directory
 
 
 def _user_name() -> str:

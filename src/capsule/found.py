@@ -76,7 +76,7 @@ def _check(document: Document, key: str, value: object) -> None:
         assert isinstance(value, dict)
         for name, limit in value.items():
             # No limit at all takes nothing away, whatever else is in force.
-            if name not in ("timeout", "output") or limit == NO_LIMIT:
+            if limit == NO_LIMIT:
                 raise _looser(document, ("limits", name))
     elif key == "network":
         if value != Network.NONE.value:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from .cgroup import Delegation
+
 # The programs of the host. On most systems all but the first are links into it.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
@@ -78,6 +80,8 @@ class Host(Value):
         newuidmap: path of newuidmap(1), or None.
         newgidmap: path of newgidmap(1), or None.
         resolv_conf: the file that /etc/resolv.conf is, or None.
+        cpus: how many there are.
+        cgroup: where cgroups can be made; None if nobody looked.
     """
 
     kernel: str = "5.10"
@@ -104,6 +108,8 @@ class Host(Value):
     newuidmap: str | None = None
     newgidmap: str | None = None
     resolv_conf: str | None = None
+    cpus: int = 1
+    cgroup: Delegation | None = None
 
     def __repr__(self) -> str:
         """Without the files' contents."""
@@ -114,13 +120,14 @@ class Host(Value):
 _cache: dict[tuple[int, int], Host] = {}
 
 
-def probe(*, refresh: bool = False) -> Host:
+def probe(*, refresh: bool = False, cgroups: bool = False) -> Host:
     """Return what this host offers, found once per process and identity.
 
     The launcher tries the system calls; nothing is guessed from the kernel's version.
 
     Args:
         refresh: look again, for instance after packages were installed.
+        cgroups: look for a place for cgroups, too, which only some limits need.
 
     Raises:
         HostError: the launcher cannot be started.
@@ -129,6 +136,11 @@ def probe(*, refresh: bool = False) -> Host:
     identity = (os.geteuid(), os.getegid())
     if refresh or identity not in _cache:
         _cache[identity] = _probe(*identity)
+    if cgroups:
+        from . import cgroup  # the caller may have been moved since: it remembers by itself
+
+        if (found := cgroup.find()) != _cache[identity].cgroup:
+            _cache[identity] = _cache[identity].replace(cgroup=found)
     return _cache[identity]
 
 
@@ -154,6 +166,7 @@ def _probe(uid: int, gid: int) -> Host:
             "newuidmap": _helper("newuidmap"),
             "newgidmap": _helper("newgidmap"),
             "resolv_conf": _resolv_conf(),
+            "cpus": os.cpu_count() or 1,
         }
         mount_setattr, openat2, mount_api, landlock_abi, outer, filters, listener = kernel.answer()
     return Host(

@@ -10,10 +10,12 @@ from .values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from socket import socket
 
+    from .cgroup import Leaf
     from .command import Command
+    from .errors import CapsuleError
     from .host import Host
     from .plan import Plan
     from .spawn import Child
@@ -46,8 +48,9 @@ def launch(
     passed: Mapping[int, int] | None = None,
     launcher: str = spawn.LAUNCHER,
     held: signals.Held | None = None,
+    leaf: Leaf | None = None,
 ) -> Running:
-    """Start the capsule and return when its command runs.
+    """Start the capsule, in *leaf* if its plan has a cgroup, and return when its command runs.
 
     Raises:
         SetupError: a step failed; everything was taken down.
@@ -55,9 +58,12 @@ def launch(
         InternalError: the launcher broke its protocol.
     """
     with _Gifts(plan.gifts) as gifts:
-        child = spawn.spawn(plan.encode(), stdio, passed=passed, gifts=gifts.theirs, launcher=launcher)
+        given = {**(passed or {}), **gifts.theirs}
+        if leaf is not None:
+            given[spawn.CGROUP_FD] = leaf.fd
+        child = spawn.spawn(plan.encode(), stdio, passed=given, launcher=launcher)
         gifts.sent()
-        running = _await(child, plan, host, command, held)
+        running = _await(child, held, lambda report: _failure(report, plan, host, command, leaf))
         if not plan.gifts:
             return running
         try:
@@ -75,9 +81,9 @@ def end(running: Running) -> None:
 
 
 def _await(
-    child: Child, plan: Plan, host: Host, command: Command | None, held: signals.Held | None
+    child: Child, held: signals.Held | None, failure: Callable[[bytes], CapsuleError]
 ) -> Running:
-    """Until the command runs."""
+    """Until the command runs. *failure* makes of a report the error that it stands for."""
     init = 0
     try:
         read = os.read if held is None else held.read
@@ -85,7 +91,7 @@ def _await(
         init = _expect(child, spawn.STARTED)
         # Without the second record, init died of a signal: its end of file is not the command's.
         if report or not init or not _expect(child, spawn.READY):
-            raise _failure(report, plan, host, command)
+            raise failure(report)
         running = Running(init, _open_init(init), child.status, child.lifeline)
     except BaseException:
         # Also what Ctrl-C raises while the launcher is at work.
@@ -112,9 +118,9 @@ class _Gifts:
         return self
 
     @property
-    def theirs(self) -> int | None:
-        """The launcher's end."""
-        return None if self._theirs is None else self._theirs.fileno()
+    def theirs(self) -> dict[int, int]:
+        """The launcher's end, and the number that it has there."""
+        return {} if self._theirs is None else {spawn.GIFT_FD: self._theirs.fileno()}
 
     def sent(self) -> None:
         """The launcher has a copy of its end now."""
@@ -165,8 +171,13 @@ def _expect(child: Child, kind: int) -> int:
 
 
 def _failure(
-    report: bytes, plan: Plan, host: Host, command: Command | None
+    report: bytes, plan: Plan, host: Host, command: Command | None, leaf: Leaf | None
 ) -> SetupError | HostError | InternalError:
+    if not report and leaf is not None and leaf.account().oom_kills:
+        return HostError(
+            "memory: the limit is too low to set the capsule up",
+            hint="raise it (--memory): what sets it up, and its files in memory, count as well",
+        )
     if not report:
         return InternalError("the launcher or init ended without a report")
     if len(report) != spawn.REPORT_SIZE:

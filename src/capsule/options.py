@@ -50,7 +50,17 @@ OPTIONS = {
     },
     "limits and network": {
         "--timeout": ("TIME", "kill everything after this time"),
+        "--cpu-time": ("TIME", "kill everything after this much CPU time"),
+        "--idle": ("TIME", "kill everything that did nothing for this long"),
         "--output": ("SIZE", "kill everything after this much output"),
+        "--memory": ("SIZE", "memory of all processes together; also -m"),
+        "--swap": ("SIZE", "swap on top of that (0)"),
+        "--cpus": ("N", "CPUs' worth of time, for instance 0.5"),
+        "--cpu-weight": ("N", "share of contended CPUs; others have 100"),
+        "--pids": ("N", "processes and threads at once (2048)"),
+        "--file-size": ("SIZE", "of any one file"),
+        "--open-files": ("N", "descriptors of each process"),
+        "--allow-degraded": ("LIMIT", "without cgroups: memory, pids, cpus, cpu-time"),
         "--net": ("KIND", "none (only a loopback) or host"),
     },
     "system calls": {
@@ -66,7 +76,7 @@ OPTIONS = {
         "--help": ("", "show this text; also -h"),
     },
 }
-SHORT = {"-e": "--env", "-q": "--quiet", "-v": "--verbose", "-h": "--help"}
+SHORT = {"-e": "--env", "-m": "--memory", "-q": "--quiet", "-v": "--verbose", "-h": "--help"}
 FLAGS = {flag: takes for group in OPTIONS.values() for flag, (takes, _) in group.items()}
 
 EXIT_STATUSES = """\

@@ -10,6 +10,7 @@ from __future__ import annotations
 from . import steps as s
 from .errors import HostError, PolicyError
 from .identity import make_ids
+from .limits import make_bounds
 from .policy import IdMap, Network
 from .protections import kept_capabilities, protections
 from .seccomp import load
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .command import Command
     from .host import Host
     from .identity import Ids
+    from .limits import Bounds
     from .policy import Policy
     from .seccomp import Filter
     from .survey import Watch
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 ROOT_SIZE, ROOT_INODES = 4 << 20, 4096
 # How many trees of the host the launcher holds, the new proc file system among them: TREES_MAX there.
 TREES = 1024
-
-RLIMIT_CORE = 4
 
 
 class Terminal(Value):
@@ -57,6 +57,7 @@ class Plan(Value):
         overlays: (place, lower layer on the host, directory that keeps the upper one or "").
         watched: writable trees to look through at the end.
         filter: of system calls, or None.
+        cgroup: (file, content) of the capsule's own cgroup, or None if it has none.
     """
 
     steps: tuple[s.Step, ...]
@@ -68,6 +69,7 @@ class Plan(Value):
     overlays: tuple[tuple[str, str, str], ...] = ()
     watched: tuple[Watch, ...] = ()
     filter: Filter | None = None
+    cgroup: tuple[tuple[str, str], ...] | None = None
 
     @property
     def gifts(self) -> int:
@@ -84,10 +86,12 @@ class Plan(Value):
 
     def encode(self) -> bytes:
         """The plan as the launcher reads it. What is remembered of the last plan is encoded already."""
+        before = 1 if self.cgroup is not None else 0
         last = _last
-        if last is None or self.steps[: len(last[2][0])] != last[2][0]:
+        if last is None or self.steps[before : before + len(last[2][0])] != last[2][0]:
             return s.encode(self.steps)
-        return last[3] + s.encode_more(self.steps[len(last[2][0]) :])
+        after = self.steps[before + len(last[2][0]) :]
+        return s.encode(self.steps[:before]) + last[3] + s.encode_more(after)
 
 
 def make_plan(
@@ -114,21 +118,24 @@ def make_plan(
     _check_host(host)
     ids = make_ids(policy, host)
     filter_ = _filter(policy, host, command, ids)
+    bounds = make_bounds(policy, host)
     building, notes = _remembered_building(policy, host, command, ids)
     return Plan(
         steps=(
+            *bounds.steps,
             *building,
-            *_machine(policy, terminal),
-            *_command_steps(policy, command, ids, filter_, descriptors),
+            *_machine(policy, terminal, bounds),
+            *_command_steps(policy, command, ids, filter_, bounds, descriptors),
         ),
         args=command.args,
         namespaces=_namespaces(policy).names(),
-        protections=protections(policy, ids, filter_),
+        protections=protections(policy, ids, filter_, bounds),
         notes=notes,
         owner=ids.outside if host.uid == 0 and host.initial_ids else None,
         overlays=_overlays(building, command),
         watched=command.survey.watched,
         filter=filter_,
+        cgroup=bounds.settings,
     )
 
 
@@ -203,7 +210,7 @@ def _remembered_building(
     last = _last
     if last is None or last[1] is not host or last[0] != key:
         building = _building(policy, host, command, ids)
-        last = _last = (key, host, building, s.encode(building[0]))
+        last = _last = (key, host, building, s.encode_more(building[0]))
     return last[2]
 
 
@@ -340,15 +347,14 @@ def _proc_steps(view: View) -> Iterator[s.Step]:
             yield s.Remount(path, CLOSED, 0)
 
 
-def _machine(policy: Policy, terminal: Terminal | None) -> Iterator[s.Step]:
+def _machine(policy: Policy, terminal: Terminal | None, bounds: Bounds) -> Iterator[s.Step]:
     if policy.network is Network.NONE:
         yield s.Loopback()
     yield s.Hostname(policy.hostname)
     if terminal is not None:
         bits = sum(1 << fd for fd in terminal.descriptors)
         yield s.Terminal(bits, terminal.rows, terminal.columns)
-    if policy.limits.timeout is not None:
-        yield s.Deadline(max(1, round(policy.limits.timeout * 1000)))
+    yield from bounds.init_steps
 
 
 def _command_steps(
@@ -356,14 +362,14 @@ def _command_steps(
     command: Command,
     ids: Ids,
     filter_: Filter | None,
+    bounds: Bounds,
     descriptors: Sequence[tuple[int, int]],
 ) -> Iterator[s.Step]:
     """First what can fail, then what cannot be undone; the filter last, for it may refuse the rest."""
     for ours, theirs in descriptors:
         yield s.Descriptor(ours, theirs)
     yield s.Chdir(command.cwd)
-    # Not 0: core(5), only a limit of 1 stops a handler that the host pipes core dumps to as well.
-    yield s.Rlimit(RLIMIT_CORE, 1, 1, "core dumps")
+    yield from bounds.command_steps
     kept = kept_capabilities(policy)
     yield s.BoundingSet(kept)
     if policy.id_map is IdMap.AUTO:

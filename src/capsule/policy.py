@@ -8,14 +8,18 @@ from .choice import Choice
 from .errors import PolicyError
 from .mounts import CONTENT_SIZE, Mount, in_force
 from .paths import absolute, check_path
-from .quantities import parse_size, parse_time, shown
+from .quantities import parse_count, parse_cpus, parse_size, parse_time, shown
 from .seccomp import Seccomp
 from .values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
+
+# Less does not even hold what sets a capsule up.
+LEAST_MEMORY = 1 << 20
+DEGRADABLE = ("cpu_time", "cpus", "memory", "pids")
 
 
 class Network(Choice):
@@ -50,27 +54,81 @@ class IdMap(Choice):
 class Limits(Value):
     """How much a run may use. None is no limit.
 
+    *memory*, *cpus*, *cpu_weight*, *pids* and *cpu_time* hold for all processes of the capsule
+    together. They need a cgroup (docs/limits.md); where none can be made, `Policy.allow_degraded` says
+    which of them may be enforced in a weaker way.
+
     Attributes:
         timeout: seconds (or text such as "1m30s") from the command's start until everything is
             killed, whatever it does with its signals. Kept by init with CLOCK_MONOTONIC.
         output: bytes that are captured of stdout and stderr together. One byte more and the
             capsule is killed. Only what Capsule captures counts. Kept by the supervisor.
+        cpu_time: seconds of CPU time of the tree, user and system, until everything is killed. Kept by
+            init, which looks at cpu.stat of the cgroup.
+        idle: seconds without any use of a CPU, and hence without output, until everything is killed.
+            Kept by init, which looks at the clocks of the processes; clock_getcpuclockid(3).
+        memory: bytes, those of private file systems and of the kernel for the capsule included, from
+            1 MiB. One page more and everything is killed. memory.max and memory.oom.group (4.19).
+        swap: bytes of swap on top of *memory*; memory.swap.max.
+        cpus: how many CPUs' worth of time in each tenth of a second; cpu.max.
+        cpu_weight: share of the CPUs when they are contended, from 1 to 10000; others have 100;
+            cpu.weight.
+        pids: processes and threads at once. One more fails with EAGAIN; pids.max. Without this limit
+            there may be 2048, counted by RLIMIT_NPROC, which counts by user namespace since 5.14.
+        file_size: bytes of any one file that is written to; RLIMIT_FSIZE, setrlimit(2).
+        open_files: descriptors that a process may have, from 1; RLIMIT_NOFILE.
     """
 
     timeout: float | None = None
     output: int | None = 16 << 20
+    cpu_time: float | None = None
+    idle: float | None = None
+    memory: int | None = None
+    swap: int | None = 0
+    cpus: float | None = None
+    cpu_weight: int | None = None
+    pids: int | None = None
+    file_size: int | None = None
+    open_files: int | None = None
 
     if TYPE_CHECKING:
 
         def __init__(
-            self, timeout: float | str | None = None, output: int | str | None = 16 << 20
+            self,
+            timeout: float | str | None = None,
+            output: int | str | None = 16 << 20,
+            cpu_time: float | str | None = None,
+            idle: float | str | None = None,
+            memory: int | str | None = None,
+            swap: int | str | None = 0,
+            cpus: float | str | None = None,
+            cpu_weight: int | str | None = None,
+            pids: int | str | None = None,
+            file_size: int | str | None = None,
+            open_files: int | str | None = None,
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        if self.timeout is not None:
-            self._set("timeout", parse_time(self.timeout, "timeout"))
-        if self.output is not None:
-            self._set("output", parse_size(self.output, "output"))
+        for field in ("timeout", "cpu_time", "idle"):
+            self._parse(field, parse_time)
+        for field in ("memory", "swap", "file_size", "output"):
+            self._parse(field, parse_size)
+        self._parse("cpus", parse_cpus)
+        for field, most in (("cpu_weight", 10_000), ("pids", 1 << 22), ("open_files", 1 << 30)):
+            if self.__dict__[field] is not None:
+                self._set(field, parse_count(self.__dict__[field], field, most))
+        if self.memory is not None and self.memory < LEAST_MEMORY:
+            hint = "a capsule itself takes some hundred KiB: write 1M or more"
+            raise _wrong("memory", self.memory, "at least 1 MiB", hint)
+
+    def _parse(self, field: str, parse: Callable[[Any, str], object]) -> None:
+        if self.__dict__[field] is not None:
+            self._set(field, parse(self.__dict__[field], field))
+
+    def of_tree(self) -> tuple[str, ...]:
+        """Those that were set and need a cgroup."""
+        names = ("memory", "cpus", "cpu_weight", "pids", "cpu_time")
+        return tuple(name for name in names if self.__dict__[name] is not None)
 
 
 class Policy(Value):
@@ -96,6 +154,8 @@ class Policy(Value):
         inherit_env: start from the caller's whole environment instead of the default names.
         cwd: working directory inside, or None for the caller's.
         limits: how much it may use.
+        allow_degraded: which limits may be enforced in the weaker way that docs/limits.md describes
+            where no cgroup can be made: of "memory", "cpus", "pids", "cpu_time".
         seccomp: which system calls it may make: a `Seccomp`, or a profile's name.
         pretend_chown: chown(2) and its family answer success and do nothing, for programs that give
             files to users that do not exist inside. Kept by the seccomp filter.
@@ -120,6 +180,7 @@ class Policy(Value):
     inherit_env: bool = False
     cwd: str | None = None
     limits: Limits = Limits()
+    allow_degraded: tuple[str, ...] = ()
     seccomp: Seccomp = Seccomp()
     pretend_chown: bool = False
 
@@ -152,6 +213,7 @@ class Policy(Value):
             self._set("cwd", check_path(self.cwd, "cwd"))
         if not isinstance(self.limits, Limits):
             raise _wrong("limits", self.limits, "Limits", "write Limits(timeout=..., output=...)")
+        self._set("allow_degraded", _degradable(self.allow_degraded))
         self._set("seccomp", _seccomp(self.seccomp))
 
 
@@ -196,6 +258,17 @@ def _choice(kind: type[Choice], value: Any, field: str) -> Choice:
     except ValueError:
         choices = ", ".join(member.value for member in kind)
         raise _wrong(field, value, f"one of {choices}", f"write one of {choices}") from None
+
+
+def _degradable(value: Any) -> tuple[str, ...]:
+    names = (
+        [str(name).replace("-", "_") for name in value] if isinstance(value, (list, tuple)) else [""]
+    )
+    if not set(names) <= set(DEGRADABLE):
+        choices = ", ".join(DEGRADABLE)
+        hint = f"write a list of: {choices}; cpu_weight is nothing without a cgroup"
+        raise _wrong("allow_degraded", value, f"a list of {choices}", hint)
+    return tuple(sorted(set(names)))
 
 
 def _seccomp(value: object) -> Seccomp:

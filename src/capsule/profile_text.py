@@ -60,7 +60,7 @@ def _written(shape: str, value: Any) -> str:
         return _size(value)
     if shape == "mode":
         return f"0o{value:03o}"
-    if shape == "time" and value == int(value):
+    if shape in ("time", "cpus") and value == int(value):
         return str(int(value))
     if shape == "pattern" and value.startswith("~"):
         # As text it would be a path in the home.

@@ -8,6 +8,7 @@ from .seccomp import OFF
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .identity import Ids
+    from .limits import Bounds
     from .policy import Policy
     from .seccomp import Filter
 
@@ -30,7 +31,7 @@ def kept_capabilities(policy: Policy) -> int:
     return OVER_IDS if policy.id_map is IdMap.AUTO and policy.uid == 0 else 0
 
 
-def protections(policy: Policy, ids: Ids, filter_: Filter | None) -> dict[str, str]:
+def protections(policy: Policy, ids: Ids, filter_: Filter | None, bounds: Bounds) -> dict[str, str]:
     """What is promised, each with what enforces it."""
     network = (
         "network namespace with a loopback interface only"
@@ -53,5 +54,6 @@ def protections(policy: Policy, ids: Ids, filter_: Filter | None) -> dict[str, s
         "no_new_privs": "set",
         "seccomp": OFF if filter_ is None else filter_.summary,
         "session": "session of its own",
+        **dict(bounds.protections),
         "descriptors": "only the standard ones and those named by the caller",
     }

@@ -14,6 +14,7 @@ _INFINITE = float("inf")
 _TIME_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _LARGEST_SIZE = 2**63 - 1
 _LONGEST_WORD = 40
+MOST_CPUS = 8192  # as many as Linux can be built for
 # What poll(2) and the launcher count in: more is no limit that anyone means.
 _LONGEST_TIME = 10.0 * 365 * 86400
 
@@ -69,6 +70,39 @@ def parse_time(value: float | str, field: str) -> float:
         hint = "write seconds above zero or a time such as 10ms, 2.5s, 1m30s"
         raise PolicyError(f"{field}: not a time: {shown(value)}", field=field, value=value, hint=hint)
     return seconds
+
+
+def parse_count(value: int | str, field: str, most: int) -> int:
+    """Return a whole number from 1 to *most*.
+
+    Raises:
+        PolicyError: it is none.
+    """
+    number = value
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < _LONGEST_WORD:
+        number = int(value)
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= most:
+        hint = f"write a whole number from 1 to {most}"
+        raise PolicyError(f"{field}: not a number: {shown(value)}", field=field, value=value, hint=hint)
+    return number
+
+
+def parse_cpus(value: float | str, field: str) -> float:
+    """Return a number of CPUs, such as 0.5 or 2: at least a hundredth.
+
+    Raises:
+        PolicyError: it is none.
+    """
+    cpus = -1.0
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        cpus = float(value) if abs(value) <= MOST_CPUS else -1.0
+    elif isinstance(value, str) and len(value) < _LONGEST_WORD and not value.strip("0123456789."):
+        cpus = _to_float(value)
+    if not 0.01 <= cpus <= MOST_CPUS:
+        hint = f"write a number of CPUs from 0.01 to {MOST_CPUS}, for instance 0.5 or 2"
+        message = f"{field}: not a number of CPUs: {shown(value)}"
+        raise PolicyError(message, field=field, value=value, hint=hint)
+    return cpus
 
 
 def _sum_times(text: str) -> float:

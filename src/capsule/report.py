@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from .plan import Plan
-    from .result import Result
+    from .result import Result, Usage
     from .values import Value
 
 
@@ -46,11 +46,18 @@ def print_plan(plan: Plan) -> None:
 
 def verdict(result: Result) -> str:
     """One line on a run that did not end by itself, with what would let it."""
-    advice = {
-        Outcome.TIMED_OUT: "; raise it with --timeout",
-        Outcome.OUTPUT_LIMIT: "; raise it with --output",
-    }
-    return f"{result.outcome.value}: {result.detail}{advice.get(result.outcome, '')}"
+    flag = _ADVICE.get(result.outcome)
+    more = f"; raise it with {flag}" if flag else ""
+    return f"{result.outcome.value}: {result.detail}{more}"
+
+
+_ADVICE = {
+    Outcome.TIMED_OUT: "--timeout",
+    Outcome.CPU_TIME: "--cpu-time",
+    Outcome.IDLE: "--idle",
+    Outcome.OUT_OF_MEMORY: "--memory",
+    Outcome.OUTPUT_LIMIT: "--output",
+}
 
 
 def denial(result: Result) -> str:
@@ -67,7 +74,7 @@ def explain(result: Result) -> None:
     usage = result.usage
     say(
         f"{result.describe()}; wall {usage.wall:.3f} s, user {usage.cpu_user:.3f} s, "
-        f"system {usage.cpu_system:.3f} s, peak memory of one process {usage.peak_memory >> 10} KiB"
+        f"system {usage.cpu_system:.3f} s, {_peak(usage)} ({usage.source or 'no account'})"
     )
     for name, how in result.protections.items():
         say(f"{name}: {how}")
@@ -75,6 +82,14 @@ def explain(result: Result) -> None:
         say(f"refused: {each.describe()}")
     if result.denials_omitted:
         say(f"refused: {result.denials_omitted} more, of kinds beyond the {len(result.denials)} told")
+
+
+def _peak(usage: Usage) -> str:
+    if usage.source != "cgroup":
+        return f"peak memory of one process {usage.peak_memory >> 10} KiB"
+    pids = "" if usage.peak_pids is None else f", {usage.peak_pids} processes at once"
+    held = f", held back {usage.throttled:.3f} s" if usage.throttled else ""
+    return f"peak memory {usage.peak_memory >> 10} KiB{pids}{held}"
 
 
 def tell_closing(result: Result) -> None:

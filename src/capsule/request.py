@@ -134,8 +134,10 @@ def _limits(options: Options, base: Limits, output_is_said: bool) -> Limits:
     if output is None:
         counted = output_is_said or options.last("--json") == "-"
         output = base.output if counted else None
-    timeout = options.last("--timeout")
-    return base.replace(timeout=base.timeout if timeout is None else timeout, output=output)
+    given: dict[str, Any] = {
+        field: value for flag, field in _LIMITS.items() if (value := options.last(flag)) is not None
+    }
+    return base.replace(output=output, **given)
 
 
 def _seccomp(options: Options, base: Seccomp) -> Seccomp:
@@ -230,7 +232,15 @@ _SWITCHES = (
     ("--no-cwd", "show_cwd", False),
     ("--pretend-chown", "pretend_chown", True),
 )
-_LISTS = {"--protect": "protect", "--unprotect": "unprotect"}
+_LISTS = {
+    "--protect": "protect",
+    "--unprotect": "unprotect",
+    "--allow-degraded": "allow_degraded",
+}
+# Those of the output have a function of their own.
+_LIMITS = {
+    f"--{field.replace('_', '-')}": field for field in Limits.__value_fields__ if field != "output"
+}
 
 
 def _id(word: str, field: str) -> int:

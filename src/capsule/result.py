@@ -20,26 +20,49 @@ class Outcome(Choice):
     """How a run ended. What the command itself did is told apart from what was done to it."""
 
     EXITED = "exited"
+    """By itself, with a status."""
     SIGNALED = "signaled"
+    """By a signal that came from inside, of the kernel for a fault, or from `Process.send_signal`."""
     TIMED_OUT = "timed out"
+    """`Limits.timeout`."""
+    CPU_TIME = "CPU time used up"
+    """`Limits.cpu_time`."""
+    IDLE = "idle"
+    """`Limits.idle`."""
+    OUT_OF_MEMORY = "out of memory"
+    """`Limits.memory`; or the host had none left, and the kernel chose this capsule."""
     OUTPUT_LIMIT = "output limit"
+    """`Limits.output`."""
+    FILTERED = "killed by the filter"
+    """SIGSYS of the seccomp filter. A program that sends it to itself looks the same."""
     KILLED = "killed"
+    """As a whole, by the caller or by somebody else on the host."""
+
+
+_TIMES = (Outcome.TIMED_OUT, Outcome.CPU_TIME, Outcome.IDLE)
 
 
 class Usage(Value):
-    """What a run cost, from wait4(2) over the whole tree of processes.
-
-    Processes whose parent ignores SIGCHLD are never waited for and so not counted.
+    """What a run cost.
 
     Attributes:
         wall: seconds from the command's start to its end.
-        cpu_user: seconds of CPU time in user mode.
-        cpu_system: seconds of CPU time in the kernel.
-        peak_memory: bytes of the largest resident set that any single process had (ru_maxrss).
-        minor_faults: page faults served without I/O.
+        cpu_user: seconds of CPU time in user mode, of all processes. Without a cgroup, what a process
+            used whose parent ignores SIGCHLD, and so never waits for it, is missing.
+        cpu_system: seconds of CPU time in the kernel, likewise.
+        peak_memory: bytes. With a cgroup the most that all held at once, with their files in memory and
+            what the kernel held for them; before Linux 5.19 the most that was seen, or the limit where
+            it was met. Else the largest resident set that any single process had (ru_maxrss).
+        minor_faults: page faults served without I/O; this and the three after it only from wait4(2).
         major_faults: page faults that needed I/O.
         voluntary_switches: context switches by waiting.
         involuntary_switches: context switches by the scheduler.
+        peak_pids: the most processes and threads at once: pids.peak (Linux 6.1), before the most that
+            were seen; None without a cgroup.
+        throttled: seconds for which the limit of CPUs held processes back.
+        oom_kills: processes that the kernel killed for want of memory.
+        source: where the figures come from: "cgroup", "wait4" (wait4(2) over the whole tree), "proc"
+            (proc_pid_stat(5), while it runs) or "" if init had no last word.
     """
 
     wall: float = 0.0
@@ -50,6 +73,10 @@ class Usage(Value):
     major_faults: int = 0
     voluntary_switches: int = 0
     involuntary_switches: int = 0
+    peak_pids: int | None = None
+    throttled: float = 0.0
+    oom_kills: int = 0
+    source: str = ""
 
 
 class Result(Value):
@@ -71,7 +98,8 @@ class Result(Value):
         denials_complete: whether that is all that is worth telling. Of a capsule that was killed from
             outside, or with a filter whose refusals are not told, it is not.
         denials_omitted: how many refusals were of further kinds, counted and not listed.
-        detail: more of the outcome in words, or "".
+        detail: more of the outcome in words, or "": which limit was met, also one that does not end a
+            command by itself, of processes or of a file's size.
         changes: what the upper layers of overlays changed, each layer in the order of its paths.
         changes_complete: whether that is all; a program can make more than are listed.
         set_aside: protected paths that the command made in writable trees; see ``Policy.protect``.
@@ -108,8 +136,8 @@ class Result(Value):
 
     @property
     def exit_status(self) -> int:
-        """What a shell sees: the status, 128+N for signal N, 124 if it timed out."""
-        if self.outcome is Outcome.TIMED_OUT:
+        """What a shell sees: the status, 128+N for signal N, 124 if a limit of time was met."""
+        if self.outcome in _TIMES:
             return 124
         return 128 - self.returncode if self.returncode < 0 else self.returncode
 
@@ -117,11 +145,13 @@ class Result(Value):
         """One line: how the command ended."""
         name = printable(self.args[0])
         if self.outcome is Outcome.EXITED:
-            return f"{name} exited with status {self.returncode}"
+            return f"{name} exited with status {self.returncode}{self._why()}"
         if self.outcome is Outcome.SIGNALED:
-            why = f": {self.detail}" if self.detail else ""
-            return f"{name} was ended by {signals.name(-self.returncode)}{why}"
-        return f"{name}: {self.outcome.value}{': ' if self.detail else ''}{self.detail}"
+            return f"{name} was ended by {signals.name(-self.returncode)}{self._why()}"
+        return f"{name}: {self.outcome.value}{self._why()}"
+
+    def _why(self) -> str:
+        return f": {self.detail}" if self.detail else ""
 
     def check(self) -> Self:
         """Return the result itself if the command succeeded.

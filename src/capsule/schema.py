@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import shapes
 from .mounts import Mount, MountKind
-from .quantities import parse_size
+from .quantities import MOST_CPUS, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,6 +107,11 @@ _TEXT: Schema = {"$ref": "#/$defs/text"}
 _ANY: dict[str, list[Schema]] = {
     "size": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": _SIZE}],
     "time": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": _TIME}],
+    "cpus": [
+        {"type": "number", "minimum": 0.01, "maximum": MOST_CPUS},
+        {"type": "string", "pattern": r"^(\d+\.?\d*|\.\d+)$"},
+    ],
+    "count": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": r"^\d+$"}],
     "mode": [
         {"type": "integer", "minimum": 0, "maximum": 0o777},
         {"type": "string", "pattern": "^0o[0-7]{1,4}$"},

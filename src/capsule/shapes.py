@@ -47,7 +47,15 @@ _OF_MOUNT = {
     "bytes | str": "data",
 }
 # A path of the host counts from the file's directory; the target of a link does not.
-_BY_NAME = {"root": "path", "pattern": "pattern", "target": "text"}
+_BY_NAME = {
+    "root": "path",
+    "pattern": "pattern",
+    "target": "text",
+    "cpus": "cpus",
+    "cpu_weight": "count",
+    "pids": "count",
+    "open_files": "count",
+}
 # Parameter -> attribute of a Mount, where they differ.
 ATTRIBUTES = {"target": "source", "node": "source", "pattern": "at"}
 

@@ -22,6 +22,7 @@ SIGINT: int = _signal.SIGINT
 SIGQUIT: int = _signal.SIGQUIT
 SIGKILL: int = _signal.SIGKILL
 SIGSYS: int = _signal.SIGSYS
+SIGXFSZ: int = _signal.SIGXFSZ
 SIGUSR1: int = _signal.SIGUSR1
 SIGUSR2: int = _signal.SIGUSR2
 SIGPIPE: int = _signal.SIGPIPE

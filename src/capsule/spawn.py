@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 # Next to the package and nowhere else: no PATH, no environment variable can name another one.
 LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "capsule-launch")
 
-PLAN_FD, ERROR_FD, STATUS_FD, LIFELINE_FD, SUPERVISOR_FD, GIFT_FD = range(3, 9)
+PLAN_FD, ERROR_FD, STATUS_FD, LIFELINE_FD, SUPERVISOR_FD, GIFT_FD, CGROUP_FD = range(3, 10)
 FIRST_USER_FD = 10
 
-STARTED, FEATURES, READY, STOPPED, ENDED, REFUSED = range(1, 7)
+STARTED, FEATURES, READY, STOPPED, ENDED, REFUSED, USAGE = range(1, 8)
+ASK_USAGE = 0  # a byte of the lifeline that is no signal
 RECORD_SIZE = 12 * 8  # of 64-bit integers
 REPORT_SIZE = 2 * 4  # of 32-bit integers
 
@@ -51,7 +52,6 @@ def spawn(
     stdio: Sequence[int],
     *,
     passed: Mapping[int, int] | None = None,
-    gifts: int | None = None,
     launcher: str = LAUNCHER,
 ) -> Child:
     """Start the launcher with a plan.
@@ -59,8 +59,9 @@ def spawn(
     Args:
         plan: the encoded plan.
         stdio: three descriptors to become 0, 1 and 2.
-        passed: further ones: number in the launcher, from FIRST_USER_FD on, to ours.
-        gifts: socket over which init sends descriptors: upper layers, the master of a pty.
+        passed: further ones: number in the launcher to ours. GIFT_FD is a socket over which init sends
+            descriptors, CGROUP_FD the capsule's own cgroup; from FIRST_USER_FD on they are the
+            command's.
         launcher: the launcher's path.
 
     Raises:
@@ -73,7 +74,7 @@ def spawn(
         raise HostError("this process ignores SIGCHLD, so a capsule cannot be waited for", hint=hint)
     try:
         with Descriptors() as fds:
-            child = _spawn(fds, plan, (stdio, passed or {}, gifts), launcher)
+            child = _spawn(fds, plan, stdio, passed or {}, launcher)
             fds.keep((child.error, child.status, child.lifeline))
             return child
     except OSError as error:
@@ -96,10 +97,10 @@ def cannot_start(error: OSError) -> HostError:
 def _spawn(
     fds: Descriptors,
     plan: bytes,
-    given: tuple[Sequence[int], Mapping[int, int], int | None],
+    stdio: Sequence[int],
+    passed: Mapping[int, int],
     launcher: str,
 ) -> Child:
-    stdio, passed, gifts = given
     memory = fds.own(os.memfd_create("capsule-plan", os.MFD_CLOEXEC))
     if os.write(memory, plan) != len(plan):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -116,8 +117,6 @@ def _spawn(
         SUPERVISOR_FD: supervisor,
         **passed,
     }
-    if gifts is not None:
-        wanted[GIFT_FD] = gifts
     return Child(_execute(launcher, wanted), error, status, lifeline)
 
 

@@ -57,6 +57,13 @@ class DropGroups(Step):
     word, text = "drop-groups", "drop the supplementary groups"
 
 
+class Cgroup(Step):
+    """The cgroup that was made for the capsule. For people only: where, its contents in words."""
+
+    __slots__ = ()
+    word, text = "cgroup", "make a cgroup in {0}: {1}"
+
+
 class Namespaces(Step):
     """clone(2) init into new namespaces. Arguments: the CLONE_NEW* flags."""
 
@@ -157,6 +164,35 @@ class Deadline(Step):
     word, signature, text = "deadline", "n", "end everything after {0} ms"
 
 
+class CpuTime(Step):
+    """Kill everything after some CPU time. Arguments: microseconds; how many CPUs may use them up."""
+
+    __slots__ = ()
+    word, signature = "cpu-time", "nn"
+
+    def describe(self) -> str:
+        """In seconds."""
+        return f"end everything after {self[0] / 1e6:g} s of CPU time"
+
+
+class Idle(Step):
+    """Kill everything once it has used no CPU for a time. Arguments: milliseconds."""
+
+    __slots__ = ()
+    word, signature, text = "idle", "n", "end everything that uses no CPU for {0} ms"
+
+
+class WatchMemory(Step):
+    """Kill everything that is seen to hold more memory. Arguments: bytes."""
+
+    __slots__ = ()
+    word, signature, text = (
+        "watch-memory",
+        "n",
+        "end everything that holds more than {0} bytes of memory",
+    )
+
+
 class Stop(Step):
     """End a plan that runs no command."""
 
@@ -183,6 +219,13 @@ class Rlimit(Step):
 
     __slots__ = ()
     word, signature, text = "rlimit", "nnn", "limit {3} to {1} at most"
+
+
+class Affinity(Step):
+    """sched_setaffinity(2). Arguments: how many of the CPUs."""
+
+    __slots__ = ()
+    word, signature, text = "affinity", "n", "run on {0} of the CPUs"
 
 
 class BoundingSet(Step):

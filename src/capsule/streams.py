@@ -132,3 +132,53 @@ def write_all(fd: int, data: bytes) -> None:
             data = data[os.write(fd, data) :]
         except BlockingIOError:
             select.select([], [fd], [])
+
+
+class Capture:
+    """What was read of the command's output, up to a limit over all of it.
+
+    Attributes:
+        met: whether there was more.
+    """
+
+    def __init__(self, streams: Streams, limit: int | None) -> None:
+        self.met = False
+        self._streams = streams
+        self._limit = limit
+        self._size = 0
+        self._kept: dict[int, bytearray] = {}
+        self._sinks: dict[int, int] = {}
+
+    def pass_through(self, stdout: int, stderr: int) -> None:
+        """Write what comes on to descriptors of ours instead of keeping it."""
+        self._sinks = {self._streams.stdout: stdout, self._streams.stderr: stderr}
+
+    def read(self, fd: int) -> bytes | None:
+        """What there is of one stream, within the limit: b"" if nothing for now, None at its end."""
+        data = self._streams.buffered(fd)
+        try:
+            data += os.read(fd, CHUNK)
+        except BlockingIOError:
+            if not data:
+                return b""
+        return self.count(data) if data else None
+
+    def keep(self, fd: int, data: bytes) -> None:
+        """Keep what was read, or write it on."""
+        if fd in self._sinks:
+            write_all(self._sinks[fd], data)
+        else:
+            self._kept.setdefault(fd, bytearray()).extend(data)
+
+    def count(self, data: bytes) -> bytes:
+        """What of it is within the limit."""
+        room = len(data) if self._limit is None else max(0, self._limit - self._size)
+        self._size += len(data)
+        self.met = self.met or len(data) > room
+        return data[:room]
+
+    def text(self, fd: int) -> Any:
+        """All that was kept of a stream, None if nothing was to be."""
+        if fd < 0 or fd in self._sinks:
+            return None
+        return self._streams.decode(bytes(self._kept.get(fd, b"")))

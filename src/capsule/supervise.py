@@ -7,9 +7,9 @@ import select
 import time
 
 from . import signals, spawn
-from .errors import InternalError
+from .records import Records
 from .result import Result
-from .streams import CHUNK, write_all
+from .streams import Capture
 from .verdict import omitted, usage, verdict
 
 TYPE_CHECKING = False
@@ -18,15 +18,19 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import IO, Any, Self
 
+    from .cgroup import Account, Leaf
     from .closing import Closing
     from .launch import Running
     from .layers import Layer
     from .plan import Plan
     from .policy import Limits
+    from .result import Usage
     from .seccomp.denials import Denial
     from .streams import Streams
 
 _TO_GROUP = 0x80
+# Milliseconds between two looks at what a cgroup holds, on a kernel that keeps no peak of it.
+SAMPLING = 20.0
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
@@ -51,6 +55,7 @@ class Process:
         streams: Streams,
         terminal: int | None = None,
         closing: Closing | None = None,
+        leaf: Leaf | None = None,
     ) -> None:
         self.args = plan.args
         self.pid = running.pid
@@ -58,21 +63,18 @@ class Process:
         self.protections = dict(plan.protections)
         self.terminal = terminal
         self._closing = closing
+        self._leaf = leaf
+        self._began = time.monotonic()
         self._running: Running | None = running
+        self._records = Records(running, filtered=plan.filter is not None)
         self._limits = limits
         self._streams = streams
-        self._captured: dict[int, bytearray] = {}
-        self._sinks: dict[int, int] = {}
-        self._output = 0
+        self._capture = Capture(streams, limits.output)
         self._watched: dict[int, tuple[int, Callable[[], object]]] = {}
         self._poller = select.poll()
-        self.on_stop: Callable[[int], None] | None = None
         self.on_end: Callable[[], None] | None = None
-        self._ended: tuple[int, ...] | None = None
-        self._refused: list[tuple[int, ...]] = []
         self._filter = plan.filter
         self._killed = False
-        self._truncated = False
         self._result: Result | None = None
 
     # --- streams ------------------------------------------------------------------------
@@ -142,21 +144,14 @@ class Process:
         if number == signals.SIGKILL:
             self.kill()
             return
-        if self._running is not None and self._ended is None:
-            byte = bytes([int(number) | (_TO_GROUP if group else 0)])
-            try:
-                os.write(self._running.lifeline, byte)
-            except BrokenPipeError:
-                pass  # it ended this moment
+        if self._running is not None:
+            self._records.tell(int(number) | (_TO_GROUP if group else 0))
 
     def signal_group(self, number: int) -> None:
         """Send a signal to the command's group and wait, for a moment, for it to stop or end of it."""
         self.send_signal(number, group=True)
-        if self._running is not None and self._ended is None:
-            on_stop, self.on_stop = self.on_stop, None
-            if select.select([self._running.status], [], [], 0.1)[0]:
-                self._read_status()
-            self.on_stop = on_stop
+        if self._running is not None and not self._records.has_ended():
+            self._records.read_stop(0.1)
 
     def terminate(self) -> None:
         """Send SIGTERM to the command."""
@@ -164,12 +159,14 @@ class Process:
 
     def kill(self) -> None:
         """Kill everything in the capsule, at once."""
-        if self._ended is None:
+        if not self._records.has_ended():
             self._killed = self._running is not None
             self._kill_init()
 
     def _kill_init(self) -> None:
         if self._running is not None:
+            if self._leaf is not None:
+                self._leaf.hurry()
             signals.send_by_pidfd(self._running.pidfd, signals.SIGKILL)
 
     def __enter__(self) -> Self:
@@ -193,6 +190,25 @@ class Process:
     def __repr__(self) -> str:
         state = self._result.outcome.value if self._result else "running"
         return f"<Process {self.args[0]!r} pid={self.pid} {state}>"
+
+    def usage(self) -> Usage:
+        """What the command has used up to now; after the end, what it used in all.
+
+        Read from the cgroup where the capsule has one. Else init adds up what /proc says of the
+        processes that there are and of those that were waited for.
+        """
+        if self._result is not None:
+            return self._result.usage
+        told = None
+        if self._leaf is None and self._running is not None:
+            told = self._records.ask_usage()
+        return usage(self._records.ended or None, self._account(), self._wall(), told)
+
+    def _account(self) -> Account | None:
+        return None if self._leaf is None else self._leaf.account()
+
+    def _wall(self) -> float:
+        return time.monotonic() - self._began
 
     @property
     def layers(self) -> Mapping[str, Layer]:
@@ -225,33 +241,41 @@ class Process:
         if self._watched.pop(fd, None) is not None:
             self._poller.unregister(fd)
 
+    def on_stop(self, handler: Callable[[int], None]) -> None:
+        """Have a handler called with the signal that stops the command."""
+        self._records.on_stop = handler
+
     def pass_through(self, stdout: int, stderr: int) -> None:
         """Write what the command writes on to descriptors of ours instead of keeping it."""
-        self._sinks = {self._streams.stdout: stdout, self._streams.stderr: stderr}
+        self._capture.pass_through(stdout, stderr)
 
     def _pump(self, timeout: float | None) -> bool:
         """Move output and input until the end (true) or the timeout (false)."""
-        if self._running is None or self._has_ended():
+        if self._running is None or self._records.has_ended():
             return True
         until = None if timeout is None else time.monotonic() + timeout
         self._watch_streams(self._running)
-        while not self._has_ended():
-            left = None if until is None else max(0.0, until - time.monotonic()) * 1000
-            events = self._poller.poll(left)
+        while not self._records.has_ended():
+            events = self._poller.poll(self._patience(until))
             for fd, _ in events:
                 # A handler before this one may have ended the watch.
                 if fd in self._watched:
                     self._watched[fd][1]()
             if until is not None and time.monotonic() >= until:
                 break
-        return self._has_ended()
+        return self._records.has_ended()
 
-    def _has_ended(self) -> bool:
-        return self._ended is not None
+    def _patience(self, until: float | None) -> float | None:
+        """Milliseconds to wait for anything to happen."""
+        left = None if until is None else max(0.0, until - time.monotonic()) * 1000
+        if self._leaf is None or not self._leaf.sampled:
+            return left
+        self._leaf.sample()
+        return SAMPLING if left is None else min(left, SAMPLING)
 
     def _watch_streams(self, running: Running) -> None:
-        self.watch(running.status, _READABLE, self._read_status)
-        self.watch(running.pidfd, select.POLLIN, self._notice_end)
+        self.watch(running.status, _READABLE, self._records.read)
+        self.watch(running.pidfd, select.POLLIN, self._records.notice_end)
         for fd in self._outputs():
             os.set_blocking(fd, False)
             self.watch(fd, _READABLE, self._reader(fd))
@@ -265,64 +289,23 @@ class Process:
     def _outputs(self) -> list[int]:
         return [fd for fd in (self._streams.stdout, self._streams.stderr) if fd >= 0]
 
-    def _read_status(self) -> None:
-        """Take one record. The end is one of them, or init's end without one."""
-        if self._running is None:
-            return
-        record = spawn.read_record(self._running.status)
-        if record is None:
-            self._ended = ()
-        elif record[0] == spawn.ENDED:
-            self._ended = record
-        elif record[0] == spawn.REFUSED and self._filter is not None:
-            self._refused.append(record)
-        elif record[0] != spawn.STOPPED:
-            raise InternalError(f"a record of unknown kind {record[0]}")
-        elif self.on_stop is not None:
-            self.on_stop(record[1])
-
-    def _notice_end(self) -> None:
-        """Init is gone. Its last record is in the pipe, or there is none.
-
-        The pipe's end of file would say the same, but not while somebody who forked this process holds
-        a copy of its other end.
-        """
-        if self._running is None:
-            return
-        os.set_blocking(self._running.status, False)
-        try:
-            while not self._has_ended():
-                self._read_status()
-        except BlockingIOError:
-            self._ended = ()
-
     def _read_output(self, fd: int) -> bool:
         """Take what there is of one stream. False once there is no more for now."""
-        data = self._streams.buffered(fd)
-        try:
-            data += os.read(fd, CHUNK)
-        except BlockingIOError:
-            if not data:
-                return False
-        if not data:
+        data = self._capture.read(fd)
+        if data is None:
             self.unwatch(fd)
-            return False
-        kept = self.count_output(data)
-        if fd in self._sinks:
-            write_all(self._sinks[fd], kept)
-        else:
-            self._captured.setdefault(fd, bytearray()).extend(kept)
-        return not self._truncated
+        if self._capture.met:
+            self._kill_init()
+        if data:
+            self._capture.keep(fd, data)
+        return bool(data) and not self._capture.met
 
     def count_output(self, data: bytes) -> bytes:
         """What of it is within the limit. Beyond, everything is killed."""
-        limit = self._limits.output
-        room = len(data) if limit is None else max(0, limit - self._output)
-        self._output += len(data)
-        if len(data) > room:
-            self._truncated = True
+        kept = self._capture.count(data)
+        if self._capture.met:
             self._kill_init()
-        return data[:room]
+        return kept
 
     def _write_input(self) -> None:
         fd = self._streams.stdin
@@ -341,6 +324,9 @@ class Process:
         with signals.Held():
             self._result = self._make_result()
             self._release()
+        if self._leaf is not None and self._leaf.left:
+            notes = (f"the cgroup {self._leaf.path} could not be removed",)
+            self._result = self._result.replace(notes=notes)
         if self._closing is not None:
             # Held: what must not stay is not left because somebody is in a hurry.
             with signals.Held():
@@ -354,6 +340,8 @@ class Process:
         if running is None:
             return
         spawn.reap(running.pid)
+        if self._leaf is not None:
+            self._leaf.remove()
         for fd in (running.pidfd, running.status, running.lifeline):
             os.close(fd)
         self._streams.close()
@@ -362,17 +350,18 @@ class Process:
             self.terminal = None
 
     def _make_result(self) -> Result:
-        ended = self._ended or None
-        why = {"killed": self._killed, "truncated": self._truncated}
-        outcome, returncode, detail = verdict(ended, self._limits, self._filter, **why)
+        ended, account = self._records.ended or None, self._account()
+        used = usage(ended, account, self._wall())
+        why = {"killed": self._killed, "truncated": self._capture.met}
+        outcome, returncode, detail = verdict(ended, self._limits, self._filter, account, **why)
         return Result(
             args=self.args,
             outcome=outcome,
             returncode=returncode,
-            stdout=self._text(self._streams.stdout),
-            stderr=self._text(self._streams.stderr),
-            truncated=self._truncated,
-            usage=usage(ended),
+            stdout=self._capture.text(self._streams.stdout),
+            stderr=self._capture.text(self._streams.stderr),
+            truncated=self._capture.met,
+            usage=used,
             namespaces=self.namespaces,
             protections=self.protections,
             detail=detail,
@@ -382,13 +371,8 @@ class Process:
         )
 
     def _denials(self) -> tuple[Denial, ...]:
-        if self._filter is None or not self._refused:
+        if self._filter is None or not self._records.refused:
             return ()
         from .seccomp.denials import explain  # only where something was refused
 
-        return explain(self._refused, self._filter)
-
-    def _text(self, fd: int) -> Any:
-        if fd < 0 or fd in self._sinks:
-            return None
-        return self._streams.decode(bytes(self._captured.get(fd, b"")))
+        return explain(self._records.refused, self._filter)

@@ -62,7 +62,7 @@ class Relay:
         os.set_blocking(self._master, False)
         self._process.watch(self._master, select.POLLIN, self._show)
         self._process.watch(self._wake, select.POLLIN, lambda: os.eventfd_read(self._wake))
-        self._process.on_stop = self.stopped
+        self._process.on_stop(self.stopped)
         self._process.on_end = self._show_rest
         self.resume()
 

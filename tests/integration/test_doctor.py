@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import pytest
 
 import capsule
-from capsule import causes, doctor
+from capsule import causes, cgroup, doctor
 from capsule import steps as s
-from capsule.checks import CONTROLLERS, State
+from capsule.cgroup import CONTROLLERS
+from capsule.checks import State
 from tests.support import HANG, PYTHON, REAL_ROOT, needs, nothing_left, shared_directory
 
 REFUSE = Path(__file__).with_name("refuse.py")
@@ -97,11 +98,11 @@ def test_facts_of_the_caller_s_own_are_used() -> None:
 
 def test_own_cgroup_is_looked_at_and_left_alone() -> None:
     """What is said of the cgroup is so, and there is no cgroup more or less after it."""
-    own = doctor.look_at_cgroup()
+    own = cgroup.find()
     before = os.listdir(own.directory or "/")
     state = told().checks["cgroup v2"]["state"]
     assert sorted(os.listdir(own.directory or "/")) == sorted(before)
-    assert (state == "ok") is (own.error == 0 and set(CONTROLLERS) <= set(own.controllers))
+    assert (state == "ok") is (bool(own.way) and set(CONTROLLERS) <= set(own.controllers))
 
 
 # --- a trial ----------------------------------------------------------------------------------

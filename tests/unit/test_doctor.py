@@ -10,7 +10,8 @@ import pytest
 from capsule import causes, checks, doctor, trials
 from capsule import steps as s
 from capsule.causes import Failure, Surroundings, conclude
-from capsule.checks import Check, Delegation, Report, State
+from capsule.cgroup import DELEGATED, Delegation
+from capsule.checks import Check, Report, State
 from capsule.command import Command
 from capsule.host import Range
 from capsule.plan import make_plan
@@ -226,7 +227,7 @@ def test_usual_answers_are_no_refusal() -> None:
 CGROUPS = {
     "none": (Delegation(), State.MISSING, "cannot be seen", "systemd.unified_cgroup_hierarchy=1"),
     "hybrid": (
-        Delegation("/sys/fs/cgroup/unified", ("hugetlb",), top=True),
+        Delegation("/sys/fs/cgroup/unified", top=True),
         State.MISSING,
         "version 1 has the controllers",
         "cgroup_no_v1=all",
@@ -244,7 +245,7 @@ CGROUPS = {
         "writable-cgroups=true",
     ),
     "in part": (
-        Delegation("/sys/fs/cgroup/own", ("memory", "pids")),
+        Delegation("/sys/fs/cgroup/own", ("memory", "pids"), DELEGATED),
         State.DEGRADED,
         "/sys/fs/cgroup/own is delegated without cpu",
         "Delegate=cpu cpuset io memory pids",
@@ -255,8 +256,14 @@ CGROUPS = {
         "is delegated without memory, pids, cpu",
         "Delegate=cpu cpuset io memory pids",
     ),
+    "of a service manager": (
+        Delegation("/sys/fs/cgroup/user.slice/x.scope", ("memory", "pids"), callers=True),
+        State.MISSING,
+        "is not delegated: its service manager divides it",
+        "systemd-run --user --scope -p Delegate=yes",
+    ),
     "whole": (
-        Delegation("/sys/fs/cgroup/own", ("cpuset", "cpu", "io", "memory", "pids")),
+        Delegation("/sys/fs/cgroup/own", ("memory", "pids", "cpu"), DELEGATED),
         State.OK,
         "/sys/fs/cgroup/own, with memory, pids, cpu",
         "",

@@ -37,6 +37,8 @@ _MISFITS: dict[str, list[str]] = {
     "seccomp": ["5", "true", "[]", "''", "{ nope = 1 }", "{ profile = 5 }", "{ allow = 'x' }"],
     "time": ["0", "-1", "'soon'", "true", "nan", "[]"],
     "size": ["-1", "'much'", "true", "1.5", "[]"],
+    "count": ["0", "-1", "'x'", "1.5", "true", "[]", "99999999999"],
+    "cpus": ["0", "-1", "0.001", "'x'", "nan", "inf", "true", "[]"],
     "mode": ["-1", "512", "'644'", "'x'", "true", "1.5", "[]"],
     **{name: ["5", "'no'", "true", "[]"] for name in shapes.CHOICES},
 }

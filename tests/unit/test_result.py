@@ -20,6 +20,11 @@ TABLE = [
     (Outcome.SIGNALED, -9, "", 137, 9, "make was ended by SIGKILL"),
     (Outcome.SIGNALED, -33, "", 161, 33, "make was ended by signal 33"),
     (Outcome.TIMED_OUT, -9, "after 5 s", 124, 9, "make: timed out: after 5 s"),
+    (Outcome.EXITED, 2, "the limit of", 2, None, "make exited with status 2: the limit of"),
+    (Outcome.CPU_TIME, -9, "after 5 s", 124, 9, "make: CPU time used up: after 5 s"),
+    (Outcome.IDLE, -9, "for 5 s", 124, 9, "make: idle: for 5 s"),
+    (Outcome.OUT_OF_MEMORY, -9, "limit 1M", 137, 9, "make: out of memory: limit 1M"),
+    (Outcome.FILTERED, -31, "it made", 159, 31, "make: killed by the filter: it made"),
     (Outcome.OUTPUT_LIMIT, -9, "more than 1", 137, 9, "make: output limit: more than 1"),
     (Outcome.KILLED, -9, "", 137, 9, "make: killed"),
 ]

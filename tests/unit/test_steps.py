@@ -19,7 +19,7 @@ paths = words.map(lambda word: "/" + word)
 numbers = st.integers(0, 2**64 - 1)
 VALUES = {"p": paths, "s": words, "n": numbers}
 # One text more than the launcher is told, for people.
-LABELS = {"attach": 1, "rlimit": 1, "seccomp": 1}
+LABELS = {"attach": 1, "cgroup": 2, "rlimit": 1, "seccomp": 1}
 
 
 def some_step(word: str) -> st.SearchStrategy[s.Step]:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from capsule import seccomp
+from capsule import seccomp, verdict
+from capsule.cgroup import Account
 from capsule.errors import InternalError
 from capsule.launch import Running
 from capsule.plan import Plan
@@ -127,7 +128,7 @@ def test_init_without_a_last_word_was_killed() -> None:
         stage.say()
         result = stage.process.wait()
     assert (result.outcome, result.returncode) == (Outcome.KILLED, -9)
-    assert result.usage == Usage()
+    assert result.usage == Usage(wall=result.usage.wall)
     assert "outside" in result.detail
 
 
@@ -166,15 +167,86 @@ def test_a_stop_is_no_end() -> None:
         assert stage.process.wait().returncode == 3
 
 
+@pytest.mark.parametrize(
+    ("reason", "outcome", "detail"),
+    [
+        (1, Outcome.TIMED_OUT, "after 5 s"),
+        (2, Outcome.CPU_TIME, "after 2 s of CPU time"),
+        (3, Outcome.IDLE, "no CPU used and nothing written for 3 s"),
+        (4, Outcome.OUT_OF_MEMORY, "limit 64M"),
+    ],
+)
+def test_a_reason_of_inits(reason: int, outcome: Outcome, detail: str) -> None:
+    """Each reason for which init ends everything is an outcome of its own, with the limit."""
+    limits = Limits(timeout=5, cpu_time=2, idle=3, memory="64M")
+    last = (ENDED, signal.SIGKILL, reason, *[0] * 9)
+    found = verdict.verdict(last, limits, None, killed=False, truncated=False)
+    assert found == (outcome, -9, detail)
+
+
+OOM = Account(peak_memory=67_100_000, oom_kills=2)
+
+
+@pytest.mark.parametrize("last", [None, (ENDED, signal.SIGKILL, COMMAND, *[0] * 9)])
+def test_out_of_memory(last: tuple[int, ...] | None) -> None:
+    """What the kernel killed ran out of memory, whether init had a last word or died of it, too."""
+    limits = Limits(memory="64M")
+    found = verdict.verdict(last, limits, None, OOM, killed=False, truncated=False)
+    assert found == (Outcome.OUT_OF_MEMORY, -9, "limit 64M, peak 63.99M")
+    found = verdict.verdict(last, Limits(cpus=1), None, OOM, killed=False, truncated=False)
+    assert found == (Outcome.OUT_OF_MEMORY, -9, "the host had none left")
+
+
+def test_sigkill_is_no_lack_of_memory() -> None:
+    """Status 137, a SIGKILL from inside and one by the caller are three outcomes, and no OOM kill."""
+    limits, account = Limits(memory="64M"), Account(peak_memory=1 << 26, memory_met=9)
+    for status, killed, outcome in (
+        (exited(137), False, Outcome.EXITED),
+        (signal.SIGKILL, False, Outcome.SIGNALED),
+        (None, True, Outcome.KILLED),
+    ):
+        last = None if status is None else (ENDED, status, COMMAND, *[0] * 9)
+        found = verdict.verdict(last, limits, None, account, killed=killed, truncated=False)
+        assert found[0] is outcome
+
+
+def test_limits_that_end_nothing_are_a_detail() -> None:
+    """Of processes and of a file's size."""
+    last = (ENDED, exited(2), COMMAND, *[0] * 9)
+    for times, text in ((0, ""), (1, "once"), (7, "7 times")):
+        found = verdict.verdict(
+            last, Limits(pids=32), None, Account(pids_met=times), killed=False, truncated=False
+        )
+        assert found[:2] == (Outcome.EXITED, 2)
+        assert found[2] == (text and f"the limit of 32 processes was met {text}; raise it with --pids")
+    last = (ENDED, signal.SIGXFSZ, COMMAND, *[0] * 9)
+    for limits, told in ((Limits(file_size="1M"), True), (Limits(), False)):
+        found = verdict.verdict(last, limits, None, killed=False, truncated=False)
+        assert found[:2] == (Outcome.SIGNALED, -signal.SIGXFSZ)
+        assert ("beyond 1M" in found[2]) is told
+
+
+def test_usage_of_a_cgroup() -> None:
+    """It has the word on what it counts; init is not one of the processes; the rest is wait4's."""
+    last = (ENDED, 0, COMMAND, 2_500_000, 1, 2, 7, 8, 9, 10, 11, 0)
+    account = Account(1.5, 0.5, 0.25, 1 << 20, 5, 0, 3, 4)
+    used = verdict.usage(last, account)
+    assert used == Usage(2.5, 1.5, 0.5, 1 << 20, 8, 9, 10, 11, 4, 0.25, 0, "cgroup")
+    assert verdict.usage(None, account, 7.0) == Usage(
+        7.0, 1.5, 0.5, 1 << 20, peak_pids=4, throttled=0.25, source="cgroup"
+    )
+    assert verdict.usage(None, Account()).peak_pids is None
+
+
 def test_usage_in_units() -> None:
     """Microseconds become seconds, kilobytes become bytes, in the record's order."""
     with staged() as stage:
         stage.say(record(ENDED, 0, COMMAND, 2_500_000, 1_000_000, 500_000, 7, 8, 9, 10, 11))
         usage = stage.process.wait().usage
-    assert usage == Usage(2.5, 1.0, 0.5, 7 * 1024, 8, 9, 10, 11)
+    assert usage == Usage(2.5, 1.0, 0.5, 7 * 1024, 8, 9, 10, 11, source="wait4")
 
 
-@pytest.mark.parametrize("kind", [0, STARTED, FEATURES, READY, REFUSED, 7, -1])
+@pytest.mark.parametrize("kind", [0, STARTED, FEATURES, READY, REFUSED, 8, -1])
 def test_an_unknown_record_is_an_internal_error(kind: int) -> None:
     """A record that does not belong there is not taken for anything."""
     with staged() as stage:
@@ -234,7 +306,8 @@ def test_the_filter_ended_it(filter_: seccomp.Filter | None, told: bool) -> None
     with staged(plan=PLAN.replace(filter=filter_)) as stage:
         stage.say(record(ENDED, signal.SIGSYS, COMMAND))
         result = stage.process.wait()
-    assert (result.outcome, result.signal) == (Outcome.SIGNALED, signal.SIGSYS)
+    wanted = Outcome.FILTERED if told else Outcome.SIGNALED
+    assert (result.outcome, result.signal) == (wanted, signal.SIGSYS)
     assert ("another interface of the kernel" in result.describe()) is told
 
 

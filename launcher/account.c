@@ -1,0 +1,249 @@
+/*
+ * What the capsule has used so far, for the limits that the kernel does not keep by itself: CPU
+ * time of the whole tree, idleness and, where there is no cgroup, memory.
+ *
+ * Init looks, and not the supervisor: whoever holds that may be busy with other things. It looks at
+ * its own /proc, which shows the capsule and nothing else.
+ */
+#include "launcher.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#define MS 1000000ll
+
+/* How often to look at the soonest and at the latest, and for memory, which grows quickly. */
+enum { SOONEST_MS = 5, LATEST_MS = 1000, MEMORY_MS = 50 };
+
+static struct {
+	uint64_t cpu_us, cpus; /* limit of CPU time, and how many CPUs can use it up at once */
+	uint64_t idle_ms;
+	uint64_t memory;
+	int64_t next;	/* when to look again */
+	int64_t active; /* when something was last seen to run */
+	uint64_t seen;	/* CPU time at that look */
+} limit;
+
+struct account {
+	uint64_t cpu_ns;       /* exact for what lives, to a clock tick for who was waited for */
+	uint64_t user, system; /* clock ticks */
+	uint64_t pages, most_pages; /* resident: of all, shared ones once each; of the largest */
+	uint64_t processes;
+};
+
+int step_cpu_time(const struct step *step)
+{
+	limit.cpu_us = step->arg[0].number;
+	limit.cpus = step->arg[1].number;
+	return 0;
+}
+
+int step_idle(const struct step *step)
+{
+	limit.idle_ms = step->arg[0].number;
+	return 0;
+}
+
+int step_watch_memory(const struct step *step)
+{
+	limit.memory = step->arg[0].number;
+	return 0;
+}
+
+/* The beginning of a file of /proc/PID as text; "" if the process is gone. */
+static void read_text(int proc, const char *pid, const char *name, char *text, size_t size)
+{
+	char path[64];
+	cleanup_fd int fd = -1;
+	ssize_t got = -1;
+
+	snprintf(path, sizeof path, "%s/%s", pid, name);
+	fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0)
+		got = read(fd, text, size - 1);
+	text[got < 0 ? 0 : got] = '\0';
+}
+
+/* Nanoseconds that a process has run, all its threads together; 0 if it is gone. */
+static uint64_t clock_of(pid_t pid)
+{
+	struct timespec used = {0};
+	clockid_t clock;
+
+	if (clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &used) < 0)
+		return 0;
+	return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
+}
+
+/* proc_pid_stat(5). The name is whatever the process likes, but what follows it has no bracket. */
+static void add_process(int proc, const char *pid, struct account *sum)
+{
+	char text[1024];
+	unsigned long user, system, pages;
+	long waited_user, waited_system;
+	const char *after;
+
+	read_text(proc, pid, "stat", text, sizeof text);
+	after = strrchr(text, ')');
+	if (after == NULL ||
+	    sscanf(after + 1,
+		   " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %ld %ld %*d %*d %*d %*d"
+		   " %*u %*u %lu",
+		   &user, &system, &waited_user, &waited_system, &pages) != 5)
+		return;
+	sum->user += user + (unsigned long)waited_user;
+	sum->system += system + (unsigned long)waited_system;
+	sum->cpu_ns +=
+		clock_of((pid_t)atoi(pid)) + (uint64_t)(waited_user + waited_system) *
+						     (1000000000u / (uint64_t)sysconf(_SC_CLK_TCK));
+	sum->pages += pages;
+	sum->most_pages = pages > sum->most_pages ? pages : sum->most_pages;
+	sum->processes++;
+}
+
+static void add_waited_for(struct account *sum)
+{
+	struct rusage usage;
+	uint64_t user, system, tick = 1000000u / (uint64_t)sysconf(_SC_CLK_TCK);
+
+	getrusage(RUSAGE_CHILDREN, &usage);
+	user = (uint64_t)usage.ru_utime.tv_sec * 1000000u + (uint64_t)usage.ru_utime.tv_usec;
+	system = (uint64_t)usage.ru_stime.tv_sec * 1000000u + (uint64_t)usage.ru_stime.tv_usec;
+	sum->user += user / tick;
+	sum->system += system / tick;
+	sum->cpu_ns += (user + system) * 1000u;
+}
+
+/* Call VISIT for every process but init itself. */
+static void each_process(void (*visit)(int, const char *, struct account *), struct account *sum)
+{
+	DIR *proc = opendir("/proc");
+	const struct dirent *entry;
+
+	if (proc == NULL)
+		return;
+	while ((entry = readdir(proc)) != NULL)
+		if (isdigit((unsigned char)entry->d_name[0]) && strcmp(entry->d_name, "1") != 0)
+			visit(dirfd(proc), entry->d_name, sum);
+	closedir(proc);
+}
+
+/* Who ends between two of these looks is missing from one of them, or in both; the next is right.
+ */
+static struct account account(void)
+{
+	struct account sum = {0};
+
+	each_process(add_process, &sum);
+	add_waited_for(&sum);
+	return sum;
+}
+
+/* What of a process is its own, shared pages divided by those who share them; else all of it. */
+static void add_share(int proc, const char *pid, struct account *sum)
+{
+	char text[1024];
+	const char *line;
+
+	read_text(proc, pid, "smaps_rollup", text, sizeof text);
+	line = strstr(text, "\nPss:");
+	if (line != NULL)
+		sum->pages += strtoull(line + 5, NULL, 10) * 1024 / (uint64_t)sysconf(_SC_PAGESIZE);
+	else
+		add_process(proc, pid, sum);
+}
+
+/* The plain sum is never below the true one, and cheap: most looks end with it. */
+static bool memory_met(const struct account *seen)
+{
+	uint64_t size = (uint64_t)sysconf(_SC_PAGESIZE);
+	struct account shares = {0};
+
+	if (limit.memory == 0 || seen->pages * size <= limit.memory)
+		return false;
+	each_process(add_share, &shares);
+	return shares.pages * size > limit.memory;
+}
+
+/* Microseconds that the whole tree used: of the cgroup if there is one. */
+static uint64_t cpu_used(const struct account *seen)
+{
+	char text[64] = "";
+	uint64_t used;
+
+	if (state.cpu_stat < 0 || pread(state.cpu_stat, text, sizeof text - 1, 0) <= 0 ||
+	    sscanf(text, "usage_usec %lu", &used) != 1)
+		return seen->cpu_ns / 1000;
+	return used;
+}
+
+/* All CPUs together need at least this long for what is left. */
+static int64_t cpu_wait(uint64_t used)
+{
+	return (int64_t)((limit.cpu_us - used) / limit.cpus / 1000);
+}
+
+static void look_again_in(int64_t now, int64_t ms)
+{
+	ms = ms < SOONEST_MS ? SOONEST_MS : ms > LATEST_MS ? LATEST_MS : ms;
+	if (limit.next == 0 || now + ms * MS < limit.next)
+		limit.next = now + ms * MS;
+}
+
+bool account_met(enum end_reason *reason)
+{
+	int64_t now = now_ns();
+	struct account seen = account();
+
+	limit.next = 0;
+	if (limit.active == 0 || seen.cpu_ns != limit.seen) {
+		limit.active = now;
+		limit.seen = seen.cpu_ns;
+	}
+	if (limit.cpu_us != 0) {
+		uint64_t used = cpu_used(&seen);
+
+		*reason = END_CPU_TIME;
+		if (used >= limit.cpu_us)
+			return true;
+		look_again_in(now, cpu_wait(used));
+	}
+	if (limit.idle_ms != 0) {
+		*reason = END_IDLE;
+		if (now - limit.active >= (int64_t)limit.idle_ms * MS)
+			return true;
+		look_again_in(now, (int64_t)limit.idle_ms / 10);
+	}
+	*reason = END_MEMORY;
+	if (limit.memory != 0)
+		look_again_in(now, MEMORY_MS);
+	return memory_met(&seen);
+}
+
+int account_wait(void)
+{
+	int64_t left = limit.next - now_ns();
+
+	if (limit.cpu_us == 0 && limit.idle_ms == 0 && limit.memory == 0)
+		return -1;
+	return left <= 0 ? 0 : (int)((left + MS - 1) / MS);
+}
+
+int report_usage(void)
+{
+	struct account seen = account();
+	uint64_t tick = 1000000u / (uint64_t)sysconf(_SC_CLK_TCK);
+	const struct record record = {
+		.kind = RECORD_USAGE,
+		.value = {(int64_t)(seen.user * tick), (int64_t)(seen.system * tick),
+			  (int64_t)(seen.most_pages * (uint64_t)sysconf(_SC_PAGESIZE)),
+			  (int64_t)seen.processes},
+	};
+
+	return send_record(&record);
+}

@@ -1,0 +1,258 @@
+"""From the limits of a policy to what enforces each on this host: pure."""
+
+from __future__ import annotations
+
+import math
+import os
+
+from . import steps as s
+from .errors import HostError
+from .host import version
+from .policy import IdMap
+from .step import describe_size
+from .values import Value
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .cgroup import Delegation
+    from .host import Host
+    from .policy import Limits, Policy
+
+# setrlimit(2)
+RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_NOFILE = 1, 2, 4, 6, 7
+# So many processes does nobody miss, and so many does a host survive: what podman gives, too.
+DEFAULT_PIDS = 2048
+# Init is one of those that are counted.
+INIT = 1
+# Microseconds; cpu.max takes no share below a thousandth of a second.
+PERIOD = 100_000
+# RLIMIT_NPROC counts by user namespace; before, all processes of the user on the host.
+COUNTS_BY_NAMESPACE = (5, 14)
+
+_CONTROLLER = {"memory": "memory", "cpus": "cpu", "cpu_weight": "cpu", "pids": "pids", "cpu_time": ""}
+_NONE = "no limit"
+
+
+class Bounds(Value):
+    """What holds a capsule within its limits.
+
+    Attributes:
+        settings: (file, content) of its cgroup; None if it needs none.
+        steps: of the launcher, before the namespaces.
+        init_steps: of init.
+        command_steps: of the command.
+        protections: each limit, and what enforces it.
+    """
+
+    settings: tuple[tuple[str, str], ...] | None = None
+    steps: tuple[s.Step, ...] = ()
+    init_steps: tuple[s.Step, ...] = ()
+    command_steps: tuple[s.Step, ...] = ()
+    protections: tuple[tuple[str, str], ...] = ()
+
+
+def make_bounds(policy: Policy, host: Host) -> Bounds:
+    """Choose what enforces the limits of a policy.
+
+    Raises:
+        HostError: the host cannot enforce one of them, and the policy does not say that it may do less.
+    """
+    limits = policy.limits
+    degraded = _degraded(policy, host)
+    in_cgroup = set(limits.of_tree()) > set(degraded)
+    settings = tuple(_settings(limits, degraded)) if in_cgroup else None
+    where = _where(host) if in_cgroup else ""
+    return Bounds(
+        settings=settings,
+        steps=() if settings is None else (s.Cgroup(where, _in_words(settings)),),
+        init_steps=tuple(_init_steps(limits, host, degraded)),
+        command_steps=tuple(_command_steps(policy, host, degraded)),
+        protections=tuple(_protections(policy, host, where, degraded)),
+    )
+
+
+def _degraded(policy: Policy, host: Host) -> tuple[str, ...]:
+    """The limits of the tree that go without a cgroup, each in its own weaker way."""
+    own = host.cgroup
+    has = ("", *own.controllers) if own is not None and own.way else ()
+    lacks = tuple(name for name in policy.limits.of_tree() if _CONTROLLER[name] not in has)
+    for name in lacks:
+        if name not in policy.allow_degraded:
+            raise _refusal(name, host)
+    if "pids" in lacks and not _counts_pids(policy, host):
+        hint = "run Linux 5.14 or later, without --uid-map auto, or get a cgroup: see `capsule doctor`"
+        message = f"pids: without a cgroup, this kernel ({host.kernel}) has no count of processes"
+        raise HostError(message, hint=hint)
+    return lacks
+
+
+def _refusal(name: str, host: Host) -> HostError:
+    seen, remedy = conclude(host.cgroup)
+    flag = name.replace("_", "-")
+    may = name != "cpu_weight"
+    other = f"; or accept less: --allow-degraded {flag} (docs/limits.md)" if may else ""
+    return HostError(
+        f"{name}: a limit of all processes together needs a cgroup of version 2, and none can be made: "
+        f"{seen}",
+        hint="; ".join(remedy.splitlines()) + other,
+    )
+
+
+def _where(host: Host) -> str:
+    assert host.cgroup is not None
+    return f"{host.cgroup.directory} ({host.cgroup.way})"
+
+
+def _counts_pids(policy: Policy, host: Host) -> bool:
+    """Each id has a count of its own, so a range of ids would have as many of them."""
+    return version(host.kernel) >= COUNTS_BY_NAMESPACE and policy.id_map is not IdMap.AUTO
+
+
+# --- in a cgroup ----------------------------------------------------------------------------
+
+
+def _settings(limits: Limits, degraded: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    if limits.memory is not None and "memory" not in degraded:
+        yield "memory.max", str(limits.memory)
+        yield "memory.swap.max", "max" if limits.swap is None else str(limits.swap)
+        yield "memory.oom.group", "1"
+    if limits.cpus is not None and "cpus" not in degraded:
+        yield "cpu.max", f"{round(limits.cpus * PERIOD)} {PERIOD}"
+    if limits.cpu_weight is not None:
+        yield "cpu.weight", str(limits.cpu_weight)
+    if limits.pids is not None and "pids" not in degraded:
+        yield "pids.max", str(limits.pids + INIT)
+
+
+def _in_words(settings: tuple[tuple[str, str], ...]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings) or "for its account"
+
+
+# --- steps ------------------------------------------------------------------------------------
+
+
+def _init_steps(limits: Limits, host: Host, degraded: tuple[str, ...]) -> Iterator[s.Step]:
+    if limits.timeout is not None:
+        yield s.Deadline(_milliseconds(limits.timeout))
+    if limits.cpu_time is not None:
+        yield s.CpuTime(max(1, round(limits.cpu_time * 1e6)), host.cpus)
+    if limits.idle is not None:
+        yield s.Idle(_milliseconds(limits.idle))
+    if "memory" in degraded:
+        yield s.WatchMemory(limits.memory)
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _command_steps(policy: Policy, host: Host, degraded: tuple[str, ...]) -> Iterator[s.Step]:
+    limits = policy.limits
+    # Not 0: core(5), only a limit of 1 stops a handler that the host pipes core dumps to as well.
+    yield s.Rlimit(RLIMIT_CORE, 1, 1, "core dumps")
+    if limits.file_size is not None:
+        yield s.Rlimit(RLIMIT_FSIZE, limits.file_size, limits.file_size, "the size of a file")
+    if limits.open_files is not None:
+        yield s.Rlimit(RLIMIT_NOFILE, limits.open_files, limits.open_files, "open files")
+    if "memory" in degraded:
+        yield s.Rlimit(RLIMIT_DATA, limits.memory, limits.memory, "the private memory of a process")
+    if "cpus" in degraded and limits.cpus is not None:
+        yield s.Affinity(math.ceil(limits.cpus))
+    if limits.pids is None or "pids" in degraded:
+        number = (limits.pids or DEFAULT_PIDS) + INIT
+        if _counts_pids(policy, host):
+            yield s.Rlimit(RLIMIT_NPROC, number, number, "processes")
+
+
+# --- in words -----------------------------------------------------------------------------------
+
+
+def _protections(
+    policy: Policy, host: Host, where: str, degraded: tuple[str, ...]
+) -> Iterator[tuple[str, str]]:
+    limits = policy.limits
+    texts = {
+        "memory": _memory(limits, where, degraded),
+        "cpus": _cpus(limits, where, degraded),
+        "pids": _pids(policy, host, where, degraded),
+        "cpu_time": _cpu_time(limits, where),
+    }
+    for name, text in texts.items():
+        if text:
+            yield name, f"degraded: {text}" if name in degraded else text
+
+
+def _memory(limits: Limits, where: str, degraded: tuple[str, ...]) -> str:
+    if limits.memory is None:
+        return ""
+    size = describe_size(limits.memory)
+    if "memory" in degraded:
+        return (
+            f"RLIMIT_DATA of {size} for each process; the sum of what they hold is looked at every "
+            "50 ms; files in memory that nobody has mapped are not counted"
+        )
+    swap = _NONE if limits.swap is None else describe_size(limits.swap)
+    return f"cgroup in {where}: memory.max {size}, swap {swap}"
+
+
+def _cpus(limits: Limits, where: str, degraded: tuple[str, ...]) -> str:
+    parts = []
+    if limits.cpus is not None and "cpus" in degraded:
+        return f"affinity to {math.ceil(limits.cpus)} of the CPUs, which a program can change"
+    if limits.cpus is not None:
+        parts.append(f"cpu.max {limits.cpus:g} CPUs")
+    if limits.cpu_weight is not None:
+        parts.append(f"cpu.weight {limits.cpu_weight}")
+    return f"cgroup in {where}: {', '.join(parts)}" if parts else ""
+
+
+def _pids(policy: Policy, host: Host, where: str, degraded: tuple[str, ...]) -> str:
+    limits = policy.limits
+    if limits.pids is not None and "pids" not in degraded:
+        return f"cgroup in {where}: pids.max {limits.pids}"
+    if not _counts_pids(policy, host):
+        return f"{_NONE} but those of the caller"
+    return f"RLIMIT_NPROC {limits.pids or DEFAULT_PIDS}, which counts by user namespace"
+
+
+def _cpu_time(limits: Limits, where: str) -> str:
+    if limits.cpu_time is None:
+        return ""
+    account = f"cpu.stat of the cgroup in {where}" if where else "the clocks of the processes there are"
+    return f"init ends everything after {limits.cpu_time:g} s of CPU time by {account}"
+
+
+# --- what to do where there is none ---------------------------------------------------------------
+
+_UNIFIED = "boot with: systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all"
+_DELEGATE = (
+    "one command: systemd-run --user --scope -p Delegate=yes COMMAND\n"
+    "docker: --cgroupns=private --security-opt writable-cgroups=true\n"
+    "podman: --security-opt unmask=/sys/fs/cgroup"
+)
+_DELEGATE_MORE = (
+    "as root: systemctl edit user@.service, write\n"
+    "  [Service]\n"
+    "  Delegate=cpu cpuset io memory pids\n"
+    "then log in again"
+)
+
+
+def conclude(own: Delegation | None) -> tuple[str, str]:
+    """(What was seen, what to do in lines or "" where nothing is missing)."""
+    from .cgroup import CONTROLLERS  # only where one is missing, or `doctor` asks
+
+    if own is None or not own.directory:
+        return "the caller's own cgroup of version 2 cannot be seen", _UNIFIED
+    lacks = [each for each in CONTROLLERS if each not in own.controllers]
+    if own.top and not own.controllers:
+        return "version 1 has the controllers memory, pids and cpu", _UNIFIED
+    if own.error:
+        return f"{own.directory} is not delegated: {os.strerror(own.error)}", _DELEGATE
+    if lacks and (own.way or not own.controllers):
+        return f"{own.directory} is delegated without {', '.join(lacks)}", _DELEGATE_MORE
+    if not own.way:
+        return f"{own.directory} is not delegated: its service manager divides it", _DELEGATE
+    return f"{own.directory}, with {', '.join(CONTROLLERS)}", ""
