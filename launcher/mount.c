@@ -9,6 +9,7 @@
 
 #include <linux/openat2.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -191,6 +192,25 @@ int step_proc(const struct step *step)
 	(void)step;
 	return keep_tree(new_file_system("proc", NULL, 0,
 					 MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC));
+}
+
+/*
+ * A setting of a namespace of the capsule's own, by the new procfs, of which /proc/sys is not
+ * read-only yet. Whose setting it is, the kernel tells by who opens the file.
+ */
+int step_sysctl(const struct step *step)
+{
+	const char *value = step->arg[1].text;
+	char path[128];
+	cleanup_fd int fd = -1;
+
+	if (tree_count == 0 ||
+	    snprintf(path, sizeof path, "sys/%s", step->arg[0].text) >= (int)sizeof path) {
+		errno = EPROTO;
+		return -1;
+	}
+	fd = openat(tree[tree_count - 1], path, O_WRONLY | O_CLOEXEC);
+	return fd < 0 ? -1 : write_all(fd, value, strlen(value));
 }
 
 /*

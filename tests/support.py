@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import capsule
+from capsule import cgroup, limits
+from capsule.host import version
 
 PYTHON = sys.executable
 CAPSULE = os.path.join(sysconfig.get_path("scripts"), "capsule")
@@ -319,6 +321,11 @@ def closed_place() -> str | None:
     return None
 
 
+def _has_cgroup() -> bool:
+    found = cgroup.find()
+    return bool(found.way) and set(found.controllers) == set(cgroup.CONTROLLERS)
+
+
 def _tool(name: str, *, optional: bool = False) -> Need:
     return Need(f"{name} is not installed", lambda: shutil.which(name) is not None, optional)
 
@@ -343,6 +350,16 @@ NEEDS: dict[str, Need] = {
     ),
     "route": Need("the host has no route to the network", _has_route, True),
     "mount_setattr": Need("the kernel is older than 5.12", lambda: capsule.probe().mount_setattr, True),
+    "cgroup": Need("no cgroup with memory, pids and cpu is the caller's to divide", _has_cgroup, True),
+    "guest": Need(
+        "this is about a kernel that the tests start", lambda: "CAPSULE_KERNEL" in os.environ, True
+    ),
+    "no cgroup": Need("a cgroup is the caller's to divide", lambda: not cgroup.find().way, True),
+    "counted processes": Need(
+        "the kernel counts no processes by user namespace (before 5.14)",
+        lambda: version(capsule.probe().kernel) >= limits.COUNTS_BY_NAMESPACE,
+        True,
+    ),
     "postgres": Need("postgres is not installed", _has_postgres, True),
     **{
         name: _tool(name)

@@ -33,6 +33,10 @@ COUNTS_BY_NAMESPACE = (5, 14)
 
 _CONTROLLER = {"memory": "memory", "cpus": "cpu", "cpu_weight": "cpu", "pids": "pids", "cpu_time": ""}
 _NONE = "no limit"
+# Whoever can make user namespaces (--seccomp nest, off) could make a cgroup namespace in one, mount
+# the cgroup file system for it, and change the limits: the files are the caller's, and so is the user
+# inside. The capsule's own cgroup namespace is not theirs to mount in.
+_SYSCTLS = (s.Sysctl("user/max_cgroup_namespaces", "0"),)
 
 
 class Bounds(Value):
@@ -41,6 +45,7 @@ class Bounds(Value):
     Attributes:
         settings: (file, content) of its cgroup; None if it needs none.
         steps: of the launcher, before the namespaces.
+        sysctls: settings of the capsule's own namespaces, before the host's tree is gone.
         init_steps: of init.
         command_steps: of the command.
         protections: each limit, and what enforces it.
@@ -48,6 +53,7 @@ class Bounds(Value):
 
     settings: tuple[tuple[str, str], ...] | None = None
     steps: tuple[s.Step, ...] = ()
+    sysctls: tuple[s.Step, ...] = ()
     init_steps: tuple[s.Step, ...] = ()
     command_steps: tuple[s.Step, ...] = ()
     protections: tuple[tuple[str, str], ...] = ()
@@ -67,6 +73,7 @@ def make_bounds(policy: Policy, host: Host) -> Bounds:
     return Bounds(
         settings=settings,
         steps=() if settings is None else (s.Cgroup(where, _in_words(settings)),),
+        sysctls=() if settings is None else _SYSCTLS,
         init_steps=tuple(_init_steps(limits, host, degraded)),
         command_steps=tuple(_command_steps(policy, host, degraded)),
         protections=tuple(_protections(policy, host, where, degraded)),

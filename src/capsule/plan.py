@@ -119,7 +119,7 @@ def make_plan(
     ids = make_ids(policy, host)
     filter_ = _filter(policy, host, command, ids)
     bounds = make_bounds(policy, host)
-    building, notes = _remembered_building(policy, host, command, ids)
+    building, notes = _remembered_building(policy, host, command, ids, bounds)
     return Plan(
         steps=(
             *bounds.steps,
@@ -163,7 +163,7 @@ def _overlays(building: Iterable[s.Step], command: Command) -> tuple[tuple[str, 
 
 
 def _building(
-    policy: Policy, host: Host, command: Command, ids: Ids
+    policy: Policy, host: Host, command: Command, ids: Ids, bounds: Bounds
 ) -> tuple[tuple[s.Step, ...], tuple[str, ...]]:
     """(Steps from the namespaces to the last mount, notes)."""
     view = make_view(policy, host, command, ids)
@@ -173,6 +173,7 @@ def _building(
         *_take_mapped(sources, ids),
         *_launcher_steps(_namespaces(policy), ids, host),
         *_take(view, sources, ids, host),
+        *bounds.sysctls,
         s.PivotRoot(ROOT_SIZE + _content_size(view), ROOT_INODES),
         *_build(view, sources),
     )
@@ -194,7 +195,7 @@ _last: tuple[object, Host, tuple[tuple[s.Step, ...], tuple[str, ...]], bytes] | 
 
 
 def _remembered_building(
-    policy: Policy, host: Host, command: Command, ids: Ids
+    policy: Policy, host: Host, command: Command, ids: Ids, bounds: Bounds
 ) -> tuple[tuple[s.Step, ...], tuple[str, ...]]:
     """As `_building`, which is most of the plan and the same from run to run (100 us each).
 
@@ -205,11 +206,12 @@ def _remembered_building(
     key = (
         *(policy.root, policy.system, policy.network, policy.hostname, policy.uid, policy.gid, ids),
         *(policy.id_map, command.home, command.cwd, command.working_directory),
+        bounds.sysctls,
         *(command.shown, command.needed, command.root_entries, command.survey),
     )
     last = _last
     if last is None or last[1] is not host or last[0] != key:
-        building = _building(policy, host, command, ids)
+        building = _building(policy, host, command, ids, bounds)
         last = _last = (key, host, building, s.encode_more(building[0]))
     return last[2]
 

@@ -135,6 +135,13 @@ class Identity(Step):
     word, signature, text = "identity", "nn", "become uid {0}, gid {1}"
 
 
+class Sysctl(Step):
+    """Write a file of /proc/sys for a namespace of our own. Arguments: its name, the value."""
+
+    __slots__ = ()
+    word, signature, text = "sysctl", "ss", "set {0} to {1}"
+
+
 class Loopback(Step):
     """Bring up the loopback interface."""
 
