@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import capsule
-from capsule import cgroup, limits
+from capsule import delegation, limits
 from capsule.host import version
 
 PYTHON = sys.executable
@@ -322,8 +322,8 @@ def closed_place() -> str | None:
 
 
 def _has_cgroup() -> bool:
-    found = cgroup.find()
-    return bool(found.way) and set(found.controllers) == set(cgroup.CONTROLLERS)
+    found = delegation.find()
+    return bool(found.way) and set(found.controllers) == set(delegation.CONTROLLERS)
 
 
 def _tool(name: str, *, optional: bool = False) -> Need:
@@ -354,7 +354,7 @@ NEEDS: dict[str, Need] = {
     "guest": Need(
         "this is about a kernel that the tests start", lambda: "CAPSULE_KERNEL" in os.environ, True
     ),
-    "no cgroup": Need("a cgroup is the caller's to divide", lambda: not cgroup.find().way, True),
+    "no cgroup": Need("a cgroup is the caller's to divide", lambda: not delegation.find().way, True),
     "counted processes": Need(
         "the kernel counts no processes by user namespace (before 5.14)",
         lambda: version(capsule.probe().kernel) >= limits.COUNTS_BY_NAMESPACE,

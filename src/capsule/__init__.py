@@ -39,7 +39,8 @@ General layout, from top to bottom; nothing imports upward:
     guards, patterns    names that are protected; patterns of what is hidden
     cursor, walk        ways through trees that follow no link
     host                what this kernel offers
-    cgroup              the only code that touches control groups
+    cgroup              control groups: one of a capsule's own
+    delegation          where it can be
     spawn               the only code that starts the launcher
     steps, file_steps, step, policy, result, changes
     mounts, quantities, paths, errors

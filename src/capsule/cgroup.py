@@ -1,8 +1,8 @@
 """Control groups: the only code of Python's that touches their files; cgroups(7), version 2.
 
-A capsule with limits gets one leaf, below a directory that the caller may use: a delegated subtree
-that the caller is in, or for root the top. The launcher clones init into it (CLONE_INTO_CGROUP, Linux
-5.7), so nothing of a capsule ever runs outside. Inside there is no cgroup file system.
+A capsule with limits gets one leaf, in a directory that `delegation` has found. The launcher clones
+init into it (CLONE_INTO_CGROUP, Linux 5.7), so nothing of a capsule ever runs outside. Inside there is
+no cgroup file system.
 """
 
 from __future__ import annotations
@@ -12,41 +12,20 @@ import os
 import time
 
 from . import signals
+from .delegation import read_text
 from .errors import HostError
 from .values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-CONTROLLERS = ("memory", "pids", "cpu")
+    from .delegation import Delegation
+
 # The directories of leaves, and the one that the caller's own processes go to; see `_move_callers`.
 LEAF, CALLERS = "capsule-", "supervisor"
 # Seconds until what was killed must be gone from a leaf.
 PATIENCE = 10.0
-
-OWN, DELEGATED = "a subtree of root's own", "a delegated subtree"
-
-
-class Delegation(Value):
-    """Where leaves can be made.
-
-    Attributes:
-        directory: of the caller's own cgroup, or of the one where leaves can be made; "" if the former
-            cannot be seen.
-        controllers: those of CONTROLLERS that it has.
-        way: how it comes that leaves can be made, OWN or DELEGATED; "" if they cannot.
-        top: it is the root of the whole tree.
-        error: errno of writing to it, 0 if that can be done.
-        callers: processes of the caller's are in it, which have to be moved into a leaf of their own.
-    """
-
-    directory: str = ""
-    controllers: tuple[str, ...] = ()
-    way: str = ""
-    top: bool = False
-    error: int = 0
-    callers: bool = False
 
 
 class Account(Value):
@@ -71,88 +50,6 @@ class Account(Value):
     oom_kills: int = 0
     memory_met: int = 0
     pids_met: int = 0
-
-
-_found: tuple[tuple[str, int], Delegation] | None = None
-
-
-def find() -> Delegation:
-    """Where the caller can make leaves; looked up again when it is in another cgroup than before."""
-    global _found  # noqa: PLW0603
-    key = (_read("/proc/self/cgroup"), os.geteuid())
-    if _found is None or _found[0] != key:
-        _found = key, _find(key[0])
-    return _found[1]
-
-
-def _find(own: str) -> Delegation:
-    mount, directory = next(_visible(own), ("", ""))
-    if not directory:
-        return Delegation()
-    first = look = _look(directory, mount)
-    if not look.way and directory != mount:
-        look = _look(os.path.dirname(directory), mount)
-    if not look.way and os.geteuid() == 0 and directory != mount:
-        look = _look(mount, mount)
-    return look if look.way else first
-
-
-def _look(directory: str, mount: str) -> Delegation:
-    """What can be done in a directory."""
-    # The root alone has no events.
-    top = not os.path.exists(f"{directory}/cgroup.events")
-    error = _writing_error(directory)
-    callers = not top and bool(_read(f"{directory}/cgroup.procs"))
-    has = _read(f"{directory}/cgroup.controllers").split()
-    controllers = tuple(each for each in CONTROLLERS if each in has)
-    usable = not error and controllers and _may_use(directory, callers=callers, top=top)
-    way = "" if not usable else OWN if os.geteuid() == 0 and directory == mount else DELEGATED
-    return Delegation(directory, controllers, way, top, error, callers)
-
-
-def _may_use(directory: str, *, callers: bool, top: bool) -> bool:
-    """Whether it is the caller's to divide. What a service manager divides, it alone may."""
-    if top:
-        return os.geteuid() == 0
-    if not callers:
-        return not directory.endswith(".slice")
-    # Limits of children need a cgroup without processes, so those in it have to move: only where
-    # systemd says (since 251) that it leaves what is in there alone.
-    try:
-        return os.getxattr(directory, "user.delegate") == b"1"
-    except OSError:
-        return False
-
-
-def _writing_error(directory: str) -> int:
-    """0, or why nothing can be changed there. Tried on the files: the directory's mode says less."""
-    for name in ("cgroup.procs", "cgroup.subtree_control"):
-        try:
-            os.close(os.open(f"{directory}/{name}", os.O_WRONLY | os.O_CLOEXEC))
-        except OSError as refusal:
-            return refusal.errno or errno.EACCES
-    return 0 if os.access(directory, os.W_OK | os.X_OK, effective_ids=True) else errno.EACCES
-
-
-def _visible(own: str) -> Iterator[tuple[str, str]]:
-    """(Mount point, the caller's cgroup) of each place where it is seen; proc_pid_mountinfo(5)."""
-    path = next((line[3:] for line in own.splitlines() if line.startswith("0::/")), None)
-    for line in _read("/proc/self/mountinfo").splitlines():
-        fields, _, kind = line.partition(" - ")
-        root, mount = fields.split()[3:5]
-        above = root.rstrip("/")
-        if path is not None and kind.startswith("cgroup2 ") and f"{path}/".startswith(f"{above}/"):
-            directory = f"{mount}{path[len(above) :]}".rstrip("/")
-            if os.path.isdir(directory):
-                yield mount, directory
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 _swept: set[str] = set()
@@ -181,7 +78,7 @@ def make(at: Delegation, settings: Mapping[str, str]) -> Leaf:
 def _enable(at: Delegation) -> None:
     """Let the children have the controllers."""
     path = f"{at.directory}/cgroup.subtree_control"
-    lacks = set(at.controllers) - set(_read(path).split())
+    lacks = set(at.controllers) - set(read_text(path).split())
     if not lacks:
         return
     if at.callers:
@@ -198,7 +95,7 @@ def _move_callers(directory: str) -> None:
     try:
         os.makedirs(leaf, exist_ok=True)
         for _ in range(100):  # a fork meanwhile leaves one behind
-            pids = _read(f"{directory}/cgroup.procs").split()
+            pids = read_text(f"{directory}/cgroup.procs").split()
             if not pids:
                 return
             for pid in pids:

@@ -8,13 +8,13 @@ import os
 
 from . import causes
 from .causes import seccomp_filter
-from .limits import conclude
+from .delegation import conclude
 from .values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .causes import Failure, Surroundings
-    from .cgroup import Delegation
+    from .delegation import Delegation
     from .host import Host
 
 

@@ -10,7 +10,7 @@ import contextlib
 import os
 import sys
 
-from . import api, cgroup, checks, spawn
+from . import api, checks, delegation, spawn
 from . import steps as s
 from .causes import SYSCTLS, Failure, Surroundings, conclude
 from .checks import Check, Report, State
@@ -141,7 +141,7 @@ class _Examination:
         self.add(self.default_policy())
         self.add(self.overlay())
         self.add(checks.landlock(host, around))
-        self.add(checks.cgroup(cgroup.find()))
+        self.add(checks.cgroup(delegation.find()))
         self.add(self.subordinate_ids())
         return list(self.done.values())
 

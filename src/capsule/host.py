@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from .cgroup import Delegation
+    from .delegation import Delegation
 
 # The programs of the host. On most systems all but the first are links into it.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -137,9 +137,9 @@ def probe(*, refresh: bool = False, cgroups: bool = False) -> Host:
     if refresh or identity not in _cache:
         _cache[identity] = _probe(*identity)
     if cgroups:
-        from . import cgroup  # the caller may have been moved since: it remembers by itself
+        from . import delegation  # the caller may have been moved since: it remembers by itself
 
-        if (found := cgroup.find()) != _cache[identity].cgroup:
+        if (found := delegation.find()) != _cache[identity].cgroup:
             _cache[identity] = _cache[identity].replace(cgroup=found)
     return _cache[identity]
 

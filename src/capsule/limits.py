@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 
 from . import steps as s
 from .errors import HostError
@@ -16,7 +15,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .cgroup import Delegation
     from .host import Host
     from .policy import Limits, Policy
 
@@ -96,6 +94,8 @@ def _degraded(policy: Policy, host: Host) -> tuple[str, ...]:
 
 
 def _refusal(name: str, host: Host) -> HostError:
+    from .delegation import conclude  # only where something is missing
+
     seen, remedy = conclude(host.cgroup)
     flag = name.replace("_", "-")
     may = name != "cpu_weight"
@@ -229,37 +229,3 @@ def _cpu_time(limits: Limits, where: str) -> str:
         return ""
     account = f"cpu.stat of the cgroup in {where}" if where else "the clocks of the processes there are"
     return f"init ends everything after {limits.cpu_time:g} s of CPU time by {account}"
-
-
-# --- what to do where there is none ---------------------------------------------------------------
-
-_UNIFIED = "boot with: systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all"
-_DELEGATE = (
-    "one command: systemd-run --user --scope -p Delegate=yes COMMAND\n"
-    "docker: --cgroupns=private --security-opt writable-cgroups=true\n"
-    "podman: --security-opt unmask=/sys/fs/cgroup"
-)
-_DELEGATE_MORE = (
-    "as root: systemctl edit user@.service, write\n"
-    "  [Service]\n"
-    "  Delegate=cpu cpuset io memory pids\n"
-    "then log in again"
-)
-
-
-def conclude(own: Delegation | None) -> tuple[str, str]:
-    """(What was seen, what to do in lines or "" where nothing is missing)."""
-    from .cgroup import CONTROLLERS  # only where one is missing, or `doctor` asks
-
-    if own is None or not own.directory:
-        return "the caller's own cgroup of version 2 cannot be seen", _UNIFIED
-    lacks = [each for each in CONTROLLERS if each not in own.controllers]
-    if own.top and not own.controllers:
-        return "version 1 has the controllers memory, pids and cpu", _UNIFIED
-    if own.error:
-        return f"{own.directory} is not delegated: {os.strerror(own.error)}", _DELEGATE
-    if lacks and (own.way or not own.controllers):
-        return f"{own.directory} is delegated without {', '.join(lacks)}", _DELEGATE_MORE
-    if not own.way:
-        return f"{own.directory} is not delegated: its service manager divides it", _DELEGATE
-    return f"{own.directory}, with {', '.join(CONTROLLERS)}", ""

@@ -87,7 +87,7 @@ def explain(result: Result) -> None:
 def _peak(usage: Usage) -> str:
     if usage.source != "cgroup":
         return f"peak memory of one process {usage.peak_memory >> 10} KiB"
-    pids = "" if usage.peak_pids is None else f", {usage.peak_pids} processes at once"
+    pids = "" if usage.peak_pids is None else f", at most {usage.peak_pids} processes"
     held = f", held back {usage.throttled:.3f} s" if usage.throttled else ""
     return f"peak memory {usage.peak_memory >> 10} KiB{pids}{held}"
 

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import pytest
 
 import capsule
-from capsule import causes, cgroup, doctor
+from capsule import causes, delegation, doctor
 from capsule import steps as s
-from capsule.cgroup import CONTROLLERS
 from capsule.checks import State
+from capsule.delegation import CONTROLLERS
 from tests.support import HANG, PYTHON, REAL_ROOT, needs, nothing_left, shared_directory
 
 REFUSE = Path(__file__).with_name("refuse.py")
@@ -98,7 +98,7 @@ def test_facts_of_the_caller_s_own_are_used() -> None:
 
 def test_own_cgroup_is_looked_at_and_left_alone() -> None:
     """What is said of the cgroup is so, and there is no cgroup more or less after it."""
-    own = cgroup.find()
+    own = delegation.find()
     before = os.listdir(own.directory or "/")
     state = told().checks["cgroup v2"]["state"]
     assert sorted(os.listdir(own.directory or "/")) == sorted(before)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 
-from capsule import cgroup
+from capsule import delegation
 from tests.support import needs
 
 
 @needs("guest")
 def test_a_cgroup_is_delegated() -> None:
     """All controllers, in the cgroup above the caller's own."""
-    found = cgroup.find()
-    assert found.way == (cgroup.OWN if os.geteuid() == 0 else cgroup.DELEGATED)
-    assert found.controllers == cgroup.CONTROLLERS
+    found = delegation.find()
+    assert found.way == (delegation.OWN if os.geteuid() == 0 else delegation.DELEGATED)
+    assert found.controllers == delegation.CONTROLLERS
 
 
 @needs("guest")

@@ -10,9 +10,9 @@ import pytest
 from capsule import causes, checks, doctor, trials
 from capsule import steps as s
 from capsule.causes import Failure, Surroundings, conclude
-from capsule.cgroup import DELEGATED, Delegation
 from capsule.checks import Check, Report, State
 from capsule.command import Command
+from capsule.delegation import DELEGATED, Delegation
 from capsule.host import Range
 from capsule.plan import make_plan
 from tests.support import host

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from capsule import steps as s
-from capsule.cgroup import DELEGATED, OWN, Delegation
+from capsule.delegation import DELEGATED, OWN, Delegation
 from capsule.errors import HostError, PolicyError
 from capsule.host import Host
 from capsule.limits import make_bounds
