@@ -17,7 +17,7 @@ import capsule
 from . import bwrap
 from .calls import busy_row, calls_row, filter_row
 from .many import many_row, memory_row
-from .starts import cli_row, large_row, memory_available, parts_row, run_row
+from .starts import cli_row, large_row, limits_row, memory_available, parts_row, run_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ROWS = {
     "run": run_row,
+    "limits": limits_row,
     "large": large_row,
     "cli": cli_row,
     "parts": parts_row,

@@ -132,6 +132,32 @@ class Worker:
         self.process.communicate()
 
 
+# What a bare spawn takes on the machine that the budget of half a millisecond is for.
+USUAL_SPAWN = 0.6e-3
+
+
+def limits_row(options: Options) -> Row:
+    """A start in a cgroup of its own beside one without."""
+    title = "capsule.run([true]) with limits of memory, CPU and processes"
+    limits = capsule.Policy(limits=capsule.Limits(memory="256M", cpus=1, pids=64))
+    try:
+        capsule.run(TRUE, limits)
+    except capsule.HostError as error:
+        return Row("limits", title, skipped=error.message)
+    samples = interleave(
+        {
+            "bare spawn": lambda: timed(bare),
+            "without limits": lambda: timed(in_capsule),
+            "with limits": lambda: timed(lambda: capsule.run(TRUE, limits, check=True)),
+        },
+        options.rounds,
+    )
+    more = samples["with limits"].median - samples["without limits"].median
+    scaled = more / samples["bare spawn"].median * USUAL_SPAWN * 1e3
+    verdict = Verdict("more, in ms of a machine where a bare spawn takes 0.6", scaled, 0.5)
+    return Row("limits", title, samples, {}, [verdict])
+
+
 def large_row(options: Options) -> Row:
     """The same from a process that holds much memory, beside a small one."""
     title = "the same in a process of 2 GB"

@@ -199,7 +199,7 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
     (s.Exec, errno.ETXTBSY): "the program is being written at this moment",
     (s.Exec, errno.ENOMEM): "the host is out of memory",
     (s.Step, errno.ENOMEM): "the host is out of memory",
-    (s.Step, errno.EMFILE): "too many open files: raise ulimit -n",
+    (s.Step, errno.EMFILE): "too many open files: raise ulimit -n, or --open-files",
     (s.Step, errno.ENFILE): "too many open files on this host: raise the sysctl fs.file-max",
     (s.Step, errno.EAGAIN): "too many processes of this user: raise ulimit -u",
     (s.Step, errno.ENOSPC): (

@@ -87,7 +87,7 @@ def _degraded(policy: Policy, host: Host) -> tuple[str, ...]:
         if name not in policy.allow_degraded:
             raise _refusal(name, host)
     if "pids" in lacks and not _counts_pids(policy, host):
-        hint = "run Linux 5.14 or later, without --uid-map auto, or get a cgroup: see `capsule doctor`"
+        hint = "run Linux 5.14 or later, without --uid-map, or get a cgroup: `capsule doctor` says how"
         message = f"pids: without a cgroup, this kernel ({host.kernel}) has no count of processes"
         raise HostError(message, hint=hint)
     return lacks
@@ -113,8 +113,8 @@ def _where(host: Host) -> str:
 
 
 def _counts_pids(policy: Policy, host: Host) -> bool:
-    """Each id has a count of its own, so a range of ids would have as many of them."""
-    return version(host.kernel) >= COUNTS_BY_NAMESPACE and policy.id_map is not IdMap.AUTO
+    """Each id has a count of its own, a range of ids as many of them; root of the host has none."""
+    return version(host.kernel) >= COUNTS_BY_NAMESPACE and policy.id_map is IdMap.CALLER
 
 
 # --- in a cgroup ----------------------------------------------------------------------------

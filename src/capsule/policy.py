@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 # Less does not even hold what sets a capsule up.
-LEAST_MEMORY = 1 << 20
+LEAST_MEMORY, LEAST_FILES = 1 << 20, 16
 DEGRADABLE = ("cpu_time", "cpus", "memory", "pids")
 
 
@@ -76,7 +76,7 @@ class Limits(Value):
         pids: processes and threads at once. One more fails with EAGAIN; pids.max. Without this limit
             there may be 2048, counted by RLIMIT_NPROC, which counts by user namespace since 5.14.
         file_size: bytes of any one file that is written to; RLIMIT_FSIZE, setrlimit(2).
-        open_files: descriptors that a process may have, from 1; RLIMIT_NOFILE.
+        open_files: descriptors that a process may have, from 16; RLIMIT_NOFILE.
     """
 
     timeout: float | None = None
@@ -120,6 +120,9 @@ class Limits(Value):
         if self.memory is not None and self.memory < LEAST_MEMORY:
             hint = "a capsule itself takes some hundred KiB: write 1M or more"
             raise _wrong("memory", self.memory, "at least 1 MiB", hint)
+        if self.open_files is not None and self.open_files < LEAST_FILES:
+            hint = "what sets the command up has some open itself: write 16 or more"
+            raise _wrong("open_files", self.open_files, "at least 16", hint)
 
     def _parse(self, field: str, parse: Callable[[Any, str], object]) -> None:
         if self.__dict__[field] is not None:

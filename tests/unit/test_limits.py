@@ -35,7 +35,11 @@ def test_without_limits() -> None:
 
 @pytest.mark.parametrize(
     ("host", "policy"),
-    [(WHOLE.replace(kernel="5.13.19"), Policy()), (WHOLE, Policy(id_map=IdMap.AUTO))],
+    [
+        (WHOLE.replace(kernel="5.13.19"), Policy()),
+        (WHOLE, Policy(id_map=IdMap.AUTO)),
+        (WHOLE, Policy(id_map=IdMap.HOST_ROOT)),
+    ],
 )
 def test_where_processes_cannot_be_counted(host: Host, policy: Policy) -> None:
     """A count of all the user's processes on the host, or one for each of many ids, is none."""
@@ -150,13 +154,13 @@ def test_processes_that_nothing_counts() -> None:
 
 def test_limits_of_each_process() -> None:
     """They need nothing; the times are init's."""
-    limits = Limits(timeout=1, idle="1.5s", file_size="1K", open_files=9)
+    limits = Limits(timeout=1, idle="1.5s", file_size="1K", open_files=16)
     bounds = make_bounds(Policy(limits=limits), NONE)
     assert bounds.init_steps == (s.Deadline(1000), s.Idle(1500))
     assert bounds.command_steps == (
         CORE,
         s.Rlimit(1, 1024, 1024, "the size of a file"),
-        s.Rlimit(7, 9, 9, "open files"),
+        s.Rlimit(7, 16, 16, "open files"),
         NPROC,
     )
 
@@ -185,6 +189,7 @@ def test_limits_of_each_process() -> None:
         ("idle", "soon"),
         ("file_size", -1),
         ("open_files", "0"),
+        ("open_files", 15),
     ],
 )
 def test_a_value_that_cannot_be_meant(field: str, value: Any) -> None:

@@ -192,7 +192,7 @@ def test_no_option_is_the_default_policy() -> None:
         (["--timeout", "1m30s"], "limits", Limits(90.0, None)),
         (["-m256M", "--swap=1G"], "limits", Limits(None, None, memory=256 << 20, swap=1 << 30)),
         (["--cpus", "0.5", "--cpu-weight=50"], "limits", Limits(None, None, cpus=0.5, cpu_weight=50)),
-        (["--pids", "32", "--open-files=9"], "limits", Limits(None, None, pids=32, open_files=9)),
+        (["--pids", "32", "--open-files=99"], "limits", Limits(None, None, pids=32, open_files=99)),
         (["--cpu-time=2s", "--idle=10ms"], "limits", Limits(None, None, cpu_time=2.0, idle=0.01)),
         (["--file-size", "0"], "limits", Limits(None, None, file_size=0)),
         (
@@ -227,7 +227,7 @@ def test_every_option_has_an_effect() -> None:
         "--noexec": None, "--optional": None, "--size": "1M", "--keep": "/k", "--seccomp": "strict",
         "--allow-syscall": "unshare", "--deny-syscall": "flock", "--pretend-chown": None,
         "--cpu-time": "1", "--idle": "1", "--memory": "1M", "--swap": "1M", "--cpus": "1",
-        "--cpu-weight": "1", "--pids": "1", "--file-size": "1", "--open-files": "1",
+        "--cpu-weight": "1", "--pids": "1", "--file-size": "1", "--open-files": "16",
         "--allow-degraded": "cpu-time",
     }  # fmt: skip
     assert set(examples) == set(FLAGS) - set(OPTIONS["reports"])
