@@ -156,6 +156,7 @@ static _Noreturn void end(struct watch *watch, enum end_reason reason)
 {
 	int64_t wall = now_ns() - watch->started;
 	struct record record = {.kind = RECORD_ENDED};
+	const struct record ending = {.kind = RECORD_ENDING};
 	struct rusage usage;
 
 	/*
@@ -163,6 +164,7 @@ static _Noreturn void end(struct watch *watch, enum end_reason reason)
 	 * killed, for which the kernel looks at every process of the host.
 	 */
 	if (reap(watch, false)) {
+		send_record(&ending);
 		kill(-1, SIGKILL);
 		reap(watch, true);
 	}

@@ -24,12 +24,14 @@ class Records:
         ended: init's last record, () if it was killed before it could write one, None before.
         refused: a record for each kind of refusal by the filter.
         on_stop: called with the signal that stopped the command.
+        on_kill: called when init kills what is left.
     """
 
     def __init__(self, running: Running, *, filtered: bool) -> None:
         self.ended: Record | None = None
         self.refused: list[Record] = []
         self.on_stop: Callable[[int], None] | None = None
+        self.on_kill: Callable[[], None] | None = None
         self._filtered = filtered
         self._told: list[Record] = []
         self._status, self._pidfd = running.status, running.pidfd
@@ -50,6 +52,9 @@ class Records:
             self.refused.append(record)
         elif record[0] == spawn.USAGE:
             self._told.append(record)
+        elif record[0] == spawn.ENDING:
+            if self.on_kill is not None:
+                self.on_kill()
         elif record[0] != spawn.STOPPED:
             raise InternalError(f"a record of unknown kind {record[0]}")
         elif self.on_stop is not None:

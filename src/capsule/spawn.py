@@ -25,7 +25,7 @@ LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "capsule-lau
 PLAN_FD, ERROR_FD, STATUS_FD, LIFELINE_FD, SUPERVISOR_FD, GIFT_FD, CGROUP_FD = range(3, 10)
 FIRST_USER_FD = 10
 
-STARTED, FEATURES, READY, STOPPED, ENDED, REFUSED, USAGE = range(1, 8)
+STARTED, FEATURES, READY, STOPPED, ENDED, REFUSED, USAGE, ENDING = range(1, 9)
 ASK_USAGE = 0  # a byte of the lifeline that is no signal
 RECORD_SIZE = 12 * 8  # of 64-bit integers
 REPORT_SIZE = 2 * 4  # of 32-bit integers

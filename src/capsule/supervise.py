@@ -67,6 +67,7 @@ class Process:
         self._began = time.monotonic()
         self._running: Running | None = running
         self._records = Records(running, filtered=plan.filter is not None)
+        self._records.on_kill = None if leaf is None else leaf.hurry
         self._limits = limits
         self._streams = streams
         self._capture = Capture(streams, limits.output)

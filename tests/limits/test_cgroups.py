@@ -253,6 +253,8 @@ def test_idle_in_a_cgroup() -> None:
 
 def test_a_kill_while_held_back() -> None:
     """With hardly any CPU to die with, everything is gone all the same."""
+    result = capsule.run(["sh", "-c", EIGHT], cpus=0.01, timeout=1)
+    assert result.outcome is Outcome.TIMED_OUT
     with capsule.start(["sh", "-c", EIGHT], cpus=0.01) as process:
         process.kill()
         assert process.wait().outcome is Outcome.KILLED

@@ -246,7 +246,7 @@ def test_usage_in_units() -> None:
     assert usage == Usage(2.5, 1.0, 0.5, 7 * 1024, 8, 9, 10, 11, source="wait4")
 
 
-@pytest.mark.parametrize("kind", [0, STARTED, FEATURES, READY, REFUSED, 8, -1])
+@pytest.mark.parametrize("kind", [0, STARTED, FEATURES, READY, REFUSED, 9, -1])
 def test_an_unknown_record_is_an_internal_error(kind: int) -> None:
     """A record that does not belong there is not taken for anything."""
     with staged() as stage:
