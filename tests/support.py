@@ -360,6 +360,11 @@ NEEDS: dict[str, Need] = {
         lambda: version(capsule.probe().kernel) >= limits.COUNTS_BY_NAMESPACE,
         True,
     ),
+    "own pid_max": Need(
+        "PID namespaces have no kernel.pid_max of their own (before 6.14)",
+        lambda: version(capsule.probe().kernel) >= limits.OWN_PID_MAX,
+        True,
+    ),
     "postgres": Need("postgres is not installed", _has_postgres, True),
     **{
         name: _tool(name)

@@ -34,7 +34,9 @@ _NONE = "no limit"
 # Whoever can make user namespaces (--seccomp nest, off) could make a cgroup namespace in one, mount
 # the cgroup file system for it, and change the limits: the files are the caller's, and so is the user
 # inside. The capsule's own cgroup namespace is not theirs to mount in.
-_SYSCTLS = (s.Sysctl("user/max_cgroup_namespaces", "0"),)
+_NO_CGROUP_NAMESPACES = s.Sysctl("user/max_cgroup_namespaces", "0")
+# Each PID namespace has a kernel.pid_max of its own. Before, it would be the host's.
+OWN_PID_MAX = (6, 14)
 
 
 class Bounds(Value):
@@ -71,7 +73,7 @@ def make_bounds(policy: Policy, host: Host) -> Bounds:
     return Bounds(
         settings=settings,
         steps=() if settings is None else (s.Cgroup(where, _in_words(settings)),),
-        sysctls=() if settings is None else _SYSCTLS,
+        sysctls=tuple(_sysctls(policy, host, settings is not None)),
         init_steps=tuple(_init_steps(limits, host, degraded)),
         command_steps=tuple(_command_steps(policy, host, degraded)),
         protections=tuple(_protections(policy, host, where, degraded)),
@@ -115,6 +117,18 @@ def _where(host: Host) -> str:
 def _counts_pids(policy: Policy, host: Host) -> bool:
     """Each id has a count of its own, a range of ids as many of them; root of the host has none."""
     return version(host.kernel) >= COUNTS_BY_NAMESPACE and policy.id_map is IdMap.CALLER
+
+
+def _sysctls(policy: Policy, host: Host, in_cgroup: bool) -> Iterator[s.Step]:
+    if in_cgroup:
+        yield _NO_CGROUP_NAMESPACES
+    if policy.limits.pids is None and _has_pid_max(policy, host):
+        yield s.Sysctl("kernel/pid_max", str(DEFAULT_PIDS))
+
+
+def _has_pid_max(policy: Policy, host: Host) -> bool:
+    """Whether that is what bounds processes where RLIMIT_NPROC does not."""
+    return not _counts_pids(policy, host) and version(host.kernel) >= OWN_PID_MAX
 
 
 # --- in a cgroup ----------------------------------------------------------------------------
@@ -219,6 +233,8 @@ def _pids(policy: Policy, host: Host, where: str, degraded: tuple[str, ...]) -> 
     limits = policy.limits
     if limits.pids is not None and "pids" not in degraded:
         return f"cgroup in {where}: pids.max {limits.pids}"
+    if _has_pid_max(policy, host):
+        return f"kernel.pid_max {DEFAULT_PIDS} of the PID namespace"
     if not _counts_pids(policy, host):
         return f"{_NONE} but those of the caller"
     return f"RLIMIT_NPROC {limits.pids or DEFAULT_PIDS}, which counts by user namespace"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +107,17 @@ def test_no_more_processes_than_the_bound() -> None:
     assert result.stdout == "2047 EAGAIN\n"
     result = capsule.run([*PROBE, FORK, "100"], pids=32, allow_degraded=["pids"], text=True)
     assert result.stdout == "31 EAGAIN\n"
+
+
+@needs("real root", "own pid_max")
+def test_the_bound_where_root_of_the_host_runs_it() -> None:
+    """RLIMIT_NPROC does not hold for that; the host's own kernel.pid_max stays as it is."""
+    before = Path("/proc/sys/kernel/pid_max").read_text()
+    result = capsule.run([*PROBE, FORK, "3000"], id_map="host-root", text=True)
+    count, error = result.stdout.split()
+    assert error == "EAGAIN"
+    assert 1900 < int(count) < 2048
+    assert Path("/proc/sys/kernel/pid_max").read_text() == before
 
 
 @needs("counted processes")

@@ -21,7 +21,17 @@ import pytest
 
 import capsule
 from capsule import HostError, Outcome, cgroup, delegation
-from tests.support import CAPSULE, HANG, PYTHON, ask, await_end, await_line, needs, nothing_left
+from tests.support import (
+    CAPSULE,
+    HANG,
+    PYTHON,
+    ask,
+    await_end,
+    await_line,
+    needs,
+    nothing_left,
+    shared_directory,
+)
 
 pytestmark = needs("cgroup")
 
@@ -114,15 +124,17 @@ def test_more_memory_than_the_limit(kind: str) -> None:
 
 
 @needs("gcc")
-def test_more_stack_than_the_limit(tmp_path: Path) -> None:
+def test_more_stack_than_the_limit() -> None:
     """A stack without a limit of its own is memory like any other."""
-    (tmp_path / "stack.c").write_text(STACK)
-    program = tmp_path / "stack"
-    subprocess.run(["gcc", "-O0", "-o", program, tmp_path / "stack.c"], check=True)
-    grow = f"ulimit -s unlimited && exec {program}"
-    shown: dict[str, Any] = {"mounts": [capsule.Mount.read_only(tmp_path)], "memory": "32M"}
-    assert capsule.run(["sh", "-c", grow], **shown).ok
-    assert_out_of_memory(capsule.run(["sh", "-c", f"{grow} deep"], timeout=LONG, **shown), 32 * MIB)
+    with shared_directory() as folder:
+        (folder / "stack.c").write_text(STACK)
+        program = folder / "stack"
+        subprocess.run(["gcc", "-O0", "-o", program, folder / "stack.c"], check=True)
+        grow = f"ulimit -s unlimited && exec {program}"
+        shown: dict[str, Any] = {"mounts": [capsule.Mount.read_only(folder)], "memory": "32M"}
+        assert capsule.run(["sh", "-c", grow], **shown).ok
+        result = capsule.run(["sh", "-c", f"{grow} deep"], timeout=LONG, **shown)
+    assert_out_of_memory(result, 32 * MIB)
 
 
 def test_the_line_on_standard_error() -> None:

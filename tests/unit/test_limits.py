@@ -48,6 +48,20 @@ def test_where_processes_cannot_be_counted(host: Host, policy: Policy) -> None:
     assert dict(bounds.protections)["pids"] == "no limit but those of the caller"
 
 
+def test_pid_max_where_it_is_the_namespace_s() -> None:
+    """From 6.14, for the id maps of which RLIMIT_NPROC counts nothing; never where it is the host's."""
+    pid_max = s.Sysctl("kernel/pid_max", "2048")
+    new, old = WHOLE.replace(kernel="6.14.0"), WHOLE.replace(kernel="6.13.9")
+    for id_map in (IdMap.AUTO, IdMap.HOST_ROOT):
+        bounds = make_bounds(Policy(id_map=id_map), new)
+        assert bounds.sysctls == (pid_max,)
+        assert dict(bounds.protections)["pids"] == "kernel.pid_max 2048 of the PID namespace"
+        assert make_bounds(Policy(id_map=id_map), old).sysctls == ()
+        in_cgroup = make_bounds(Policy(id_map=id_map, limits=Limits(pids=4000)), new)
+        assert in_cgroup.sysctls == (s.Sysctl("user/max_cgroup_namespaces", "0"),)
+    assert make_bounds(Policy(), new).sysctls == ()
+
+
 def test_all_in_a_cgroup() -> None:
     """Each limit of the tree is a file of it; init is one process more than the command may have."""
     bounds = make_bounds(Policy(limits=Limits(**TREE)), WHOLE)
