@@ -164,7 +164,7 @@ static bool memory_met(const struct account *seen)
 	uint64_t size = (uint64_t)sysconf(_SC_PAGESIZE);
 	struct account shares = {0};
 
-	if (limit.memory == 0 || seen->pages * size <= limit.memory)
+	if (seen->pages * size <= limit.memory)
 		return false;
 	each_process(add_share, &shares);
 	return shares.pages * size > limit.memory;
@@ -176,9 +176,11 @@ static uint64_t cpu_used(const struct account *seen)
 	char text[64] = "";
 	uint64_t used;
 
-	if (state.cpu_stat < 0 || pread(state.cpu_stat, text, sizeof text - 1, 0) <= 0 ||
-	    sscanf(text, "usage_usec %lu", &used) != 1)
+	if (state.cpu_stat < 0)
 		return seen->cpu_ns / 1000;
+	if (pread(state.cpu_stat, text, sizeof text - 1, 0) <= 0 ||
+	    sscanf(text, "usage_usec %lu", &used) != 1)
+		return account().cpu_ns / 1000;
 	return used;
 }
 
@@ -188,41 +190,60 @@ static int64_t cpu_wait(uint64_t used)
 	return (int64_t)((limit.cpu_us - used) / limit.cpus / 1000);
 }
 
-static void look_again_in(int64_t now, int64_t ms)
+static int64_t sooner(int64_t one, int64_t other)
 {
-	ms = ms < SOONEST_MS ? SOONEST_MS : ms > LATEST_MS ? LATEST_MS : ms;
-	if (limit.next == 0 || now + ms * MS < limit.next)
-		limit.next = now + ms * MS;
+	return one < other ? one : other;
+}
+
+/* Ten times as long as the look itself took, at least: a thousand processes are not to be looked at
+ * without end. */
+static void look_again_in(int64_t ms, int64_t began)
+{
+	int64_t now = now_ns(), least = (now - began) / MS * 10;
+
+	least = least < SOONEST_MS ? SOONEST_MS : least;
+	limit.next = now + (ms < least ? least : ms) * MS;
+}
+
+static bool idle_met(const struct account *seen, int64_t now)
+{
+	if (limit.active == 0 || seen->cpu_ns != limit.seen) {
+		limit.active = now;
+		limit.seen = seen->cpu_ns;
+	}
+	return now - limit.active >= (int64_t)limit.idle_ms * MS;
 }
 
 bool account_met(enum end_reason *reason)
 {
-	int64_t now = now_ns();
-	struct account seen = account();
+	int64_t began = now_ns(), next = LATEST_MS;
+	struct account seen = {0};
 
-	limit.next = 0;
-	if (limit.active == 0 || seen.cpu_ns != limit.seen) {
-		limit.active = now;
-		limit.seen = seen.cpu_ns;
-	}
+	/* The cgroup's account of CPU time needs no look at each process. */
+	if (limit.idle_ms != 0 || limit.memory != 0 || state.cpu_stat < 0)
+		seen = account();
 	if (limit.cpu_us != 0) {
 		uint64_t used = cpu_used(&seen);
 
 		*reason = END_CPU_TIME;
 		if (used >= limit.cpu_us)
 			return true;
-		look_again_in(now, cpu_wait(used));
+		next = sooner(next, cpu_wait(used));
 	}
 	if (limit.idle_ms != 0) {
 		*reason = END_IDLE;
-		if (now - limit.active >= (int64_t)limit.idle_ms * MS)
+		if (idle_met(&seen, began))
 			return true;
-		look_again_in(now, (int64_t)limit.idle_ms / 10);
+		next = sooner(next, (int64_t)limit.idle_ms / 10);
 	}
-	*reason = END_MEMORY;
-	if (limit.memory != 0)
-		look_again_in(now, MEMORY_MS);
-	return memory_met(&seen);
+	if (limit.memory != 0) {
+		*reason = END_MEMORY;
+		if (memory_met(&seen))
+			return true;
+		next = sooner(next, MEMORY_MS);
+	}
+	look_again_in(next, began);
+	return false;
 }
 
 int account_wait(void)

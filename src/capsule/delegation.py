@@ -50,7 +50,10 @@ def find() -> Delegation:
     global _found  # noqa: PLW0603
     key = (read_text("/proc/self/cgroup"), os.geteuid())
     if _found is None or _found[0] != key:
-        _found = key, _find(key[0])
+        found = _find(key[0])
+        if not found.way:
+            return found  # until somebody does what the remedy says
+        _found = key, found
     return _found[1]
 
 
@@ -58,11 +61,14 @@ def _find(own: str) -> Delegation:
     mount, directory = next(_visible(own), ("", ""))
     if not directory:
         return Delegation()
+    top = _look(mount, mount)
+    if top.top and not top.controllers:
+        return top  # they are those of version 1
     first = look = _look(directory, mount)
     if not look.way and directory != mount:
         look = _look(os.path.dirname(directory), mount)
-    if not look.way and os.geteuid() == 0 and directory != mount:
-        look = _look(mount, mount)
+    if not look.way and os.geteuid() == 0:
+        look = top
     return look if look.way else first
 
 
@@ -74,23 +80,26 @@ def _look(directory: str, mount: str) -> Delegation:
     callers = not top and bool(read_text(f"{directory}/cgroup.procs"))
     has = read_text(f"{directory}/cgroup.controllers").split()
     controllers = tuple(each for each in CONTROLLERS if each in has)
-    usable = not error and controllers and _may_use(directory, callers=callers, top=top)
+    usable = not error and controllers and _may_use(directory, mount, callers=callers, top=top)
     way = "" if not usable else OWN if os.geteuid() == 0 and directory == mount else DELEGATED
     return Delegation(directory, controllers, way, top, error, callers)
 
 
-def _may_use(directory: str, *, callers: bool, top: bool) -> bool:
+def _may_use(directory: str, mount: str, *, callers: bool, top: bool) -> bool:
     """Whether it is the caller's to divide. What a service manager divides, it alone may."""
     if top:
         return os.geteuid() == 0
     if not callers:
         return not directory.endswith(".slice")
-    # Limits of children need a cgroup without processes, so those in it have to move: only where
-    # systemd says that it leaves alone what is in there.
+    # Limits of children need a cgroup without processes, so those in it have to move. In a container
+    # that sees no more than its own cgroup, and may write to it, nobody else moves them.
+    if directory == mount:
+        return True
+    # Else only where systemd says that it leaves alone what is in there.
     try:
         return os.getxattr(directory, "user.delegate") == b"1"  # of the system's, since 251
     except OSError:
-        return _user_manager_says_so(os.path.basename(directory))
+        return os.geteuid() != 0 and _user_manager_says_so(os.path.basename(directory))
 
 
 def _user_manager_says_so(unit: str) -> bool:
@@ -146,11 +155,11 @@ def read_text(path: str) -> str:
 
 
 _UNIFIED = "boot with: systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all"
-_DELEGATE = (
-    "one command: systemd-run --user --scope -p Delegate=yes COMMAND\n"
+_CONTAINERS = (
     "docker: --cgroupns=private --security-opt writable-cgroups=true\n"
     "podman: --security-opt unmask=/sys/fs/cgroup"
 )
+_DELEGATE = f"one command: systemd-run --user --scope -p Delegate=yes COMMAND\n{_CONTAINERS}"
 _DELEGATE_MORE = (
     "as root: systemctl edit user@.service, write\n"
     "  [Service]\n"
@@ -162,7 +171,7 @@ _DELEGATE_MORE = (
 def conclude(own: Delegation | None) -> tuple[str, str]:
     """(What was seen, what to do in lines or "" where nothing is missing)."""
     if own is None or not own.directory:
-        return "the caller's own cgroup of version 2 cannot be seen", _UNIFIED
+        return "the caller's own cgroup of version 2 cannot be seen", f"{_UNIFIED}\n{_CONTAINERS}"
     lacks = [each for each in CONTROLLERS if each not in own.controllers]
     if own.top and not own.controllers:
         return "version 1 has the controllers memory, pids and cpu", _UNIFIED

@@ -611,6 +611,23 @@ def test_what_a_found_file_may_do(project: Path) -> None:
 
 
 @pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
+    ("limit", "flag", "found"),
+    [
+        ('memory = "64M"', "--memory=128M", Limits(None, None, memory=64 << 20)),
+        ('memory = "64M"', "--memory=32M", Limits(None, None, memory=32 << 20)),
+        ("pids = 9", "--swap=0", Limits(None, None, pids=9)),
+        ("swap = 0", "--swap=1G", Limits(None, None)),
+        ("cpus = 0.5", "--cpus=2", Limits(None, None, cpus=0.5)),
+        ("idle = 5", "--idle=3", Limits(None, None, idle=3)),
+    ],
+)
+def test_a_found_file_lowers_any_limit(limit: str, flag: str, found: Limits) -> None:
+    """The stricter of the two counts."""
+    assert tightened(f"[limits]\n{limit}", flag).limits == found
+
+
+@pytest.mark.usefixtures("project")
 def test_what_a_found_file_denies_is_denied() -> None:
     """Whatever the caller allows: the same name or group, a name of the group, a group of the name."""
     for allow in ("ptrace", "@debug"):
