@@ -237,6 +237,17 @@ def lab(mounts: str, code: str, *arguments: object) -> Any:
     return json.loads(done.stdout)
 
 
+# Python source that forks without end.
+BOMB = """
+import os
+while True:
+    try:
+        os.fork()
+    except OSError:
+        pass
+"""
+
+
 # --- places ---------------------------------------------------------------------------------
 
 

@@ -184,7 +184,10 @@ class Leaf:
         self._peak_memory = 0
         self._peak_pids = 0
         # Where the kernel keeps no record, what was seen is all there is.
-        self.sampled = not (self._has("memory.peak") and self._has("pids.peak"))
+        self.sampled = any(
+            self._has(f"{each}.current") and not self._has(f"{each}.peak")
+            for each in ("memory", "pids")
+        )
 
     def write(self, name: str, value: str) -> None:
         """Write one of its files.

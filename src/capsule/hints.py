@@ -88,6 +88,10 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
     (s.Namespaces, errno.EINVAL): "the kernel was built without one of these namespaces",
     (s.Namespaces, errno.EAGAIN): "too many processes of this user: raise ulimit -u",
     (s.Namespaces, errno.ENOMEM): "the host is out of memory",
+    (s.Namespaces, errno.ENOSYS): (
+        "a seccomp filter around Capsule takes clone3(2) away, which limits in a cgroup need: run it "
+        "without one (docker: --security-opt seccomp=unconfined), or leave these limits out"
+    ),
     (s.DropGroups, errno.EPERM): _CAPABILITIES,
     (s.UidMap, errno.EPERM): _CAPABILITIES,
     (s.GidMap, errno.EPERM): _CAPABILITIES,

@@ -136,12 +136,22 @@ def probe(*, refresh: bool = False, cgroups: bool = False) -> Host:
     identity = (os.geteuid(), os.getegid())
     if refresh or identity not in _cache:
         _cache[identity] = _probe(*identity)
-    if cgroups:
-        from . import delegation  # the caller may have been moved since: it remembers by itself
+    return _with_cgroup(_cache[identity]) if cgroups else _cache[identity]
 
-        if (found := delegation.find()) != _cache[identity].cgroup:
-            _cache[identity] = _cache[identity].replace(cgroup=found)
-    return _cache[identity]
+
+_last: tuple[Host, Host] | None = None
+
+
+def _with_cgroup(host: Host) -> Host:
+    """The same with where cgroups can be made, which may change; if not, the very same as before."""
+    global _last  # noqa: PLW0603
+    from . import delegation  # only where it is asked for
+
+    found = delegation.find()
+    last = _last
+    if last is None or last[0] is not host or last[1].cgroup != found:
+        last = _last = host, host.replace(cgroup=found)
+    return last[1]
 
 
 def _probe(uid: int, gid: int) -> Host:

@@ -13,7 +13,7 @@ import pytest
 
 import capsule
 from capsule import HostError, Limits, Outcome, Policy
-from tests.support import CAPSULE, HANG, PYTHON, ask, assert_denied, await_line, needs
+from tests.support import BOMB, CAPSULE, HANG, PYTHON, ask, assert_denied, await_line, needs
 
 PROBE = [PYTHON, "-I", "-S", "-c"]
 SPIN = "while :; do :; done"
@@ -45,14 +45,6 @@ try:
 finally:
     for fd in fds:
         os.close(fd)
-"""
-BOMB = """
-import os
-while True:
-    try:
-        os.fork()
-    except OSError:
-        pass
 """
 
 

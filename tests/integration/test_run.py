@@ -393,6 +393,8 @@ def test_probe_tells_the_truth_about_the_caller() -> None:
     assert (host.uid, host.gid, host.kernel) == (os.geteuid(), os.getegid(), os.uname().release)
     assert capsule.probe(refresh=True) == host
     assert capsule.probe() is capsule.probe()
+    assert capsule.probe(cgroups=True) is capsule.probe(cgroups=True)
+    assert capsule.probe().cgroup is None
 
 
 def test_a_probe_outside_is_no_capsule() -> None:

@@ -22,6 +22,7 @@ import pytest
 import capsule
 from capsule import HostError, Outcome, cgroup, delegation
 from tests.support import (
+    BOMB,
     CAPSULE,
     HANG,
     PYTHON,
@@ -186,15 +187,6 @@ def test_four_ways_to_137() -> None:
 
 
 # --- processes and CPU ------------------------------------------------------------------------
-
-BOMB = """
-import os
-while True:
-    try:
-        os.fork()
-    except OSError:
-        pass
-"""
 
 
 def test_a_fork_bomb() -> None:

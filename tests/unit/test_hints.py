@@ -58,6 +58,7 @@ SAYS: dict[tuple[type[s.Step], int], str] = {
     (s.Namespaces, errno.EINVAL): "built without",
     (s.Namespaces, errno.EAGAIN): "ulimit -u",
     (s.Namespaces, errno.ENOMEM): "out of memory",
+    (s.Namespaces, errno.ENOSYS): "seccomp=unconfined",
     (s.DropGroups, errno.EPERM): "an ordinary user",
     (s.UidMap, errno.EPERM): "an ordinary user",
     (s.GidMap, errno.EPERM): "an ordinary user",
