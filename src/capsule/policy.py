@@ -264,14 +264,14 @@ def _choice(kind: type[Choice], value: Any, field: str) -> Choice:
 
 
 def _degradable(value: Any) -> tuple[str, ...]:
-    names = (
-        [str(name).replace("-", "_") for name in value] if isinstance(value, (list, tuple)) else [""]
-    )
-    if not set(names) <= set(DEGRADABLE):
-        choices = ", ".join(DEGRADABLE)
-        hint = f"write a list of: {choices}; cpu_weight is nothing without a cgroup"
+    choices, hint = ", ".join(DEGRADABLE), 'write a list, such as ["memory", "pids"]'
+    if not isinstance(value, (list, tuple)):
         raise _wrong("allow_degraded", value, f"a list of {choices}", hint)
-    return tuple(sorted(set(names)))
+    for name in value:
+        if not isinstance(name, str) or name.replace("-", "_") not in DEGRADABLE:
+            hint = "cpu_weight is nothing without a cgroup, and the other limits need none"
+            raise _wrong("allow_degraded", name, f"one of {choices}", hint)
+    return tuple(sorted({name.replace("-", "_") for name in value}))
 
 
 def _seccomp(value: object) -> Seccomp:

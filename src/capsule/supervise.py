@@ -183,10 +183,17 @@ class Process:
 
     def __del__(self) -> None:
         if getattr(self, "_running", None) is not None:
-            import warnings
+            try:
+                self._warn()
+            finally:
+                self._end()
 
-            warnings.warn(f"capsule of {self.args[0]!r} still runs", ResourceWarning, stacklevel=2)
-            self._end()
+    def _warn(self) -> None:
+        try:
+            import warnings
+        except ImportError:
+            return  # the interpreter is about to end
+        warnings.warn(f"capsule of {self.args[0]!r} still runs", ResourceWarning, stacklevel=3)
 
     def __repr__(self) -> str:
         state = self._result.outcome.value if self._result else "running"

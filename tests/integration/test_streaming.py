@@ -210,6 +210,14 @@ def test_a_lost_process_warns_and_is_killed() -> None:
         assert stat(pid) is None
 
 
+def test_a_process_may_last_until_the_interpreter_ends() -> None:
+    """It is killed then, and there is no complaint of Python's about how."""
+    code = "import capsule; process = capsule.start(['sleep', '1000']); print(process.pid)"
+    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert await_end(int(done.stdout))
+
+
 def test_a_finished_process_may_be_lost() -> None:
     """After wait() there is nothing to warn of."""
     with nothing_left():

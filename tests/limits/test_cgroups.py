@@ -378,6 +378,13 @@ with capsule.start(["sleep", "60"], pids=4) as process:
         assert leaves() == [leaf_of(process).name]
 
 
+def test_a_leaf_is_removed_when_the_interpreter_ends() -> None:
+    """Also where nobody left a with block."""
+    code = "import capsule; process = capsule.start(['sleep', '1000'], pids=4)"
+    done = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr, leaves()) == (0, "", [])
+
+
 @pytest.mark.parametrize("by_file", [True, False])
 def test_what_is_left_in_a_leaf_is_killed(monkeypatch: pytest.MonkeyPatch, by_file: bool) -> None:
     """By cgroup.kill, or by hand where the kernel has none, and however fast it forks."""
