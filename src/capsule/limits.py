@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 
 from . import steps as s
-from .errors import HostError
+from .errors import HostError, PolicyError
 from .host import version
+from .mounts import MountKind
+from .paths import is_below
 from .policy import IdMap
 from .step import describe_size
 from .values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from .host import Host
     from .policy import Limits, Policy
+    from .survey import Found
 
 # setrlimit(2)
 RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_NOFILE = 1, 2, 4, 6, 7
@@ -78,6 +81,21 @@ def make_bounds(policy: Policy, host: Host) -> Bounds:
         command_steps=tuple(_command_steps(policy, host, degraded)),
         protections=tuple(_protections(policy, host, where, degraded)),
     )
+
+
+def check_out_of_reach(bounds: Bounds, host: Host, found: Iterable[Found]) -> None:
+    """No limits on a capsule to which the cgroup that holds them is shown writable.
+
+    Raises:
+        PolicyError: it is.
+    """
+    if bounds.settings is None or host.cgroup is None:
+        return
+    for one in found:
+        if one.mount.kind is MountKind.READ_WRITE and is_below(host.cgroup.directory, one.path):
+            message = f"mounts: {one.path} shown writable would let the command change its own limits"
+            hint = "show it read-only (--ro), or what lies beside its cgroups"
+            raise PolicyError(message, field="mounts", value=one.path, hint=hint)
 
 
 def _degraded(policy: Policy, host: Host) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from . import steps as s
 from .errors import HostError, PolicyError
 from .identity import make_ids
-from .limits import make_bounds
+from .limits import check_out_of_reach, make_bounds
 from .policy import IdMap, Network
 from .protections import kept_capabilities, protections
 from .seccomp import load
@@ -119,6 +119,7 @@ def make_plan(
     ids = make_ids(policy, host)
     filter_ = _filter(policy, host, command, ids)
     bounds = make_bounds(policy, host)
+    check_out_of_reach(bounds, host, command.survey.found)
     building, notes = _remembered_building(policy, host, command, ids, bounds)
     return Plan(
         steps=(

@@ -10,8 +10,10 @@ from capsule import steps as s
 from capsule.delegation import DELEGATED, OWN, Delegation
 from capsule.errors import HostError, PolicyError
 from capsule.host import Host
-from capsule.limits import make_bounds
+from capsule.limits import check_out_of_reach, make_bounds
+from capsule.mounts import Mount
 from capsule.policy import IdMap, Limits, Policy
+from capsule.survey import Found
 
 WHERE = "/sys/fs/cgroup/user.slice/own"
 WHOLE = Host(kernel="6.1.0", cpus=4, cgroup=Delegation(WHERE, ("memory", "pids", "cpu"), DELEGATED))
@@ -213,6 +215,18 @@ def test_a_value_that_cannot_be_meant(field: str, value: Any) -> None:
     assert (caught.value.field, caught.value.value) == (field, value) or value != value
     assert caught.value.message.startswith(f"{field}: ")
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("path", ["/sys", "/sys/fs/cgroup", WHERE])
+def test_the_cgroup_is_not_shown_writable(path: str) -> None:
+    """Where there are limits in it; read-only, or beside it, it does no harm."""
+    limited, free = make_bounds(Policy(limits=Limits(pids=4)), WHOLE), make_bounds(Policy(), WHOLE)
+    shown = Found(Mount.read_write(path), path)
+    with pytest.raises(PolicyError, match="change its own limits"):
+        check_out_of_reach(limited, WHOLE, [shown])
+    check_out_of_reach(free, WHOLE, [shown])
+    for other in (Found(Mount.read_only(path), path), Found(Mount.read_write("/sys/x"), "/sys/x")):
+        check_out_of_reach(limited, WHOLE, [other])
 
 
 @pytest.mark.parametrize("value", ["memory", ["output"], ["cpu_weight"], 5])
