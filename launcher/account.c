@@ -32,7 +32,7 @@ static struct {
 struct account {
 	uint64_t cpu_ns;       /* exact for what lives, to a clock tick for who was waited for */
 	uint64_t user, system; /* clock ticks */
-	uint64_t pages, most_pages; /* resident: of all, shared ones once each; of the largest */
+	uint64_t pages, most_pages; /* resident: of all, a shared one in each; of the largest */
 	uint64_t processes;
 };
 
