@@ -30,10 +30,9 @@ static struct {
 } limit;
 
 struct account {
-	uint64_t cpu_ns;       /* exact for what lives, to a clock tick for who was waited for */
-	uint64_t user, system; /* clock ticks */
-	uint64_t pages, most_pages; /* resident: of all, a shared one in each; of the largest */
-	uint64_t processes;
+	uint64_t cpu_ns; /* exact for what lives, to a clock tick for who was waited for */
+	uint64_t user_us, system_us;
+	uint64_t bytes, most_bytes; /* resident: of all, a shared page in each; of the largest */
 };
 
 int step_cpu_time(const struct step *step)
@@ -72,51 +71,51 @@ static void read_text(int proc, const char *pid, const char *name, char *text, s
 /* Nanoseconds that a process has run, all its threads together; 0 if it is gone. */
 static uint64_t clock_of(pid_t pid)
 {
-	struct timespec used = {0};
 	clockid_t clock;
 
-	if (clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &used) < 0)
-		return 0;
-	return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
+	return clock_getcpuclockid(pid, &clock) == 0 ? (uint64_t)clock_ns(clock) : 0;
+}
+
+static uint64_t ticks_to_us(unsigned long ticks)
+{
+	return ticks * (1000000u / (uint64_t)sysconf(_SC_CLK_TCK));
 }
 
 /* proc_pid_stat(5). The name is whatever the process likes, but what follows it has no bracket. */
 static void add_process(int proc, const char *pid, struct account *sum)
 {
 	char text[1024];
-	unsigned long user, system, pages;
-	long waited_user, waited_system;
+	unsigned long user, system, waited_user, waited_system, pages;
+	uint64_t bytes;
 	const char *after;
 
 	read_text(proc, pid, "stat", text, sizeof text);
 	after = strrchr(text, ')');
 	if (after == NULL ||
 	    sscanf(after + 1,
-		   " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %ld %ld %*d %*d %*d %*d"
+		   " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %lu %lu %*d %*d %*d %*d"
 		   " %*u %*u %lu",
 		   &user, &system, &waited_user, &waited_system, &pages) != 5)
 		return;
-	sum->user += user + (unsigned long)waited_user;
-	sum->system += system + (unsigned long)waited_system;
-	sum->cpu_ns +=
-		clock_of((pid_t)atoi(pid)) + (uint64_t)(waited_user + waited_system) *
-						     (1000000000u / (uint64_t)sysconf(_SC_CLK_TCK));
-	sum->pages += pages;
-	sum->most_pages = pages > sum->most_pages ? pages : sum->most_pages;
-	sum->processes++;
+	sum->user_us += ticks_to_us(user + waited_user);
+	sum->system_us += ticks_to_us(system + waited_system);
+	sum->cpu_ns += clock_of((pid_t)atoi(pid)) + ticks_to_us(waited_user + waited_system) * 1000;
+	bytes = pages * (uint64_t)sysconf(_SC_PAGESIZE);
+	sum->bytes += bytes;
+	sum->most_bytes = bytes > sum->most_bytes ? bytes : sum->most_bytes;
 }
 
 static void add_waited_for(struct account *sum)
 {
 	struct rusage usage;
-	uint64_t user, system, tick = 1000000u / (uint64_t)sysconf(_SC_CLK_TCK);
+	uint64_t user, system;
 
 	getrusage(RUSAGE_CHILDREN, &usage);
-	user = (uint64_t)usage.ru_utime.tv_sec * 1000000u + (uint64_t)usage.ru_utime.tv_usec;
-	system = (uint64_t)usage.ru_stime.tv_sec * 1000000u + (uint64_t)usage.ru_stime.tv_usec;
-	sum->user += user / tick;
-	sum->system += system / tick;
-	sum->cpu_ns += (user + system) * 1000u;
+	user = (uint64_t)microseconds(usage.ru_utime);
+	system = (uint64_t)microseconds(usage.ru_stime);
+	sum->user_us += user;
+	sum->system_us += system;
+	sum->cpu_ns += (user + system) * 1000;
 }
 
 /* Call VISIT for every process but init itself. */
@@ -153,7 +152,7 @@ static void add_share(int proc, const char *pid, struct account *sum)
 	read_text(proc, pid, "smaps_rollup", text, sizeof text);
 	line = strstr(text, "\nPss:");
 	if (line != NULL)
-		sum->pages += strtoull(line + 5, NULL, 10) * 1024 / (uint64_t)sysconf(_SC_PAGESIZE);
+		sum->bytes += strtoull(line + 5, NULL, 10) * 1024;
 	else
 		add_process(proc, pid, sum);
 }
@@ -161,13 +160,12 @@ static void add_share(int proc, const char *pid, struct account *sum)
 /* The plain sum is never below the true one, and cheap: most looks end with it. */
 static bool memory_met(const struct account *seen)
 {
-	uint64_t size = (uint64_t)sysconf(_SC_PAGESIZE);
 	struct account shares = {0};
 
-	if (seen->pages * size <= limit.memory)
+	if (seen->bytes <= limit.memory)
 		return false;
 	each_process(add_share, &shares);
-	return shares.pages * size > limit.memory;
+	return shares.bytes > limit.memory;
 }
 
 /* Microseconds that the whole tree used: of the cgroup if there is one. */
@@ -214,11 +212,22 @@ static bool idle_met(const struct account *seen, int64_t now)
 	return now - limit.active >= (int64_t)limit.idle_ms * MS;
 }
 
+int account_wait(void)
+{
+	int64_t left = limit.next - now_ns();
+
+	if (limit.cpu_us == 0 && limit.idle_ms == 0 && limit.memory == 0)
+		return -1;
+	return left <= 0 ? 0 : (int)((left + MS - 1) / MS);
+}
+
 bool account_met(enum end_reason *reason)
 {
 	int64_t began = now_ns(), next = LATEST_MS;
 	struct account seen = {0};
 
+	if (account_wait() != 0)
+		return false;
 	/* The cgroup's account of CPU time needs no look at each process. */
 	if (limit.idle_ms != 0 || limit.memory != 0 || state.cpu_stat < 0)
 		seen = account();
@@ -246,24 +255,12 @@ bool account_met(enum end_reason *reason)
 	return false;
 }
 
-int account_wait(void)
-{
-	int64_t left = limit.next - now_ns();
-
-	if (limit.cpu_us == 0 && limit.idle_ms == 0 && limit.memory == 0)
-		return -1;
-	return left <= 0 ? 0 : (int)((left + MS - 1) / MS);
-}
-
 int report_usage(void)
 {
 	struct account seen = account();
-	uint64_t tick = 1000000u / (uint64_t)sysconf(_SC_CLK_TCK);
 	const struct record record = {
 		.kind = RECORD_USAGE,
-		.value = {(int64_t)(seen.user * tick), (int64_t)(seen.system * tick),
-			  (int64_t)(seen.most_pages * (uint64_t)sysconf(_SC_PAGESIZE)),
-			  (int64_t)seen.processes},
+		.value = {(int64_t)seen.user_us, (int64_t)seen.system_us, (int64_t)seen.most_bytes},
 	};
 
 	return send_record(&record);

@@ -30,12 +30,22 @@
  * make them without end. */
 #define AT_ONCE 64
 
+int64_t clock_ns(clockid_t clock)
+{
+	struct timespec now = {0};
+
+	clock_gettime(clock, &now);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
 int64_t now_ns(void)
 {
-	struct timespec now;
+	return clock_ns(CLOCK_MONOTONIC);
+}
 
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+int64_t microseconds(struct timeval time)
+{
+	return (int64_t)time.tv_sec * 1000000 + time.tv_usec;
 }
 
 int step_undumpable(const struct step *step)
@@ -181,8 +191,8 @@ static _Noreturn void end(struct watch *watch, enum end_reason reason)
 	record.value[0] = watch->status;
 	record.value[1] = reason;
 	record.value[2] = wall / 1000;
-	record.value[3] = (int64_t)usage.ru_utime.tv_sec * 1000000 + usage.ru_utime.tv_usec;
-	record.value[4] = (int64_t)usage.ru_stime.tv_sec * 1000000 + usage.ru_stime.tv_usec;
+	record.value[3] = microseconds(usage.ru_utime);
+	record.value[4] = microseconds(usage.ru_stime);
 	record.value[5] = usage.ru_maxrss;
 	record.value[6] = usage.ru_minflt;
 	record.value[7] = usage.ru_majflt;
@@ -281,12 +291,12 @@ static _Noreturn void watch_over(struct watch *watch, int signals)
 
 	take_short_turns();
 	for (;;) {
-		int left = time_left(watch), look = account_wait();
+		int left = time_left(watch), look;
 		enum end_reason met;
 
 		if (left == 0)
 			end(watch, END_DEADLINE);
-		if (look == 0 && account_met(&met))
+		if (account_met(&met))
 			end(watch, met);
 		look = account_wait();
 		/* As unsigned numbers, -1 is the latest of all. */

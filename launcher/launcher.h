@@ -7,6 +7,8 @@
 #include "plan.h"
 
 #include <poll.h>
+#include <sys/time.h>
+#include <time.h>
 
 /* State that steps hand to later steps. The launcher is single-threaded and runs one plan. */
 struct state {
@@ -31,8 +33,11 @@ _Noreturn void fail(int step, int error);
 /* main.c: perform steps FROM..TO; does not return if one fails. */
 void run_steps(size_t from, size_t to);
 
-/* init.c: CLOCK_MONOTONIC */
+/* init.c: nanoseconds of a clock, 0 if it is gone; of CLOCK_MONOTONIC; microseconds of a timeval.
+ */
+int64_t clock_ns(clockid_t clock);
 int64_t now_ns(void);
+int64_t microseconds(struct timeval time);
 
 /* init.c: send a descriptor over a socket; to the supervisor. */
 int send_descriptor(int socket, int fd);
@@ -53,8 +58,8 @@ int filter_descriptor(void);
 void hear_filter(short events);
 uint64_t report_refusals(void);
 
-/* account.c, in init: milliseconds until it has to look, -1 for never; whether a limit is met, and
- * which; a record of what was used so far. */
+/* account.c, in init: milliseconds until it has to look, -1 for never; whether a limit is seen to
+ * be met, and which, once it is time to look; a record of what was used so far. */
 int account_wait(void);
 bool account_met(enum end_reason *reason);
 int report_usage(void);
