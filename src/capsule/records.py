@@ -33,7 +33,7 @@ class Records:
         self.on_stop: Callable[[int], None] | None = None
         self.on_kill: Callable[[], None] | None = None
         self._filtered = filtered
-        self._told: list[Record] = []
+        self._answers: list[Record] = []
         self._status, self._pidfd = running.status, running.pidfd
         self._lifeline = running.lifeline
 
@@ -51,7 +51,7 @@ class Records:
         elif record[0] == spawn.REFUSED and self._filtered:
             self.refused.append(record)
         elif record[0] == spawn.USAGE:
-            self._told.append(record)
+            self._answers.append(record)
         elif record[0] == spawn.ENDING:
             if self.on_kill is not None:
                 self.on_kill()
@@ -90,14 +90,14 @@ class Records:
 
     def ask_usage(self) -> Record | None:
         """What init says was used so far; None if it ended instead."""
-        told = len(self._told)
+        self._answers.clear()
         self.tell(spawn.ASK_USAGE)
-        answer = select.poll()
+        waiting = select.poll()
         for fd in (self._status, self._pidfd):
-            answer.register(fd, select.POLLIN)
-        while len(self._told) == told and not self.has_ended():
-            if answer.poll()[0][0] == self._status:
+            waiting.register(fd, select.POLLIN)
+        while not (self._answers or self.has_ended()):
+            if waiting.poll()[0][0] == self._status:
                 self.read()
             else:
                 self.notice_end()
-        return self._told[-1] if len(self._told) > told else None
+        return self._answers[0] if self._answers else None
