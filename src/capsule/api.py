@@ -156,7 +156,7 @@ def _start(
 ) -> Process:
     passed = _checked_fds(pass_fds)
     pairs = _pairs(passed)
-    host = probe(cgroups=bool(policy.limits.of_tree()))
+    host = _host(policy)
     command = resolve(args, policy)
     plan = make_plan(policy, host, command, descriptors=pairs, terminal=terminal)
     with streams, Descriptors(plan.owner) as theirs:
@@ -175,6 +175,10 @@ def _start(
                 closing.close()
             raise
         return Process(running, plan, policy.limits, streams.move(), master, closing, leaf)
+
+
+def _host(policy: Policy) -> Host:
+    return probe(cgroups=bool(policy.limits.of_tree()))
 
 
 def _leaf(plan: Plan, host: Host) -> Leaf | None:
@@ -221,8 +225,7 @@ def plan(
         PolicyError, HostError: as `run`.
     """
     policy = override(policy, overrides)
-    host = probe(cgroups=bool(policy.limits.of_tree()))
-    return make_plan(policy, host, resolve(args, policy), terminal=terminal)
+    return make_plan(policy, _host(policy), resolve(args, policy), terminal=terminal)
 
 
 def override(policy: Policy | None, overrides: Mapping[str, Any]) -> Policy:

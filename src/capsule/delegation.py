@@ -146,7 +146,7 @@ def _visible(own: str) -> Iterator[tuple[str, str]]:
 
 
 def read_text(path: str) -> str:
-    """A file's content; "" if it cannot be read."""
+    """A file of the kernel's, "" if it is not there or not for us."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()

@@ -6,7 +6,6 @@ one of them fails, the host's settings are looked at, and `causes` draws the con
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 
@@ -15,6 +14,7 @@ from . import steps as s
 from .causes import SYSCTLS, Failure, Surroundings, conclude
 from .checks import Check, Report, State
 from .command import resolve
+from .delegation import read_text
 from .errors import CapsuleError, SetupError
 from .host import probe
 from .launch import launch
@@ -261,35 +261,30 @@ def _failure(error: CapsuleError) -> Failure:
 def look_around() -> Surroundings:
     """What may keep Capsule from something here. Most of it is wanted only if something does."""
     status = dict(
-        line.split(":\t", 1) for line in _read("/proc/self/status").splitlines() if ":\t" in line
+        line.split(":\t", 1) for line in read_text("/proc/self/status").splitlines() if ":\t" in line
     )
     numbers = os.uname().release.split(".")[:2]
-    ids = [[int(word) for word in line.split()] for line in _read("/proc/self/uid_map").splitlines()]
+    ids = [
+        [int(word) for word in line.split()] for line in read_text("/proc/self/uid_map").splitlines()
+    ]
     uid = os.geteuid()
-    mounts = [line.split()[4] for line in _read("/proc/self/mountinfo").splitlines()]
+    mounts = [line.split()[4] for line in read_text("/proc/self/mountinfo").splitlines()]
     return Surroundings(
         kernel=(int(numbers[0]), int(numbers[1])),
         uid=uid,
         initial_ids=ids == [[0, 0, 0xFFFFFFFF]],
         launcher=os.path.realpath(spawn.LAUNCHER),
-        sysctls={n: v for n in SYSCTLS if (v := _read(f"/proc/sys/{n.replace('.', '/')}").strip())},
+        sysctls={n: v for n in SYSCTLS if (v := read_text(f"/proc/sys/{n.replace('.', '/')}").strip())},
         filtered=status.get("Seccomp", "0").strip() != "0",
         answers=_ask(),
-        profile=_profile(_read("/proc/self/attr/apparmor/current")),
-        selinux=_read("/sys/fs/selinux/enforce") == "1",
+        profile=_profile(read_text("/proc/self/attr/apparmor/current")),
+        selinux=read_text("/sys/fs/selinux/enforce") == "1",
         proc=bool(status),
         mapped=any(start <= uid < start + count for start, _, count in ids),
         chrooted=bool(mounts) and "/" not in mounts,
         covered=tuple(m for m in mounts if m.startswith("/proc/") and m not in checks.EMPTY_IN_PROC),
         capabilities=int(status.get("CapEff", "0"), 16),
     )
-
-
-def _read(path: str) -> str:
-    """A file of the kernel's, "" if it is not there or not for us."""
-    with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-        return file.read()
-    return ""
 
 
 def _profile(label: str) -> str:

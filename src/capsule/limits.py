@@ -9,7 +9,7 @@ from .errors import HostError, PolicyError
 from .host import version
 from .mounts import MountKind
 from .paths import is_below
-from .policy import IdMap
+from .policy import DEGRADABLE, IdMap
 from .step import describe_size
 from .values import Value
 
@@ -47,7 +47,7 @@ class Bounds(Value):
 
     Attributes:
         settings: (file, content) of its cgroup; None if it needs none.
-        steps: of the launcher, before the namespaces.
+        launcher_steps: of the launcher, before the namespaces.
         sysctls: settings of the capsule's own namespaces, before the host's tree is gone.
         init_steps: of init.
         command_steps: of the command.
@@ -55,7 +55,7 @@ class Bounds(Value):
     """
 
     settings: tuple[tuple[str, str], ...] | None = None
-    steps: tuple[s.Step, ...] = ()
+    launcher_steps: tuple[s.Step, ...] = ()
     sysctls: tuple[s.Step, ...] = ()
     init_steps: tuple[s.Step, ...] = ()
     command_steps: tuple[s.Step, ...] = ()
@@ -75,7 +75,7 @@ def make_bounds(policy: Policy, host: Host) -> Bounds:
     where = _where(host) if in_cgroup else ""
     return Bounds(
         settings=settings,
-        steps=() if settings is None else (s.Cgroup(where, _in_words(settings)),),
+        launcher_steps=() if settings is None else (s.Cgroup(where, _in_words(settings)),),
         sysctls=tuple(_sysctls(policy, host, settings is not None)),
         init_steps=tuple(_init_steps(limits, host, degraded)),
         command_steps=tuple(_command_steps(policy, host, degraded)),
@@ -118,12 +118,11 @@ def _refusal(name: str, host: Host) -> HostError:
 
     seen, remedy = conclude(host.cgroup)
     flag = name.replace("_", "-")
-    may = name != "cpu_weight"
-    other = f"; or accept less: --allow-degraded {flag} (docs/limits.md)" if may else ""
+    less = f"; or accept less: --allow-degraded {flag} (docs/limits.md)"
     return HostError(
         f"{name}: a limit of all processes together needs a cgroup of version 2, and none can be made: "
         f"{seen}",
-        hint="; ".join(remedy.splitlines()) + other,
+        hint="; ".join(remedy.splitlines()) + (less if name in DEGRADABLE else ""),
     )
 
 

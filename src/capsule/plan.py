@@ -86,12 +86,10 @@ class Plan(Value):
 
     def encode(self) -> bytes:
         """The plan as the launcher reads it. What is remembered of the last plan is encoded already."""
-        before = 1 if self.cgroup is not None else 0
         last = _last
-        if last is None or self.steps[before : before + len(last[2][0])] != last[2][0]:
+        if last is None or self.steps[: len(last[2][0])] != last[2][0]:
             return s.encode(self.steps)
-        after = self.steps[before + len(last[2][0]) :]
-        return s.encode(self.steps[:before]) + last[3] + s.encode_more(after)
+        return last[3] + s.encode_more(self.steps[len(last[2][0]) :])
 
 
 def make_plan(
@@ -123,7 +121,6 @@ def make_plan(
     building, notes = _remembered_building(policy, host, command, ids, bounds)
     return Plan(
         steps=(
-            *bounds.steps,
             *building,
             *_machine(policy, terminal, bounds),
             *_command_steps(policy, command, ids, filter_, bounds, descriptors),
@@ -166,11 +163,12 @@ def _overlays(building: Iterable[s.Step], command: Command) -> tuple[tuple[str, 
 def _building(
     policy: Policy, host: Host, command: Command, ids: Ids, bounds: Bounds
 ) -> tuple[tuple[s.Step, ...], tuple[str, ...]]:
-    """(Steps from the namespaces to the last mount, notes)."""
+    """(Steps from the first to the last mount, notes)."""
     view = make_view(policy, host, command, ids)
     sources = _sources(view)
     _check_trees(len(sources) + 1, policy)
     steps = (
+        *bounds.launcher_steps,
         *_take_mapped(sources, ids),
         *_launcher_steps(_namespaces(policy), ids, host),
         *_take(view, sources, ids, host),
@@ -207,13 +205,13 @@ def _remembered_building(
     key = (
         *(policy.root, policy.system, policy.network, policy.hostname, policy.uid, policy.gid, ids),
         *(policy.id_map, command.home, command.cwd, command.working_directory),
-        bounds.sysctls,
+        *(bounds.launcher_steps, bounds.sysctls),
         *(command.shown, command.needed, command.root_entries, command.survey),
     )
     last = _last
     if last is None or last[1] is not host or last[0] != key:
         building = _building(policy, host, command, ids, bounds)
-        last = _last = (key, host, building, s.encode_more(building[0]))
+        last = _last = (key, host, building, s.encode(building[0]))
     return last[2]
 
 

@@ -9,6 +9,7 @@ from . import shapes, toml_text
 from .mounts import OVERLAY_SIZE
 from .paths import inside_path
 from .quantities import parse_size
+from .step import describe_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,10 +77,8 @@ def _as_text(data: bytes) -> str | bytes:
 
 
 def _size(number: int) -> str:
-    for unit, size in (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)):
-        if number and number % size == 0:
-            return f'"{number // size}{unit}"'
-    return str(number)
+    text = describe_size(number)
+    return text if text.isdigit() else f'"{text}"'
 
 
 def written_name(name: str) -> str:

@@ -103,9 +103,20 @@ def describe_attributes(attributes: int) -> str:
     return ", ".join(name for bit, name in names.items() if attributes & bit) or "as it is"
 
 
+_UNITS = ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K"))
+
+
 def describe_size(size: int) -> str:
     """Bytes in the largest unit that needs no fraction."""
-    for unit, name in ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")):
+    for unit, name in _UNITS:
         if size and size % unit == 0:
             return f"{size // unit}{name}"
+    return str(size)
+
+
+def round_size(size: int) -> str:
+    """Bytes to four digits: of what was measured, a few pages more or less say nothing."""
+    for unit, name in _UNITS:
+        if size >= unit:
+            return f"{size / unit:.4g}{name}"
     return str(size)

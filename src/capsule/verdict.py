@@ -7,7 +7,7 @@ import os
 from . import signals
 from .limits import INIT
 from .result import Outcome, Usage
-from .step import describe_size
+from .step import describe_size, round_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,16 +90,8 @@ def _done_to_it(
 def _memory(limits: Limits, peak: int | None) -> str:
     if limits.memory is None:
         return "the host had none left"
-    seen = "" if peak is None else f", peak {_rounded(peak)}"
+    seen = "" if peak is None else f", peak {round_size(peak)}"
     return f"limit {describe_size(limits.memory)}{seen}"
-
-
-def _rounded(size: int) -> str:
-    """To four digits: a peak is a few pages beside the limit."""
-    for unit, name in ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")):
-        if size >= unit:
-            return f"{size / unit:.4g}{name}"
-    return str(size)
 
 
 def _met(limits: Limits, account: Account | None) -> str:

@@ -6,7 +6,6 @@ these under a kernel of its own.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -161,7 +160,7 @@ def test_who_stays_within_the_limit_runs() -> None:
     """And the peak is what it took."""
     result = capsule.run([*PROBE, "bytearray(b'x' * (20 << 20))"], memory="128M")
     assert result.ok
-    assert 40 * MIB < result.usage.peak_memory < 100 * MIB or delegation.find().directory == ""
+    assert 40 * MIB < result.usage.peak_memory < 100 * MIB
     assert result.usage.oom_kills == 0
 
 
@@ -438,5 +437,4 @@ def test_degraded_is_nothing_less_where_there_is_a_cgroup() -> None:
     """To accept less does not mean to get less."""
     result = capsule.run(["true"], memory="64M", pids=4, allow_degraded=["memory", "pids"])
     assert f"cgroup in {place()} (a delegated subtree): memory.max 64M" in result.protections["memory"]
-    with contextlib.suppress(KeyError):
-        assert "degraded" not in result.protections["pids"]
+    assert "degraded" not in result.protections["pids"]

@@ -28,7 +28,7 @@ TREE: dict[str, Any] = {"memory": "64M", "cpus": 0.5, "cpu_weight": 50, "pids": 
 def test_without_limits() -> None:
     """No cgroup, but a bound on processes, where they are counted by user namespace."""
     bounds = make_bounds(Policy(), WHOLE)
-    assert (bounds.settings, bounds.steps, bounds.init_steps) == (None, (), ())
+    assert (bounds.settings, bounds.launcher_steps, bounds.init_steps) == (None, (), ())
     assert bounds.command_steps == (CORE, NPROC)
     assert dict(bounds.protections) == {
         "pids": "RLIMIT_NPROC 2048, which counts by user namespace",
@@ -75,7 +75,7 @@ def test_all_in_a_cgroup() -> None:
         "cpu.weight": "50",
         "pids.max": "33",
     }
-    (step,) = bounds.steps
+    (step,) = bounds.launcher_steps
     assert isinstance(step, s.Cgroup)
     assert f"{WHERE} (a delegated subtree): memory.max 67108864," in step.describe()
     assert bounds.init_steps == (s.CpuTime(2_000_000, 4),)
@@ -135,7 +135,7 @@ def test_degraded() -> None:
     limits = Limits(memory="64M", cpus=1.5, pids=32, cpu_time=2)
     policy = Policy(limits=limits, allow_degraded=("memory", "cpus", "pids", "cpu-time"))
     bounds = make_bounds(policy, NONE)
-    assert (bounds.settings, bounds.steps) == (None, ())
+    assert (bounds.settings, bounds.launcher_steps) == (None, ())
     assert bounds.init_steps == (s.CpuTime(2_000_000, 4), s.WatchMemory(64 << 20))
     assert bounds.command_steps == (
         CORE,
