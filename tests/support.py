@@ -237,6 +237,21 @@ def lab(mounts: str, code: str, *arguments: object) -> Any:
     return json.loads(done.stdout)
 
 
+# Python source of an act: forty children at once, which end with it.
+FORKS = """
+pids, gate = [], os.pipe()
+try:
+    for _ in range(40):
+        pid = os.fork()
+        if pid == 0:
+            os.close(gate[1])
+            os._exit(len(os.read(gate[0], 1)))
+        pids.append(pid)
+finally:
+    os.close(gate[1])
+    for pid in pids:
+        os.waitpid(pid, 0)
+"""
 # Python source that forks without end.
 BOMB = """
 import os

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 import capsule
 from capsule import HostError, Limits, Outcome, Policy
-from tests.support import BOMB, CAPSULE, HANG, PYTHON, ask, assert_denied, await_line, needs
+from tests.support import BOMB, CAPSULE, FORKS, HANG, PYTHON, ask, assert_denied, await_line, needs
 
 PROBE = [PYTHON, "-I", "-S", "-c"]
 SPIN = "while :; do :; done"
@@ -51,23 +52,20 @@ finally:
 # --- of each process --------------------------------------------------------------------------
 
 
-def test_the_size_of_a_file() -> None:
-    """One byte more is SIGXFSZ, of a memfd as well; who ignores the signal gets EFBIG."""
-    for path in ("open('/tmp/file', 'wb')", "open(os.memfd_create('x'), 'wb')"):
-        act = f"""
-import errno, os, signal
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-file = {path}
-os.write(file.fileno(), b"x" * 4096)
-try:
-    os.write(file.fileno(), b"x")
-except OSError as error:
-    tell(errno.errorcode[error.errno])
-else:
-    tell("written")
+_WRITE_TWICE = """
+import tempfile
+with {} as file:
+    for _ in range(2):
+        os.write(file.fileno(), b"x" * 4096)
 """
-        assert ask(act) == "written"
-        assert ask(act, file_size=4096) == "EFBIG"
+
+
+def test_the_size_of_a_file() -> None:
+    """What exceeds it is EFBIG, of a memfd as well, or SIGXFSZ for who does not ignore that."""
+    for file in ("tempfile.TemporaryFile()", "open(os.memfd_create('x'), 'wb')"):
+        act = _WRITE_TWICE.format(file)
+        assert_denied(act, errno.EFBIG, file_size=4096)
+        assert capsule.run([*PROBE, f"import os\n{act}"], file_size=8192).ok
     script = "head -c 4096 /dev/zero >/tmp/file && echo fits; exec head -c 5000 /dev/zero >/tmp/file"
     result = capsule.run(["sh", "-c", script], file_size="4K", text=True)
     assert (result.outcome, result.signal, result.stdout) == (Outcome.SIGNALED, 25, "fits\n")
@@ -76,7 +74,7 @@ else:
 
 def test_open_files() -> None:
     """The command itself may have so many, and no capability to raise it again."""
-    assert_denied(_OPEN, 24, open_files=32)
+    assert_denied(_OPEN, errno.EMFILE, open_files=32)
     code = "import resource; tell(resource.getrlimit(resource.RLIMIT_NOFILE))"
     assert ask(code, open_files=32) == [32, 32]
     raise_it = """
@@ -99,6 +97,7 @@ def test_no_more_processes_than_the_bound() -> None:
     assert result.stdout == "2047 EAGAIN\n"
     result = capsule.run([*PROBE, FORK, "100"], pids=32, allow_degraded=["pids"], text=True)
     assert result.stdout == "31 EAGAIN\n"
+    assert_denied(FORKS, errno.EAGAIN, pids=32, allow_degraded=["pids"])
 
 
 @needs("real root", "own pid_max")
@@ -217,6 +216,9 @@ def test_a_limit_that_needs_one_is_refused(flag: str, value: Any) -> None:
 def test_degraded_memory() -> None:
     """One process cannot have more, and all together are ended when they are seen to have more."""
     degraded: dict[str, Any] = {"memory": "64M", "allow_degraded": ["memory"]}
+    assert_denied(
+        "import mmap\nmmap.mmap(-1, 128 << 20, flags=mmap.MAP_PRIVATE)", errno.ENOMEM, **degraded
+    )
     result = capsule.run([*PROBE, "bytearray(128 << 20)"], **degraded)
     assert (result.outcome, result.returncode) == (Outcome.EXITED, 1)
     assert b"MemoryError" in result.stderr

@@ -6,6 +6,7 @@ these under a kernel of its own.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -23,9 +24,11 @@ from capsule import HostError, Outcome, cgroup, delegation
 from tests.support import (
     BOMB,
     CAPSULE,
+    FORKS,
     HANG,
     PYTHON,
     ask,
+    assert_denied,
     await_end,
     await_line,
     needs,
@@ -195,6 +198,11 @@ def test_a_fork_bomb() -> None:
     assert result.usage.peak_pids == 32
 
 
+def test_one_process_more() -> None:
+    """It is refused with EAGAIN."""
+    assert_denied(FORKS, errno.EAGAIN, pids=32)
+
+
 def test_the_limit_of_processes_is_told() -> None:
     """As a detail of how the program ended, with what would help; not where it did no harm."""
     script = "for i in 1 2 3 4 5 6; do sleep 60 & done; exit 3"
@@ -246,6 +254,16 @@ def test_weights() -> None:
     """They are set, and the kernel's to keep."""
     with capsule.start(["sleep", "60"], cpu_weight=7) as process:
         assert (leaf_of(process) / "cpu.weight").read_text() == "7\n"
+
+
+def test_what_weights_are_for() -> None:
+    """Of two that spin on all CPUs, the one with a hundred times the weight gets by far the most."""
+    with (
+        capsule.start(["sh", "-c", EIGHT], cpu_weight=1, timeout=3) as light,
+        capsule.start(["sh", "-c", EIGHT], cpu_weight=100, timeout=3) as heavy,
+    ):
+        used = [process.wait().usage for process in (heavy, light)]
+    assert used[0].cpu_user > 5 * used[1].cpu_user
 
 
 def test_idle_in_a_cgroup() -> None:
@@ -334,6 +352,17 @@ for flags in (NEWUSER | NEWNS, NEWUSER | NEWNS | NEWCGROUP):
     outcomes.append(os.waitstatus_to_exitcode(os.wait()[1]))
 tell(outcomes)
 """
+
+
+def test_no_cgroup_namespace_inside() -> None:
+    """Refused as too many of them, to the root of a user namespace of one's own, too."""
+    act = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.unshare(0x10000000 | 0x2000000) < 0:
+    raise OSError(ctypes.get_errno(), "unshare")
+"""
+    assert_denied(act, errno.ENOSPC, memory="128M", seccomp="off")
 
 
 @pytest.mark.parametrize("profile", ["nest", "off"])
