@@ -39,39 +39,36 @@ General layout, from top to bottom; nothing imports upward:
     guards, patterns    names that are protected; patterns of what is hidden
     cursor, walk        ways through trees that follow no link
     host                what this kernel offers
+    delegation          where a cgroup can be
     cgroup              control groups: one of a capsule's own
-    delegation          where it can be
     spawn               the only code that starts the launcher
+    failure             the error of a step
     steps, file_steps, step, policy, result, changes
-    mounts, quantities, paths, errors
+    mounts, quantities, paths
                         parts of a policy
-    descriptors, signals, choice, values
+    errors
+    descriptors, signals, choice, values, text, path_text
                         small things below all
 """
 
 from .api import DEVNULL, INHERIT, PIPE, STDOUT, plan, run, start
 from .changes import Action, Change, SetAside
-from .errors import (
-    CapsuleError,
-    CommandFailed,
-    HostError,
-    InternalError,
-    PolicyError,
-    SetupError,
-)
+from .errors import CapsuleError, HostError, InternalError, PolicyError
+from .failure import SetupError
 from .host import Host, probe
 from .mounts import Mount
 from .plan import Plan, Terminal
 from .policy import IdMap, Limits, Network, Policy, System
-from .result import Outcome, Result, Usage
+from .result import CommandFailed, Outcome, Result, Usage
 from .seccomp import Seccomp
 from .supervise import Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from capsule.seccomp.denials import Denial
+
     from . import profile
     from .layers import Layer, open_layer
-    from .seccomp.denials import Denial
 
 __version__ = "0.1.0"
 
@@ -122,7 +119,7 @@ def __getattr__(name: str) -> object:
 
         return getattr(layers, name)
     if name == "Denial":
-        from .seccomp.denials import Denial
+        from capsule.seccomp.denials import Denial
 
         return Denial
     if name == "profile":

@@ -14,9 +14,9 @@ import stat
 
 from .changes import SetAside
 from .cursor import WRITE, Way, change_mode, open_directory
-from .errors import printable
 from .guards import named, within
 from .sightings import look
+from .text import printable
 from .walk import kind_of
 
 TYPE_CHECKING = False

@@ -13,10 +13,11 @@ from .host import probe
 from .launch import end, launch
 from .plan import Plan, Terminal, make_plan
 from .policy import Limits, Policy
-from .quantities import shown
 from .spawn import FIRST_USER_FD, cannot_start
 from .streams import Encoding, Streams
 from .supervise import Process
+from .surveyor import survey as _survey
+from .text import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 
     from .cgroup import Leaf
     from .closing import Closing
+    from .command import Command
     from .host import Host
     from .launch import Running
     from .result import Result
+    from .survey import Survey
 
     Args = Sequence[str | bytes | os.PathLike[str]]
     Stdio = int | IO[Any] | None
@@ -158,7 +161,8 @@ def _start(
     pairs = _pairs(passed)
     host = _host(policy)
     command = resolve(args, policy)
-    plan = make_plan(policy, host, command, descriptors=pairs, terminal=terminal)
+    survey = look(policy, command)
+    plan = make_plan(policy, host, command, survey, descriptors=pairs, terminal=terminal)
     with streams, Descriptors(plan.owner) as theirs:
         stdio = _open_stdio(given, streams, theirs)
         sources = _padded(passed, pairs)
@@ -166,7 +170,7 @@ def _start(
         leaf = None
         try:
             leaf = _leaf(plan, host)
-            running = launch(plan, host, command, stdio, passed=sources, held=held, leaf=leaf)
+            running = launch(plan, host, command, survey, stdio, passed=sources, held=held, leaf=leaf)
             master = _receive(running, closing, terminal)
         except BaseException:
             if leaf is not None:
@@ -175,6 +179,12 @@ def _start(
                 closing.close()
             raise
         return Process(running, plan, policy.limits, streams.move(), master, closing, leaf)
+
+
+def look(policy: Policy, command: Command) -> Survey:
+    """Look at what lies where the policy points; see `surveyor.survey`."""
+    working_directory, uid = command.working_directory, os.geteuid()
+    return _survey(policy, cwd_shown=working_directory, shown=command.shown, uid=uid)
 
 
 def _host(policy: Policy) -> Host:
@@ -186,7 +196,8 @@ def _leaf(plan: Plan, host: Host) -> Leaf | None:
         return None
     from . import cgroup  # only with limits that need one
 
-    return cgroup.make(host.cgroup, dict(plan.cgroup))
+    at = host.cgroup
+    return cgroup.make(at.directory, at.controllers, dict(plan.cgroup), callers=at.callers)
 
 
 def _closing(plan: Plan, policy: Policy) -> Closing | None:
@@ -225,7 +236,8 @@ def plan(
         PolicyError, HostError: as `run`.
     """
     policy = override(policy, overrides)
-    return make_plan(policy, _host(policy), resolve(args, policy), terminal=terminal)
+    host, command = _host(policy), resolve(args, policy)
+    return make_plan(policy, host, command, look(policy, command), terminal=terminal)
 
 
 def override(policy: Policy | None, overrides: Mapping[str, Any]) -> Policy:

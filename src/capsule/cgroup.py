@@ -1,6 +1,6 @@
 """Control groups: the only code of Python's that touches their files; cgroups(7), version 2.
 
-A capsule with limits gets one leaf, in a directory that `delegation` has found. The launcher clones
+A capsule with limits gets one leaf, in a directory that is the caller's to divide. The launcher clones
 init into it (CLONE_INTO_CGROUP, Linux 5.7), so nothing of a capsule ever runs outside. Inside there is
 no cgroup file system.
 """
@@ -12,15 +12,13 @@ import os
 import time
 
 from . import signals
-from .delegation import read_text
 from .errors import HostError
 from .values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from .delegation import Delegation
 
 # The directories of leaves, and the one that the caller's own processes go to; see `_move_callers`.
 LEAF, CALLERS = "capsule-", "supervisor"
@@ -55,17 +53,25 @@ class Account(Value):
 _swept: set[str] = set()
 
 
-def make(at: Delegation, settings: Mapping[str, str]) -> Leaf:
+def make(
+    directory: str, controllers: Sequence[str], settings: Mapping[str, str], *, callers: bool
+) -> Leaf:
     """Make a leaf with these contents of its files.
+
+    Args:
+        directory: where, a cgroup that is the caller's to divide.
+        controllers: those that it has.
+        settings: what is written to files of the leaf.
+        callers: processes of the caller's are in the directory, which have to be moved.
 
     Raises:
         HostError: the kernel refuses one of them.
     """
-    _enable(at)
-    if at.directory not in _swept:
-        _swept.add(at.directory)
-        sweep(at.directory)
-    leaf = _new_leaf(at.directory)
+    _enable(directory, controllers, callers=callers)
+    if directory not in _swept:
+        _swept.add(directory)
+        sweep(directory)
+    leaf = _new_leaf(directory)
     try:
         for name, value in settings.items():
             leaf.write(name, value)
@@ -75,14 +81,14 @@ def make(at: Delegation, settings: Mapping[str, str]) -> Leaf:
     return leaf
 
 
-def _enable(at: Delegation) -> None:
+def _enable(directory: str, controllers: Sequence[str], *, callers: bool) -> None:
     """Let the children have the controllers."""
-    path = f"{at.directory}/cgroup.subtree_control"
-    lacks = set(at.controllers) - set(read_text(path).split())
+    path = f"{directory}/cgroup.subtree_control"
+    lacks = set(controllers) - set(read_text(path).split())
     if not lacks:
         return
-    if at.callers:
-        _move_callers(at.directory)
+    if callers:
+        _move_callers(directory)
     try:
         _write(path, " ".join(f"+{each}" for each in sorted(lacks)))
     except OSError as error:
@@ -298,3 +304,12 @@ class Leaf:
                 os.kill(int(pid), signals.SIGKILL)
         except OSError:
             pass  # it has ended meanwhile; the next round looks again
+
+
+def read_text(path: str) -> str:
+    """A file of the kernel's, "" if it is not there or not for us."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""

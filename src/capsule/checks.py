@@ -9,6 +9,7 @@ import os
 from . import causes
 from .causes import seccomp_filter
 from .delegation import conclude
+from .text import printable
 from .values import Value
 
 TYPE_CHECKING = False
@@ -84,7 +85,7 @@ class Report(Value):
 
     def __str__(self) -> str:
         width = max(len(name) for name in ("without it", *(check.name for check in self.checks)))
-        lines = [f"Capsule on Linux {_printable(self.kernel)}, as uid {self.uid}"]
+        lines = [f"Capsule on Linux {printable(self.kernel)}, as uid {self.uid}"]
         for title, required in (("The default policy needs", True), ("Beyond it", False)):
             chosen = [check for check in self.checks if check.required is required]
             lines += ["", f"{title}:"] if chosen else []
@@ -109,14 +110,7 @@ def _describe(check: Check, width: int) -> list[str]:
         parts.append(("", "without it", check.loses))
     titles = ["remedy", *[""] * check.remedy.count("\n")]
     parts += [("", *pair) for pair in zip(titles, check.remedy.splitlines(), strict=False)]
-    return [f"{state:8}  {title:{width}}  {_printable(text)}" for state, title, text in parts]
-
-
-def _printable(text: str) -> str:
-    """Text that cannot break out of its line or into the terminal."""
-    if text.isprintable():
-        return text
-    return text.encode("unicode_escape", "surrogatepass").decode("ascii")
+    return [f"{state:8}  {title:{width}}  {printable(text)}" for state, title, text in parts]
 
 
 # --- lines that follow from facts -----------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from .changes import Change, SetAside
-from .errors import PolicyError, printable
+from .errors import PolicyError
+from .text import printable
 from .values import Value
 
 TYPE_CHECKING = False

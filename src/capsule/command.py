@@ -11,11 +11,9 @@ import sys
 from .errors import PolicyError
 from .homes import SYSTEM_PLACES, home_inside, known_homes, may_show, real_path
 from .mounts import MountKind
-from .paths import is_below
+from .path_text import is_below
 from .policy import IdMap, System
 from .seccomp import read_document
-from .survey import Survey
-from .surveyor import survey
 from .values import Value
 
 TYPE_CHECKING = False
@@ -54,7 +52,6 @@ class Command(Value):
         root_entries: (path inside, link target or None) of what ``Policy.root`` holds.
         needed: (path, link target or None, reason) of the host's programs that it needs, if only those
             are to be shown.
-        survey: what lies where the policy's mounts point.
         filter_rules: content of the file that ``Policy.seccomp`` names, or None.
     """
 
@@ -68,7 +65,6 @@ class Command(Value):
     shown: tuple[tuple[str, str], ...] = ()
     root_entries: tuple[tuple[str, str | None], ...] = ()
     needed: tuple[tuple[str, str | None, str], ...] = ()
-    survey: Survey = Survey()
     filter_rules: bytes | None = None
 
 
@@ -80,7 +76,7 @@ def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> C
     """
     words = _words(args)
     homes = known_homes()
-    home = home_inside(policy, homes[0])
+    home = home_inside(homes[0], whole_root=bool(policy.root))
     env = _environment(policy, home)
     cwd, working_directory = _working_directory(policy, homes)
     paths = _candidates(words[0], env.get("PATH", os.defpath), _lookup_directory(policy, cwd))
@@ -90,7 +86,6 @@ def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> C
         clear = _Clear(host_root=policy.id_map is IdMap.HOST_ROOT)
         for path, reason in _needs(found, env.get("PATH", os.defpath), homes, clear):
             shown.setdefault(path, reason)
-    visible = tuple(shown.items())
     return Command(
         args=words,
         paths=paths,
@@ -99,10 +94,9 @@ def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> C
         env=tuple(f"{name}={value}" for name, value in env.items()),
         home=home,
         working_directory=working_directory,
-        shown=visible,
+        shown=tuple(shown.items()),
         root_entries=() if policy.root is None else _root_entries(policy.root),
         needed=_needed(policy, found, env.get("PATH", os.defpath)),
-        survey=survey(policy, cwd_shown=working_directory, shown=visible, uid=os.geteuid()),
         filter_rules=read_document(policy.seccomp),
     )
 

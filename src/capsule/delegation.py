@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 
+from .cgroup import read_text
 from .values import Value
 
 TYPE_CHECKING = False
@@ -143,15 +144,6 @@ def _visible(own: str) -> Iterator[tuple[str, str]]:
             directory = f"{mount}{path[len(above) :]}".rstrip("/")
             if os.path.isdir(directory):
                 yield mount, directory
-
-
-def read_text(path: str) -> str:
-    """A file of the kernel's, "" if it is not there or not for us."""
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 _UNIFIED = "boot with: systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all"

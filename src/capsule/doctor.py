@@ -12,14 +12,16 @@ import sys
 from . import api, checks, delegation, spawn
 from . import steps as s
 from .causes import SYSCTLS, Failure, Surroundings, conclude
+from .cgroup import read_text
 from .checks import Check, Report, State
 from .command import resolve
-from .delegation import read_text
-from .errors import CapsuleError, SetupError
+from .errors import CapsuleError
+from .failure import SetupError
 from .host import probe
 from .launch import launch
 from .plan import Plan, make_plan
 from .policy import IdMap, Policy
+from .survey import Survey
 from .values import Value
 
 TYPE_CHECKING = False
@@ -123,8 +125,13 @@ class _Examination:
         self.host, self.around = host, around
         # As if no call were missing: a plan is wanted for its steps even where it cannot work.
         self.able = host.replace(mount_api=True, openat2=True, seccomp=True)
-        self.plan = make_plan(POLICY, self.able, resolve(COMMAND, POLICY))
+        self.plan = self.plan_of(POLICY)
         self.done: dict[str, Check] = {}
+
+    def plan_of(self, policy: Policy) -> Plan:
+        """The plan of the trials' command."""
+        command = resolve(COMMAND, policy)
+        return make_plan(policy, self.able, command, api.look(policy, command))
 
     def lines(self) -> list[Check]:
         """All of them."""
@@ -208,8 +215,7 @@ class _Examination:
             return checks.untried(checks.SUBORDINATE, "user namespaces", checks.ONE_ID)
         failure = None
         try:
-            policy = POLICY.replace(id_map=IdMap.AUTO)
-            plan = make_plan(policy, self.able, resolve(COMMAND, policy))
+            plan = self.plan_of(POLICY.replace(id_map=IdMap.AUTO))
             failure = attempt(select(plan, (), ()), self.host)
         except CapsuleError as error:
             failure = _failure(error)
@@ -236,7 +242,7 @@ def attempt(steps: Sequence[s.Step], host: Host) -> Failure | None:
     """Take steps, the last of which is `Stop`. None if all went well; nothing is left either way."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        running = launch(Plan(steps=tuple(steps)), host, None, (null, null, null))
+        running = launch(Plan(steps=tuple(steps)), host, None, Survey(), (null, null, null))
     except CapsuleError as error:
         return _failure(error)
     finally:

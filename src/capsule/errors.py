@@ -12,19 +12,7 @@ A program that fails or meets a limit is a result, never one of these.
 
 from __future__ import annotations
 
-import os
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .result import Result
-    from .steps import Step
-
-
-def printable(text: str) -> str:
-    """Text on one line that says nothing to a terminal: all else in it is escaped."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+from .text import printable
 
 
 class CapsuleError(Exception):
@@ -89,64 +77,6 @@ class PolicyError(CapsuleError, ValueError):
 
 class HostError(CapsuleError):
     """This host cannot give a protection that is required: the message names it and the remedy."""
-
-
-class SetupError(CapsuleError, OSError):
-    """A step of the plan failed, so the command did not run and everything was taken down again.
-
-    Attributes:
-        step: the step that failed.
-        index: its place in the plan, from 0.
-        errno: the kernel's error number.
-        filename: the path that the step was about, or None.
-        exit_code: 127 if the command was not found, 126 if it cannot be executed, else 125.
-    """
-
-    def __init__(
-        self, step: Step, index: int, count: int, errno: int, *, hint: str | None, exit_code: int
-    ) -> None:
-        message = f"cannot start: {step.describe()}: {os.strerror(errno)}"
-        super().__init__(message, hint=hint)
-        self.step = step
-        self.index = index
-        self.count = count
-        self.errno = errno
-        self.strerror = os.strerror(errno)
-        self.filename = step.path
-        self.exit_code = exit_code
-
-    def __reduce__(self) -> tuple[object, ...]:
-        # OSError keeps errno, strerror and filename outside of __dict__.
-        given = (self.step, self.index, self.count, self.errno, self.hint, self.exit_code)
-        return (_rebuild_setup_error, given, {"message": self.message, "args": self.args})
-
-    def __str__(self) -> str:
-        where = f"  step {self.index + 1} of {self.count}. The command was not run."
-        lines = [self.message, where]
-        if self.hint:
-            lines.append(f"  hint: {self.hint}")
-        return "\n".join(lines)
-
-
-def _rebuild_setup_error(
-    step: Step, index: int, count: int, errno: int, hint: str | None, exit_code: int
-) -> SetupError:
-    return SetupError(step, index, count, errno, hint=hint, exit_code=exit_code)
-
-
-class CommandFailed(CapsuleError):
-    """The command ran and did not succeed. Raised by `Result.check` alone.
-
-    Attributes:
-        result: the whole `Result`.
-    """
-
-    def __init__(self, result: Result) -> None:
-        super().__init__(result.describe())
-        self.result = result
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class InternalError(CapsuleError):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import stat
 
-from .errors import PolicyError, printable
+from .errors import PolicyError
 from .hiding import ROOT_OWN, Matches, Tree, find_place, program_trees
 from .mounts import CONTENT_SIZE, FROM_HOST, Mount, MountKind
-from .overlaps import Overlaps, above, linked_files
-from .paths import is_below
+from .overlaps import Overlaps, linked_files
+from .path_text import above, is_below
 from .policy import IdMap, System
-from .sockets import GIVES_AWAY, SOCKET_ENTRIES, listed, live, live_below, sockets_in
+from .sockets import GIVES_AWAY, SOCKET_ENTRIES, live, live_below, sockets_in
 from .sources import (
     check_kept,
     check_kind,
@@ -23,6 +23,7 @@ from .sources import (
     trusts_root,
 )
 from .survey import Found, Guarded, Survey, Watch, unasked_sockets
+from .text import listed, printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .step import Step, describe_attributes, describe_size, show
+from .step import Step, describe_attributes, show
+from .text import describe_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 import sys
 
-from .errors import PolicyError, printable
+from .errors import PolicyError
+from .text import printable
 from .values import Value
 
 TYPE_CHECKING = False

@@ -8,8 +8,7 @@ import stat
 from .errors import PolicyError
 from .host import SYSTEM
 from .mounts import FROM_HOST, Mount, MountKind
-from .overlaps import above
-from .paths import is_below
+from .path_text import above, is_below
 from .patterns import Pattern
 from .survey import Found
 from .walk import TooMany, entries, open_beneath, stat_beneath

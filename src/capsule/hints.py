@@ -9,7 +9,7 @@ from . import steps as s
 from .errors import HostError
 from .host import version
 from .mounts import MountKind
-from .paths import is_below
+from .path_text import is_below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .host import Host
     from .mounts import Mount
     from .steps import Step
+    from .survey import Survey
 
     Hint = str | Callable[["Step"], str]
 
@@ -222,12 +223,12 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
 }
 
 
-def hint_for(step: Step, error: int, host: Host, command: Command | None) -> str | None:
+def hint_for(step: Step, error: int, host: Host, command: Command | None, survey: Survey) -> str | None:
     """Return what to do about a failed step, or None if nothing better than its errno is known."""
     if isinstance(step, s.Exec) and command is not None and error in (errno.ENOENT, errno.EACCES):
-        return _exec_hint(error, host, command)
-    if isinstance(step, s.Overlay) and command is not None and step[2] != step.NONE:
-        return _kept_hint(step, error, command)
+        return _exec_hint(error, host, command, survey)
+    if isinstance(step, s.Overlay) and step[2] != step.NONE:
+        return _kept_hint(step, error, survey)
     return _row(step, error)
 
 
@@ -238,9 +239,9 @@ def _row(step: Step, error: int) -> str | None:
     return hint(step) if callable(hint) else hint
 
 
-def _kept_hint(step: s.Overlay, error: int, command: Command) -> str | None:
+def _kept_hint(step: s.Overlay, error: int, survey: Survey) -> str | None:
     """Of an overlay whose layer is kept: what lies in that directory may be at fault."""
-    found = next((one for one in command.survey.found if one.mount.at == step[0]), None)
+    found = next((one for one in survey.found if one.mount.at == step[0]), None)
     hint = _row(step, error)
     if found is None or not found.keep:
         return hint
@@ -251,13 +252,13 @@ def _kept_hint(step: s.Overlay, error: int, command: Command) -> str | None:
     return f"{hint or 'look at what lies there'}; its layer is kept in {found.keep}"
 
 
-def _exec_hint(error: int, host: Host, command: Command) -> str:
+def _exec_hint(error: int, host: Host, command: Command, survey: Survey) -> str:
     name = command.args[0]
     if command.found is None and error == errno.ENOENT:
         if "/" in name:
             return f"there is no {name}; inside, only what is shown exists: see `capsule plan`"
         return f"no directory of PATH has {name}: install it, or correct the name"
-    covered = _covered(command)
+    covered = _covered(command, survey)
     if covered is not None:
         return covered
     if error == errno.ENOENT:
@@ -275,13 +276,13 @@ def _exec_hint(error: int, host: Host, command: Command) -> str:
     return f"{command.found} may not be executed: check its permissions"
 
 
-def _covered(command: Command) -> str | None:
+def _covered(command: Command, survey: Survey) -> str | None:
     """That the policy itself covers the program, or what the kernel loads it with; None if not so."""
-    if command.found is None or not (command.survey.found or command.survey.hidden):
+    if command.found is None or not (survey.found or survey.hidden):
         return None
     for path, what in _loaded(command.found):
         for place in _places(path):
-            mount = _mount_over(place, command)
+            mount = _mount_over(place, survey)
             if mount is not None:
                 return f"{mount} covers {what} {path}: leave it out, or show {place} with --ro after it"
     return None
@@ -331,12 +332,12 @@ def _places(path: str) -> Iterator[str]:
         path = os.path.join(os.path.dirname(path), os.readlink(path))
 
 
-def _mount_over(place: str, command: Command) -> str | None:
+def _mount_over(place: str, survey: Survey) -> str | None:
     """What of the policy covers a place: the innermost of its mounts that holds it, if it hides."""
-    patterns = [at for at, _ in command.survey.hidden if is_below(place, at)]
+    patterns = [at for at, _ in survey.hidden if is_below(place, at)]
     if patterns:
         return f"the policy's hide of {patterns[0]}"
-    over = [one.mount for one in command.survey.found if is_below(place, one.mount.at)]
+    over = [one.mount for one in survey.found if is_below(place, one.mount.at)]
     mount = max(over, key=lambda mount: len(mount.at), default=None)
     if mount is None:
         return None

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .paths import is_below
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .policy import Policy
+from .path_text import is_below
 
 # Where a private home, or the working directory, would hide or reveal what it must not.
 SYSTEM_PLACES = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -57,10 +53,10 @@ def _find_homes(own: str) -> list[str]:
     return [home for home in homes if home.startswith("/") and home != "/"]
 
 
-def home_inside(policy: Policy, own: str) -> str:
+def home_inside(own: str, *, whole_root: bool) -> str:
     """Where the private home is: at the caller's own path, unless that is part of the system."""
     places = (*SYSTEM_PLACES, *OWN_PLACES)
-    if policy.root or any(is_below(own, place) for place in places) or own in SHARED_PLACES:
+    if whole_root or any(is_below(own, place) for place in places) or own in SHARED_PLACES:
         return "/root"
     return own
 

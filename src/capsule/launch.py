@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from . import signals, spawn
-from .errors import HostError, InternalError, SetupError
+from .errors import HostError, InternalError
+from .failure import SetupError
 from .values import Value
 
 TYPE_CHECKING = False
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .host import Host
     from .plan import Plan
     from .spawn import Child
+    from .survey import Survey
 
 
 class Running(Value):
@@ -43,6 +45,7 @@ def launch(
     plan: Plan,
     host: Host,
     command: Command | None,
+    survey: Survey,
     stdio: Sequence[int],
     *,
     passed: Mapping[int, int] | None = None,
@@ -63,7 +66,9 @@ def launch(
             given[spawn.CGROUP_FD] = leaf.fd
         child = spawn.spawn(plan.encode(), stdio, passed=given, launcher=launcher)
         gifts.sent()
-        running = _await(child, held, lambda report: _failure(report, plan, host, command, leaf))
+        running = _await(
+            child, held, lambda report: _failure(report, plan, host, command, survey, leaf)
+        )
         if not plan.gifts:
             return running
         try:
@@ -171,7 +176,7 @@ def _expect(child: Child, kind: int) -> int:
 
 
 def _failure(
-    report: bytes, plan: Plan, host: Host, command: Command | None, leaf: Leaf | None
+    report: bytes, plan: Plan, host: Host, command: Command | None, survey: Survey, leaf: Leaf | None
 ) -> SetupError | HostError | InternalError:
     if not report and leaf is not None and leaf.account().oom_kills:
         return HostError(
@@ -191,7 +196,7 @@ def _failure(
     refused = host_error_for(step, error, host)
     if refused is not None:
         return refused
-    hint = hint_for(step, error, host, command)
+    hint = hint_for(step, error, host, command, survey)
     code = exit_code_for(step, error, command)
     return SetupError(step, index, len(plan.steps), error, hint=hint, exit_code=code)
 

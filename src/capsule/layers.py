@@ -8,10 +8,10 @@ import os
 from .applying import Applier
 from .comparing import Comparison, Protected
 from .cursor import Cursor, change_mode, open_directory, open_file
-from .errors import printable
 from .guards import in_force, within
-from .paths import is_below
+from .path_text import is_below
 from .sources import check_marker, reserve
+from .text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

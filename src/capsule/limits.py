@@ -8,9 +8,9 @@ from . import steps as s
 from .errors import HostError, PolicyError
 from .host import version
 from .mounts import MountKind
-from .paths import is_below
+from .path_text import is_below
 from .policy import DEGRADABLE, IdMap
-from .step import describe_size
+from .text import describe_size
 from .values import Value
 
 TYPE_CHECKING = False

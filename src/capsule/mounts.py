@@ -6,8 +6,10 @@ import os
 
 from .choice import Choice
 from .errors import PolicyError
-from .paths import absolute, check_path, inside_path, is_below
-from .quantities import parse_size, shown
+from .path_text import is_below
+from .paths import absolute, check_path, inside_path
+from .quantities import parse_size
+from .text import shown
 from .values import Value
 
 TYPE_CHECKING = False

@@ -19,7 +19,7 @@ from itertools import islice
 
 from . import elf
 from .loader import Loader
-from .paths import is_below
+from .path_text import is_below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

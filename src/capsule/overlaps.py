@@ -8,20 +8,14 @@ from __future__ import annotations
 import os
 import stat
 
-from .sockets import listed
+from .path_text import above
+from .text import listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     Identity = tuple[int, int] | str
-
-
-def above(place: str) -> Iterator[str]:
-    """The place and all above it, but for the root."""
-    while place not in ("/", ""):
-        yield place
-        place = os.path.dirname(place)
 
 
 class Overlaps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from .errors import PolicyError
-from .quantities import shown
+from .text import shown
 
 
 def check_path(value: object, field: str, *, absolute: bool = False) -> str:
@@ -49,8 +49,3 @@ def inside_path(value: object, field: str) -> str:
         hint = f"write where that leads: {os.path.normpath(path)}"
         raise PolicyError(f"{field}: contains '..': {path}", field=field, value=value, hint=hint)
     return "/" + os.path.normpath(path).lstrip("/")
-
-
-def is_below(path: str, top: str) -> bool:
-    """Whether a path is *top* or lies below it. Both are normal and absolute."""
-    return path == top or path.startswith(top.rstrip("/") + "/")

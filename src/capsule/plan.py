@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .limits import Bounds
     from .policy import Policy
     from .seccomp import Filter
-    from .survey import Watch
+    from .survey import Survey, Watch
     from .view import View
 
 # What Capsule itself puts there: directories, links, small files, mount points.
@@ -96,16 +96,18 @@ def make_plan(
     policy: Policy,
     host: Host,
     command: Command,
+    survey: Survey,
     *,
     descriptors: Sequence[tuple[int, int]] = (),
     terminal: Terminal | None = None,
 ) -> Plan:
-    """Compile a policy, for this host, for this command.
+    """Compile a policy, for this host, for this command, with what lies where the policy points.
 
     Args:
         policy: what is wanted.
         host: what the kernel offers.
         command: what is to be run.
+        survey: what was found where the policy points.
         descriptors: (ours, the command's) of each descriptor that is passed on.
         terminal: the terminal to open, if any.
 
@@ -117,8 +119,8 @@ def make_plan(
     ids = make_ids(policy, host)
     filter_ = _filter(policy, host, command, ids)
     bounds = make_bounds(policy, host)
-    check_out_of_reach(bounds, host, command.survey.found)
-    building, notes = _remembered_building(policy, host, command, ids, bounds)
+    check_out_of_reach(bounds, host, survey.found)
+    building, notes = _remembered_building(policy, host, command, survey, ids, bounds)
     return Plan(
         steps=(
             *building,
@@ -130,8 +132,8 @@ def make_plan(
         protections=protections(policy, ids, filter_, bounds),
         notes=notes,
         owner=ids.outside if host.uid == 0 and host.initial_ids else None,
-        overlays=_overlays(building, command),
-        watched=command.survey.watched,
+        overlays=_overlays(building, survey),
+        watched=survey.watched,
         filter=filter_,
         cgroup=bounds.settings,
     )
@@ -153,18 +155,18 @@ def _filter(policy: Policy, host: Host, command: Command, ids: Ids) -> Filter | 
     return found
 
 
-def _overlays(building: Iterable[s.Step], command: Command) -> tuple[tuple[str, str, str], ...]:
+def _overlays(building: Iterable[s.Step], survey: Survey) -> tuple[tuple[str, str, str], ...]:
     """In the order of the steps, in which init sends what it makes."""
-    found = {one.mount.at: one for one in command.survey.found}
+    found = {one.mount.at: one for one in survey.found}
     places = [step[0] for step in building if isinstance(step, s.Overlay)]
     return tuple((at, found[at].path, found[at].keep) for at in places)
 
 
 def _building(
-    policy: Policy, host: Host, command: Command, ids: Ids, bounds: Bounds
+    policy: Policy, host: Host, command: Command, survey: Survey, ids: Ids, bounds: Bounds
 ) -> tuple[tuple[s.Step, ...], tuple[str, ...]]:
     """(Steps from the first to the last mount, notes)."""
-    view = make_view(policy, host, command, ids)
+    view = make_view(policy, host, command, survey, ids)
     sources = _sources(view)
     _check_trees(len(sources) + 1, policy)
     steps = (
@@ -194,7 +196,7 @@ _last: tuple[object, Host, tuple[tuple[s.Step, ...], tuple[str, ...]], bytes] | 
 
 
 def _remembered_building(
-    policy: Policy, host: Host, command: Command, ids: Ids, bounds: Bounds
+    policy: Policy, host: Host, command: Command, survey: Survey, ids: Ids, bounds: Bounds
 ) -> tuple[tuple[s.Step, ...], tuple[str, ...]]:
     """As `_building`, which is most of the plan and the same from run to run (100 us each).
 
@@ -206,11 +208,11 @@ def _remembered_building(
         *(policy.root, policy.system, policy.network, policy.hostname, policy.uid, policy.gid, ids),
         *(policy.id_map, command.home, command.cwd, command.working_directory),
         *(bounds.launcher_steps, bounds.sysctls),
-        *(command.shown, command.needed, command.root_entries, command.survey),
+        *(command.shown, command.needed, command.root_entries, survey),
     )
     last = _last
     if last is None or last[1] is not host or last[0] != key:
-        building = _building(policy, host, command, ids, bounds)
+        building = _building(policy, host, command, survey, ids, bounds)
         last = _last = (key, host, building, s.encode(building[0]))
     return last[2]
 

@@ -8,8 +8,9 @@ from .choice import Choice
 from .errors import PolicyError
 from .mounts import CONTENT_SIZE, Mount, in_force
 from .paths import absolute, check_path
-from .quantities import parse_count, parse_cpus, parse_size, parse_time, shown
+from .quantities import parse_count, parse_cpus, parse_size, parse_time
 from .seccomp import Seccomp
+from .text import shown
 from .values import Value
 
 TYPE_CHECKING = False

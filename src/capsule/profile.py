@@ -15,11 +15,12 @@ import stat
 from . import shapes, toml_text
 from .errors import PolicyError
 from .mounts import Mount, MountKind
-from .paths import absolute, is_below
+from .path_text import is_below
+from .paths import absolute
 from .policy import Limits, Policy
 from .profile_text import ENCODED_NAME, NO_LIMIT, dump, written_name
-from .quantities import shown as shown_in_python
 from .seccomp import Seccomp
+from .text import shown as shown_in_python
 from .toml_text import Document, shown
 
 TYPE_CHECKING = False

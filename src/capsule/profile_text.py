@@ -9,7 +9,7 @@ from . import shapes, toml_text
 from .mounts import OVERLAY_SIZE
 from .paths import inside_path
 from .quantities import parse_size
-from .step import describe_size
+from .text import describe_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

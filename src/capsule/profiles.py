@@ -7,7 +7,7 @@ import os
 from .errors import PolicyError
 from .homes import home_inside, known_homes, may_show
 from .mounts import Mount
-from .paths import is_below
+from .path_text import is_below
 from .policy import Policy, System
 
 TYPE_CHECKING = False
@@ -70,7 +70,7 @@ def _working_directory(name: str) -> str:
 
 _MAKERS: dict[str, Callable[[], Policy]] = {
     "default": default,
-    "strict": lambda: strict(home_inside(Policy(), known_homes()[0])),
+    "strict": lambda: strict(home_inside(known_homes()[0], whole_root=False)),
     "dev": lambda: dev(_working_directory("dev")),
     "offline-build": lambda: offline_build(known_homes()[0], _working_directory("offline-build")),
 }

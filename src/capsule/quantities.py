@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .errors import PolicyError
+from .text import shown
 
 _SIZE_UNITS = {
     "": 1,
@@ -44,15 +45,6 @@ def _whole(digits: str, unit: int) -> int:
         return -1
     bytes_, rest = divmod(int(before + after) * unit, 10 ** len(after))
     return -1 if rest else bytes_
-
-
-def shown(value: object) -> str:
-    """A value for a message, not longer than it needs to be recognised."""
-    try:
-        text = repr(value)
-    except ValueError:
-        text = "a very large number"
-    return text if len(text) <= _LONGEST_WORD else f"{text[:_LONGEST_WORD]}..."
 
 
 def parse_time(value: float | str, field: str) -> float:

@@ -6,8 +6,10 @@ import os
 import sys
 
 from .choice import Choice
-from .errors import CapsuleError, PolicyError, SetupError, printable
+from .errors import CapsuleError, PolicyError
+from .failure import SetupError
 from .result import Outcome
+from .text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from . import signals
 from .choice import Choice
-from .errors import CommandFailed, printable
+from .errors import CapsuleError
+from .text import printable
 from .values import Value
 
 TYPE_CHECKING = False
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Self
 
+    from capsule.seccomp.denials import Denial
+
     from .changes import Change, SetAside
-    from .seccomp.denials import Denial
 
 
 class Outcome(Choice):
@@ -162,3 +164,18 @@ class Result(Value):
         if not self.ok:
             raise CommandFailed(self)
         return self
+
+
+class CommandFailed(CapsuleError):
+    """The command ran and did not succeed. Raised by `Result.check` alone.
+
+    Attributes:
+        result: the whole `Result`.
+    """
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(result.describe())
+        self.result = result
+
+    def __str__(self) -> str:
+        return self.message

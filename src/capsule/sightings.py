@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 
 from .cursor import LIST, Way
-from .errors import HostError, printable
+from .errors import HostError
 from .guards import GUARD_DEPTH, GUARD_ENTRIES, IN_GIT, REPOSITORIES
 from .leads import EXHAUSTED, Links, identify, is_nothing
+from .text import printable
 from .values import Value
 
 TYPE_CHECKING = False

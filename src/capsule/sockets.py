@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import stat
 
-from .errors import printable
-from .paths import is_below
+from .path_text import is_below
+from .text import listed, printable
 from .walk import TooMany, entries
 
 TYPE_CHECKING = False
@@ -125,9 +125,3 @@ def hide_sockets(
     if hidden:
         notes.append(f"hidden in {top}: {listed(sorted(found), 'sockets')}")
     return hidden, tuple(map(printable, notes))
-
-
-def listed(names: list[str], what: str) -> str:
-    """The first names of a list, and how many more there are."""
-    more = len(names) - 3
-    return ", ".join(names[:3]) + (f" and {more} more {what}" if more > 0 else "")

@@ -11,10 +11,11 @@ import errno
 import os
 import stat
 
-from .errors import PolicyError, printable
+from .errors import PolicyError
 from .mounts import CONTENT_SIZE, MountKind
 from .overlaps import lies_in
-from .paths import is_below
+from .path_text import is_below
+from .text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

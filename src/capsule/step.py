@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import printable
+from .text import printable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,22 +101,3 @@ def describe_attributes(attributes: int) -> str:
     """Mount attributes in words."""
     names = {READ_ONLY: "read-only", NO_SUID: "nosuid", NO_DEV: "nodev", NO_EXEC: "noexec"}
     return ", ".join(name for bit, name in names.items() if attributes & bit) or "as it is"
-
-
-_UNITS = ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K"))
-
-
-def describe_size(size: int) -> str:
-    """Bytes in the largest unit that needs no fraction."""
-    for unit, name in _UNITS:
-        if size and size % unit == 0:
-            return f"{size // unit}{name}"
-    return str(size)
-
-
-def round_size(size: int) -> str:
-    """Bytes to four digits: of what was measured, a few pages more or less say nothing."""
-    for unit, name in _UNITS:
-        if size >= unit:
-            return f"{size / unit:.4g}{name}"
-    return str(size)

@@ -7,7 +7,7 @@ import os
 from . import signals
 from .limits import INIT
 from .result import Outcome, Usage
-from .step import describe_size, round_size
+from .text import describe_size, round_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from .homes import SHARED_PLACES
 from .host import version
 from .identity import NOBODY
 from .mounts import MountKind
-from .paths import is_below
+from .path_text import is_below
 from .policy import IdMap, Network, System
 from .values import Value
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .host import Host
     from .identity import Ids
     from .policy import Policy
-    from .survey import Found
+    from .survey import Found, Survey
 
     Places = dict[str, "Source | Layers | s.Step"]
 
@@ -91,21 +91,21 @@ class View(Value):
     at_once: bool
 
 
-def make_view(policy: Policy, host: Host, command: Command, ids: Ids) -> View:
+def make_view(policy: Policy, host: Host, command: Command, survey: Survey, ids: Ids) -> View:
     """Decide what stands where; of two things at one place, the later one."""
     places: Places = {}
-    notes = list(command.survey.notes)
+    notes = list(survey.notes)
     if policy.root is not None:
         # Each entry of it: the root itself stays Capsule's own, where mount points can be made.
         for path, target in command.root_entries:
-            places[path] = _linked(path, target, command.survey.root or policy.root, s.NO_LINKS)
+            places[path] = _linked(path, target, survey.root or policy.root, s.NO_LINKS)
     else:
         _place_system(places, host, policy, command)
         _place_generated(places, policy, command)
     _place_private(places, command, ids, whole_root=policy.root is not None)
-    _place_mounts(places, command.survey.found, ids, _mapping(policy, host, ids))
-    _place_command(places, notes, command)
-    _place_guards(places, command)
+    _place_mounts(places, survey.found, ids, _mapping(policy, host, ids))
+    _place_command(places, notes, command, survey)
+    _place_guards(places, survey)
     notes += _warn_of_old_layers(places, host)
     in_var_tmp = any(path.startswith("/var/tmp/") for path in places)
     if in_var_tmp and isinstance(places.get("/var/tmp"), s.Symlink):
@@ -116,7 +116,7 @@ def make_view(policy: Policy, host: Host, command: Command, ids: Ids) -> View:
     ordered = sorted(places.items(), key=lambda place: (place[0] != "/proc", place[0].count("/")))
     # What only the host's root may open needs no cover from anyone else.
     masked = host.masked if policy.id_map is IdMap.HOST_ROOT else host.masked_for_all
-    closed = _hidden_directories(command.survey.found)
+    closed = _hidden_directories(survey.found)
     return View(
         tuple(ordered), tuple(notes), host.read_only, masked, closed, at_once=host.mount_setattr
     )
@@ -240,7 +240,7 @@ def _hidden_directories(found: tuple[Found, ...]) -> tuple[str, ...]:
     return tuple(one.mount.at for one in found if one.mount.kind is MountKind.HIDE and one.is_directory)
 
 
-def _place_command(places: Places, notes: list[str], command: Command) -> None:
+def _place_command(places: Places, notes: list[str], command: Command, survey: Survey) -> None:
     """The working directory, and what the program needs besides the host's own programs."""
     shown: list[tuple[str, str]] = list(command.shown)
     if command.working_directory is not None:
@@ -249,23 +249,23 @@ def _place_command(places: Places, notes: list[str], command: Command) -> None:
         places.setdefault(command.cwd, s.Directory(command.cwd, 0o755))
     visible = [path for path, place in places.items() if isinstance(place, Source | Layers)]
     # What was hidden stays so, whatever the command needs.
-    visible += [one.mount.at for one in command.survey.found if one.mount.kind is MountKind.HIDE]
+    visible += [one.mount.at for one in survey.found if one.mount.kind is MountKind.HIDE]
     for path, reason in sorted(shown, key=lambda pair: pair[0].count("/")):
         if any(is_below(path, top) for top in visible):
             continue
         visible.append(path)
         if path == command.working_directory:
-            places[path] = Source(command.survey.cwd or path, how=s.NO_LINKS | s.DIRECTORY)
+            places[path] = Source(survey.cwd or path, how=s.NO_LINKS | s.DIRECTORY)
         else:
             places[path] = Source(path)
         notes.append(f"{s.show(path)} is shown read-only: {reason}")
 
 
-def _place_guards(places: Places, command: Command) -> None:
+def _place_guards(places: Places, survey: Survey) -> None:
     """What patterns hide, and what is protected in writable trees."""
-    for one in command.survey.guarded:
+    for one in survey.guarded:
         places.setdefault(one.at, s.Protect(one.at, s.READ_ONLY if one.read_only else 0))
-    for path, _ in command.survey.hidden:
+    for path, _ in survey.hidden:
         # What is gone by then, or a link that leads nowhere inside, need not be hidden.
         if not isinstance(places.get(path), Source | Layers | s.Tmpfs | s.File):
             places[path] = s.Hide(path, CLOSED, 1)

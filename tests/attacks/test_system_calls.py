@@ -635,13 +635,14 @@ def test_a_host_without_filters() -> None:
     from capsule.command import resolve as find
     from capsule.errors import HostError
     from capsule.plan import make_plan
+    from capsule.survey import Survey
 
     host = capsule.probe().replace(seccomp=False)
     with pytest.raises(HostError, match="no filter of system calls") as caught:
-        make_plan(Policy(), host, find(["true"], Policy()))
+        make_plan(Policy(), host, find(["true"], Policy()), Survey())
     assert "--seccomp off" in (caught.value.hint or "")
     policy = Policy(seccomp=Seccomp("off"))
-    plan = make_plan(policy, host, find(["true"], policy))
+    plan = make_plan(policy, host, find(["true"], policy), Survey())
     assert plan.protections["seccomp"].startswith("off")
 
 

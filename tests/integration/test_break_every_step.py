@@ -22,13 +22,16 @@ import pytest
 import capsule
 from capsule import spawn
 from capsule import steps as s
+from capsule.api import look
 from capsule.command import Command, resolve
-from capsule.errors import CapsuleError, InternalError, SetupError
+from capsule.errors import CapsuleError, InternalError
+from capsule.failure import SetupError
 from capsule.host import Host
 from capsule.launch import Running, launch
 from capsule.mounts import Mount
 from capsule.plan import Plan, Terminal, make_plan
 from capsule.policy import Limits, Policy
+from capsule.survey import Survey
 from tests.launcher.witness import KILL, SOCKET, Call, Watch, refusal, witness
 from tests.unit.wire import kinds
 
@@ -114,7 +117,9 @@ def stage(out: Path, kind: str, *, watched: bool = False) -> Stage:
     if kind == "old kernel":
         host = host.replace(mount_setattr=False)
     command = resolve(["sh", "-c", SCRIPT], policy)
-    plan = make_plan(policy, host, command, descriptors=((11, 7),), terminal=terminal)
+    plan = make_plan(
+        policy, host, command, look(policy, command), descriptors=((11, 7),), terminal=terminal
+    )
     return Stage(out, plan, host, command)
 
 
@@ -166,6 +171,7 @@ def perform(what: Stage, launcher: str, extra: dict[int, int]) -> Ran:
                 what.plan,
                 what.host,
                 what.command,
+                Survey(),
                 (null, writing, null),
                 passed={11: writing, **extra},
                 launcher=launcher,
@@ -260,7 +266,7 @@ def test_old_kernels_confine_alike(out: Path) -> None:
         host = capsule.probe().replace(mount_setattr=has_call)
         policy = the_policy(out, mounts=mounts)
         command = resolve(["sh", "-c", SCRIPT], policy)
-        plan = make_plan(policy, host, command, descriptors=((11, 7),))
+        plan = make_plan(policy, host, command, look(policy, command), descriptors=((11, 7),))
         ran = attempt(Stage(out, plan, host, command))
         assert ran.error is None
         seen.append(sorted(ran.marks.splitlines()))

@@ -31,6 +31,7 @@ import capsule
 from capsule import hints
 from capsule import steps as s
 from capsule.command import Command
+from capsule.survey import Survey
 from tests.support import CAPSULE, HANG, give, shared_directory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,7 +224,7 @@ def exec_rows() -> set[tuple[str, str, str]]:
     rows = set()
     for name, found, number, host in cases:
         command = Command((name,), (), found, "/", (), "/root")
-        text = hints.hint_for(step, number, host, command)
+        text = hints.hint_for(step, number, host, command, Survey())
         rows.add(("exec", errno.errorcode[number], text or ""))
     return rows
 

@@ -16,12 +16,14 @@ import pytest
 import capsule
 from capsule import spawn
 from capsule import steps as s
+from capsule.api import look
 from capsule.command import Command, resolve
-from capsule.errors import SetupError
+from capsule.failure import SetupError
 from capsule.host import Host
 from capsule.launch import end, launch
 from capsule.plan import Plan, make_plan
 from capsule.policy import Policy
+from capsule.survey import Survey
 from tests.support import NOBODY, OUTSIDE_UID, REAL_ROOT, needs
 
 BOUND = s.NO_SUID | s.NO_DEV
@@ -73,7 +75,7 @@ def prepare(script: str) -> tuple[Plan, Host, Command]:
     policy = Policy(cwd="/", env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"})
     host = capsule.probe()
     command = resolve(["sh", "-c", f"exec 2>&1; {script}"], policy)
-    return make_plan(policy, host, command), host, command
+    return make_plan(policy, host, command, look(policy, command)), host, command
 
 
 def run(script: str, taken: Sequence[s.Step], build: Build) -> Ran:
@@ -82,7 +84,7 @@ def run(script: str, taken: Sequence[s.Step], build: Build) -> Ran:
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     reading, writing = os.pipe()
     try:
-        running = launch(edited(plan, taken, build), host, command, (null, writing, writing))
+        running = launch(edited(plan, taken, build), host, command, Survey(), (null, writing, writing))
     finally:
         os.close(writing)
         os.close(null)

@@ -14,11 +14,13 @@ import pytest
 import capsule
 from capsule import spawn
 from capsule import steps as s
+from capsule.api import look
 from capsule.command import resolve
 from capsule.launch import launch
 from capsule.mounts import Mount
 from capsule.plan import Terminal, make_plan
 from capsule.policy import Limits, Policy
+from capsule.survey import Survey
 from tests.launcher.build import ALL, HERE, SANITIZE, SOURCES, WARNINGS, build, links_with
 from tests.unit.examples import CASES
 from tests.unit.wire import kinds
@@ -203,11 +205,11 @@ def test_a_whole_run_under_the_sanitizers(sanitized: str, tmp_path: Path, old: b
     )
     host = capsule.probe()
     command = resolve(["sh", "-c", "echo ran; exec 1>&-; echo done >&2"], policy)
-    compiled = make_plan(policy, host.replace(mount_setattr=not old), command)
+    compiled = make_plan(policy, host.replace(mount_setattr=not old), command, look(policy, command))
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     reading, writing = os.pipe()
     try:
-        running = launch(compiled, host, command, (null, null, writing), launcher=sanitized)
+        running = launch(compiled, host, command, Survey(), (null, null, writing), launcher=sanitized)
         os.close(writing)
         with open(reading, "rb") as errors:
             assert errors.read() == b"done\n"

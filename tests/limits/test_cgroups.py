@@ -51,6 +51,12 @@ def place() -> str:
     return delegation.find().directory
 
 
+def made(settings: dict[str, str]) -> cgroup.Leaf:
+    """A leaf where one can be made."""
+    at = delegation.find()
+    return cgroup.make(at.directory, at.controllers, settings, callers=at.callers)
+
+
 def leaves() -> list[str]:
     """Those that there are."""
     return [name for name in os.listdir(place()) if name.startswith(cgroup.LEAF)]
@@ -421,7 +427,7 @@ def test_what_is_left_in_a_leaf_is_killed(monkeypatch: pytest.MonkeyPatch, by_fi
         monkeypatch.setattr(
             cgroup.Leaf, "_has", lambda leaf, name: name != "cgroup.kill" and has(leaf, name)
         )
-    leaf = cgroup.make(delegation.find(), {"pids.max": "64"})
+    leaf = made({"pids.max": "64"})
     join = f"""
 import signal
 open({leaf.path + "/cgroup.procs"!r}, "w").write("0")
@@ -442,7 +448,7 @@ def test_a_set_up_that_fails_leaves_no_leaf() -> None:
         with pytest.raises(capsule.SetupError):
             capsule.run(["/nosuch"], memory="64M")
         with pytest.raises(HostError, match=r"the kernel refuses a limit: memory\.max"):
-            cgroup.make(delegation.find(), {"memory.max": "much"})
+            made({"memory.max": "much"})
 
 
 def test_usage_while_it_runs() -> None:

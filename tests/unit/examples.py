@@ -76,10 +76,8 @@ FILES = ("notes.txt", "secret", "passwd", "sda")
 OWNERS = {"/home/ada/out": (1000, 1000), "/home/ada/project": (1000, 1000), "/srv/ada": (1000, 0)}
 
 
-def surveyed(policy: Policy, command: Command, **more: Any) -> Command:
-    """The command, with what a survey of the host of the examples finds for a policy."""
-    if command.survey != Survey():
-        return command
+def surveyed(policy: Policy, **more: Any) -> Survey:
+    """What a survey of the host of the examples finds for a policy."""
     found = []
     for mount in policy.mounts:
         if mount.is_pattern:
@@ -96,7 +94,7 @@ def surveyed(policy: Policy, command: Command, **more: Any) -> Command:
                 keep=mount.keep,
             )
         )
-    return command.replace(survey=Survey(tuple(found), **more))
+    return Survey(tuple(found), **more)
 
 
 class Case(NamedTuple):
@@ -105,12 +103,13 @@ class Case(NamedTuple):
     policy: Policy = Policy()
     host: Host = HOST
     command: Command = COMMAND
+    survey: Survey | None = None
     options: dict[str, Any] = {}  # noqa: RUF012 - nobody writes to it
 
     def plan(self) -> Plan:
         """Compile it."""
-        command = surveyed(self.policy, self.command)
-        return make_plan(self.policy, self.host, command, **self.options)
+        survey = surveyed(self.policy) if self.survey is None else self.survey
+        return make_plan(self.policy, self.host, self.command, survey, **self.options)
 
 
 MOUNTS = (
@@ -173,9 +172,8 @@ CASES: dict[str, Case] = {
     "every-kind-root": Case(Policy(mounts=KINDS), ROOT_HOST),
     "guards": Case(
         Policy(mounts=[Mount.read_write("/home/ada/project"), Mount.hide("*.pem")]),
-        command=surveyed(
-            Policy(mounts=[Mount.read_write("/home/ada/project")]), COMMAND, **GUARDS
-        ).replace(working_directory=None),
+        command=COMMAND.replace(working_directory=None),
+        survey=surveyed(Policy(mounts=[Mount.read_write("/home/ada/project")]), **GUARDS),
     ),
     "needed-only": Case(
         Policy(system=System.NEEDED, show_cwd=False),

@@ -12,6 +12,7 @@ from bench.measure import WARM_UP, Row, Sample, Verdict, interleave, quantile, s
 from capsule import steps as s
 from capsule.plan import Plan, make_plan
 from capsule.policy import Policy
+from capsule.survey import Survey
 from tests.unit.examples import COMMAND, HOST
 
 MOUNTINFO = """\
@@ -23,7 +24,7 @@ MOUNTINFO = """\
 
 def default_plan() -> Plan:
     """A plan of the default policy."""
-    return make_plan(Policy(), HOST, COMMAND)
+    return make_plan(Policy(), HOST, COMMAND, Survey())
 
 
 def places_of(step: s.Step) -> list[str | None]:

@@ -15,6 +15,7 @@ from capsule.command import Command
 from capsule.delegation import DELEGATED, Delegation
 from capsule.host import Range
 from capsule.plan import make_plan
+from capsule.survey import Survey
 from tests.support import host
 
 USER_ONLY = s.Namespaces(s.NAMESPACES["user"])
@@ -373,7 +374,7 @@ def test_trial_takes_the_steps_of_the_default_plan() -> None:
     command = Command(
         args=("true",), paths=("/usr/bin/true",), found=None, cwd="/", env=(), home="/root"
     )
-    plan = make_plan(doctor.POLICY, host(), command)
+    plan = make_plan(doctor.POLICY, host(), command, Survey())
     trial = doctor.select(plan, ("mount",), (s.Private, s.PivotRoot))
     assert trial == (
         s.Namespaces(s.NAMESPACES["user"] | s.NAMESPACES["mount"]),

@@ -156,7 +156,7 @@ def test_a_row_is_reached_and_says_what_to_do(row: tuple[type[s.Step], int], say
     """The step and the errno lead to this row's own sentence, on one line and without a full stop."""
     kind, error = row
     step = EXAMPLES[kind]
-    hint = hint_for(step, error, HOST, COMMAND)
+    hint = hint_for(step, error, HOST, COMMAND, Survey())
     own = HINTS[row]
     assert hint == (own(step) if callable(own) else own)
     assert hint is not None
@@ -176,8 +176,8 @@ def test_rows_of_a_path_name_it() -> None:
 def test_a_mapped_tree_is_a_tree() -> None:
     """It has the hints of one."""
     step = s.MappedTree("/some/path", 7, s.NO_LINKS, "1000 65534 1", "1000 65534 1")
-    assert hint_for(step, errno.ENOENT, ROOT_HOST, COMMAND) == hint_for(
-        EXAMPLES[s.Tree], errno.ENOENT, ROOT_HOST, COMMAND
+    assert hint_for(step, errno.ENOENT, ROOT_HOST, COMMAND, Survey()) == hint_for(
+        EXAMPLES[s.Tree], errno.ENOENT, ROOT_HOST, COMMAND, Survey()
     )
 
 
@@ -218,7 +218,7 @@ def test_the_version_of_a_release(release: str, numbers: tuple[int, ...]) -> Non
 
 def test_an_unknown_errno_has_no_hint() -> None:
     """Where nothing better than the errno is known, nothing is made up."""
-    assert hint_for(s.Hostname("x"), errno.EXFULL, HOST, COMMAND) is None
+    assert hint_for(s.Hostname("x"), errno.EXFULL, HOST, COMMAND, Survey()) is None
 
 
 MISSING = COMMAND.replace(found=None, args=("nosuch",), paths=("/usr/bin/nosuch",))
@@ -240,7 +240,7 @@ def test_a_command_that_does_not_start(command: Command, error: int, host: objec
     """Not found, no interpreter, not executable: told apart by what was found on the host."""
     step = s.Exec(command.paths, command.args, ())
     assert isinstance(host, type(HOST))
-    assert says in str(hint_for(step, error, host, command))
+    assert says in str(hint_for(step, error, host, command, Survey()))
 
 
 @pytest.mark.parametrize(
@@ -264,10 +264,14 @@ def test_exit_codes(step: s.Step, error: int, command: Command | None, code: int
 # --- what the policy itself brought about --------------------------------------------------------
 
 
-def surveyed(found: str, *mounts: Mount, hidden: tuple[tuple[str, bool], ...] = ()) -> Command:
+# A command, and what a survey found.
+Target = tuple[Command, Survey]
+
+
+def surveyed(found: str, *mounts: Mount, hidden: tuple[tuple[str, bool], ...] = ()) -> Target:
     """A command that lies there, under these mounts."""
     survey = Survey(found=tuple(Found(mount, mount.source) for mount in mounts), hidden=hidden)
-    return COMMAND.replace(found=found, args=(found,), paths=(found,), survey=survey)
+    return COMMAND.replace(found=found, args=(found,), paths=(found,)), survey
 
 
 @pytest.fixture
@@ -282,9 +286,10 @@ def program(tmp_path: Path) -> tuple[str, str]:
     return f"{top}/script", f"{top}/bin/sh"
 
 
-def exec_hint(command: Command, error: int = errno.ENOENT) -> str:
+def exec_hint(target: Target, error: int = errno.ENOENT) -> str:
     """The hint where such a command does not start."""
-    return str(hint_for(s.Exec(command.paths, command.args, ()), error, HOST, command))
+    command, survey = target
+    return str(hint_for(s.Exec(command.paths, command.args, ()), error, HOST, command, survey))
 
 
 def test_a_program_that_the_policy_covers(program: tuple[str, str]) -> None:
@@ -331,10 +336,9 @@ def kept_hint(keep: Path, error: int) -> str:
     """The hint where an overlay fails whose layer is kept there."""
     mount = Mount.overlay("/data", keep=keep)
     survey = Survey(found=(Found(mount, "/data", keep=str(keep)),))
-    command = COMMAND.replace(survey=survey)
-    fresh = hint_for(s.Overlay("/data", 0, s.Overlay.NONE, 4096, 1, 6), error, HOST, command)
+    fresh = hint_for(s.Overlay("/data", 0, s.Overlay.NONE, 4096, 1, 6), error, HOST, COMMAND, survey)
     assert str(keep) not in str(fresh)
-    return str(hint_for(s.Overlay("/data", 0, 1, 0, 0, 6), error, HOST, command))
+    return str(hint_for(s.Overlay("/data", 0, 1, 0, 0, 6), error, HOST, COMMAND, survey))
 
 
 @pytest.mark.parametrize("error", [errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.EIO])
@@ -361,7 +365,7 @@ def test_what_stands_in_the_place_of_a_layer_is_named(name: str, tmp_path: Path)
 
 def test_a_relative_place_is_shown_in_its_right_form() -> None:
     """A source that is missing and has a colon may be PATH:AT with an AT that is relative."""
-    hint = hint_for(s.Tree("/home/ada/data:rel", 7, 0), errno.ENOENT, HOST, COMMAND)
+    hint = hint_for(s.Tree("/home/ada/data:rel", 7, 0), errno.ENOENT, HOST, COMMAND, Survey())
     assert str(hint).endswith("a place inside is written from the root: /home/ada/data:/rel")
-    hint = hint_for(s.Tree("/a:b/data", 7, 0), errno.ENOENT, HOST, COMMAND)
+    hint = hint_for(s.Tree("/a:b/data", 7, 0), errno.ENOENT, HOST, COMMAND, Survey())
     assert "from the root" not in str(hint)

@@ -144,8 +144,8 @@ def compiled(
     chosen = command if policy.root is None else IMAGE_COMMAND
     try:
         policy = policy.replace(mounts=[wish.mount() for wish in wanted])
-        chosen = surveyed(policy, chosen)
-        return make_plan(policy, host, chosen, descriptors=((11, 5),), terminal=terminal)
+        survey = surveyed(policy)
+        return make_plan(policy, host, chosen, survey, descriptors=((11, 5),), terminal=terminal)
     except (PolicyError, HostError):
         return None
 

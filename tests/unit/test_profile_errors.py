@@ -11,7 +11,8 @@ import pytest
 
 from capsule import profile, shapes, toml_text
 from capsule import steps as s
-from capsule.errors import CapsuleError, PolicyError, SetupError
+from capsule.errors import CapsuleError, PolicyError
+from capsule.failure import SetupError
 from capsule.mounts import MountKind
 
 

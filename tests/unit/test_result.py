@@ -7,8 +7,7 @@ import signal
 
 import pytest
 
-from capsule.errors import CommandFailed
-from capsule.result import Outcome, Result, Usage
+from capsule.result import CommandFailed, Outcome, Result, Usage
 
 # outcome, returncode, detail -> exit status of the shell, signal, text
 TABLE = [

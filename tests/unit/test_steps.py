@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from capsule import step as shown
 from capsule import steps as s
+from capsule.text import describe_size
 from tests.unit.examples import CASES
 from tests.unit.wire import Kind, decode, kinds
 
@@ -128,7 +129,7 @@ def test_attributes_in_words(attributes: int, text: str) -> None:
 )
 def test_sizes_in_words(size: int, text: str) -> None:
     """The largest unit that needs no fraction."""
-    assert shown.describe_size(size) == text
+    assert describe_size(size) == text
 
 
 def test_an_empty_argument_is_visible() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from capsule.errors import PolicyError
-from capsule.quantities import shown
+from capsule.text import shown
 from capsule.values import Value
 
 TYPE_CHECKING = False
