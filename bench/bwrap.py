@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from capsule import steps as s
+from capsule.launcher import steps as s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

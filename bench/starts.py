@@ -233,9 +233,9 @@ PARTS = (
     ("resolve", "capsule.api", "resolve"),
     ("make_plan", "capsule.api", "make_plan"),
     ("launch", "capsule.api", "launch"),
-    ("encode", "capsule.plan", "Plan.encode"),
-    ("spawn", "capsule.spawn", "spawn"),
-    ("wait", "capsule.supervise", "Process.wait"),
+    ("encode", "capsule.planner.plan", "Plan.encode"),
+    ("spawn", "capsule.launcher.spawn", "spawn"),
+    ("wait", "capsule.process.handle", "Process.wait"),
 )
 
 

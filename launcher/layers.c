@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
-/* The number of an upper layer that is to be made; src/capsule/file_steps.py says the same. */
+/* The number of an upper layer that is to be made; src/capsule/launcher/steps.py says the same. */
 #define NO_TREE 4294967295u
 
 /* The kernel copies the mounts of layers, before 6.15 only such as are attached in our namespace.

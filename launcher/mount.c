@@ -17,7 +17,7 @@
 #define TREES_MAX 1024
 #define OURS_MAX 256
 
-/* How a source is resolved; src/capsule/file_steps.py says the same. */
+/* How a source is resolved; src/capsule/launcher/steps.py says the same. */
 enum { NO_LINKS = 1, DIRECTORY = 2 };
 
 static int tree[TREES_MAX]; /* detached mounts, in the order of the steps that made them */

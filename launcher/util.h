@@ -15,7 +15,7 @@
 
 #include <linux/types.h>
 
-/* Where the supervisor puts its descriptors; src/capsule/launch.py says the same. */
+/* Where the supervisor puts its descriptors; src/capsule/launcher/spawn.py says the same. */
 enum {
 	PLAN_FD = 3,	   /* the plan: a memfd, read once */
 	ERROR_FD = 4,	   /* one report (step, errno), or end of file when the command runs */

@@ -52,12 +52,12 @@ class LauncherBuildHook(BuildHookInterface[BuilderConfig]):
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-linux_{target_cpu(compiler)}"
         if version == "editable":
-            compile_launcher(compiler, root, root / "src" / "capsule" / NAME)
+            compile_launcher(compiler, root, root / "src" / "capsule" / "launcher" / NAME)
         else:
             self.scratch = tempfile.TemporaryDirectory(prefix="capsule-build-")
             executable = Path(self.scratch.name) / NAME
             compile_launcher(compiler, root, executable)
-            build_data["force_include"][str(executable)] = f"capsule/{NAME}"
+            build_data["force_include"][str(executable)] = f"capsule/launcher/{NAME}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
         """Remove the scratch directory, now that the wheel holds the executable."""

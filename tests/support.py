@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 import pytest
 
 import capsule
-from capsule import delegation, limits
-from capsule.host import version
+from capsule.host import delegation
+from capsule.host.host import version
+from capsule.planner import limits
 
 PYTHON = sys.executable
 CAPSULE = os.path.join(sysconfig.get_path("scripts"), "capsule")

@@ -1,74 +1,38 @@
 """Capsule runs untrusted programs on Linux in an isolated environment: no root, no daemon.
 
-General layout, from top to bottom; nothing imports upward:
+The rooms, from top to bottom; one imports itself and those below it, nothing else:
 
-    cli, doctor         the command line
-    policy_verb         what the command line says of policies
-    request             from options to a policy
-    options, report     what the command line takes and says
-    found               a capsule.toml that was found, not named
-    schema, profile     policies as TOML, and a JSON Schema of them
-    profile_text, toml_text, shapes
-                        parts of that
-    profiles            the policies that are built in
-    checks, causes, trials
-                        what doctor says, concludes and tries
-    api                 run(), start(), plan(): glue
-    terminal            a pty for interactive runs
-    supervise, streams, records, verdict
-                        Process: pipes, kill, reap, Result
-    closing             what is done when all is dead
-    layers, aftermath   what overlays changed; what must not stay
-    applying, comparing
-                        parts of the former
-    launch              plan -> running command, or the error that says why not
-    hints               what a failed step means, and what to do
-    plan                pure: policy x host x command -> steps; the one place that orders them
-    protections, limits
-                        what a plan promises; what enforces a limit
-    view, identity      pure parts of it: what stands where, and who runs
-    command             where the program lies
-    needs, loader, elf  what a program needs of /usr
-    homes               which directories are homes
-    surveyor            what lies where a policy points
-    examine             the part of it that only some policies need
-    hiding, sources     parts of that
-    survey, sightings   what was found; how protected names are
-    overlaps, leads     files with two ways to them; where a link in a tree leads
-    sockets             which sockets lie in a tree
-    guards, patterns    names that are protected; patterns of what is hidden
-    cursor, walk        ways through trees that follow no link
-    host                what this kernel offers
-    delegation          where a cgroup can be
-    cgroup              control groups: one of a capsule's own
-    spawn               the only code that starts the launcher
-    failure             the error of a step
-    steps, file_steps, step, policy, result, changes
-    mounts, quantities, paths
-                        parts of a policy
-    errors
-    descriptors, signals, choice, values, text, path_text
-                        small things below all
+    cli                 words in, words and an exit status out; the only code that prints
+    api                 run(), start(), plan()
+    process             one capsule, from its plan to its Result
+    changes             what a run left on the host
+    planner             pure: policy x host x program x survey -> plan
+    program             what is to be run, and what it needs to be seen
+    files               what lies where a policy points, looked at without trusting it
+    policy              what the user wants: frozen values, and as TOML
+    host                what this host offers
+    confine, launcher   walls beside the view; the Python half of the C launcher
+    base                errors, values, text, paths, signals, descriptors
 """
 
+from capsule.base.errors import CapsuleError, HostError, InternalError, PolicyError
+from capsule.changes.values import Action, Change, SetAside
+from capsule.confine.seccomp.spec import Seccomp
+from capsule.host.host import Host, probe
+from capsule.planner.plan import Plan, Terminal
+from capsule.policy.mounts import Mount
+from capsule.policy.policy import IdMap, Limits, Network, Policy, System
+from capsule.process.handle import Process
+from capsule.process.result import CommandFailed, Outcome, Result, Usage
+
 from .api import DEVNULL, INHERIT, PIPE, STDOUT, plan, run, start
-from .changes import Action, Change, SetAside
-from .errors import CapsuleError, HostError, InternalError, PolicyError
-from .failure import SetupError
-from .host import Host, probe
-from .mounts import Mount
-from .plan import Plan, Terminal
-from .policy import IdMap, Limits, Network, Policy, System
-from .result import CommandFailed, Outcome, Result, Usage
-from .seccomp import Seccomp
-from .supervise import Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capsule.seccomp.denials import Denial
-
-    from . import profile
-    from .layers import Layer, open_layer
+    from capsule.changes.layer import Layer, open_layer
+    from capsule.confine.seccomp.denials import Denial
+    from capsule.launcher.failure import SetupError
+    from capsule.policy.toml import read as profile
 
 __version__ = "0.1.0"
 
@@ -112,18 +76,26 @@ __all__ = [
 ]
 
 
+_LAZY = {
+    "Denial": ("capsule.confine.seccomp.denials", "Denial"),
+    "Layer": ("capsule.changes.layer", "Layer"),
+    "SetupError": ("capsule.launcher.failure", "SetupError"),
+    "open_layer": ("capsule.changes.layer", "open_layer"),
+    "profile": ("capsule.policy.toml.read", ""),
+}
+
+
 def __getattr__(name: str) -> object:
     """What few programs use is imported when it is used."""
-    if name in ("Layer", "open_layer"):
-        from . import layers
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
 
-        return getattr(layers, name)
-    if name == "Denial":
-        from capsule.seccomp.denials import Denial
+    path, attribute = _LAZY[name]
+    module = importlib.import_module(path)
+    return getattr(module, attribute) if attribute else module
 
-        return Denial
-    if name == "profile":
-        import importlib
 
-        return importlib.import_module(".profile", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    """The public names: the rooms are nobody else's business."""
+    return sorted(__all__)

@@ -1,5 +1,5 @@
 """``python -m capsule`` is ``capsule``."""
 
-from .cli import entry
+from capsule.cli.main import entry
 
 entry()

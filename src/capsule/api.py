@@ -5,32 +5,33 @@ from __future__ import annotations
 import codecs
 import os
 
-from . import signals
-from .command import resolve
-from .descriptors import Descriptors
-from .errors import CapsuleError, PolicyError
-from .host import probe
-from .launch import end, launch
-from .plan import Plan, Terminal, make_plan
-from .policy import Limits, Policy
-from .spawn import FIRST_USER_FD, cannot_start
-from .streams import Encoding, Streams
-from .supervise import Process
-from .surveyor import survey as _survey
-from .text import shown
+from capsule.base.descriptors import Descriptors
+from capsule.base.errors import CapsuleError, PolicyError
+from capsule.base.text import shown
+from capsule.files.survey import survey as _survey
+from capsule.host.host import probe
+from capsule.launcher.spawn import FIRST_USER_FD, cannot_start
+from capsule.planner.plan import Plan, Terminal, make_plan
+from capsule.policy.policy import Limits, Policy
+from capsule.process.handle import Process
+from capsule.process.launch import end, launch
+from capsule.process.streams import Encoding, Streams
+from capsule.program.command import resolve
+
+from .base import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import IO, Any
 
-    from .cgroup import Leaf
-    from .closing import Closing
-    from .command import Command
-    from .host import Host
-    from .launch import Running
-    from .result import Result
-    from .survey import Survey
+    from capsule.changes.closing import Closing
+    from capsule.confine.cgroup import Leaf
+    from capsule.files.found import Survey
+    from capsule.host.host import Host
+    from capsule.process.launch import Running
+    from capsule.process.result import Result
+    from capsule.program.command import Command
 
     Args = Sequence[str | bytes | os.PathLike[str]]
     Stdio = int | IO[Any] | None
@@ -194,7 +195,7 @@ def _host(policy: Policy) -> Host:
 def _leaf(plan: Plan, host: Host) -> Leaf | None:
     if plan.cgroup is None or host.cgroup is None:
         return None
-    from . import cgroup  # only with limits that need one
+    from .confine import cgroup  # only with limits that need one
 
     at = host.cgroup
     return cgroup.make(at.directory, at.controllers, dict(plan.cgroup), callers=at.callers)
@@ -203,7 +204,7 @@ def _leaf(plan: Plan, host: Host) -> Leaf | None:
 def _closing(plan: Plan, policy: Policy) -> Closing | None:
     if not plan.overlays and not plan.watched:
         return None
-    from .closing import Closing  # only where there is something to look at in the end
+    from capsule.changes.closing import Closing  # only where there is something to look at in the end
 
     return Closing(plan, policy)
 

@@ -19,7 +19,7 @@ from tests.attacks.hostdiff import unchanged
 from tests.support import CAPSULE, HANG, PYTHON, give, needs, shared_directory
 
 PACKAGE = Path(capsule.__file__).parent
-LAUNCHER = PACKAGE / "capsule-launch"
+LAUNCHER = PACKAGE / "launcher" / "capsule-launch"
 
 
 # --- no name on the host that another could have taken before -------------------------------

@@ -18,8 +18,8 @@ import pytest
 
 import capsule
 from capsule import Denial, Mount, Outcome, Policy, Seccomp
-from capsule.seccomp import numbers, resolve
-from capsule.seccomp.rules import ALLOW, errno_of
+from capsule.confine.seccomp import numbers, resolve
+from capsule.confine.seccomp.rules import ALLOW, errno_of
 from tests.support import (
     CAPSULE,
     HANG,
@@ -632,10 +632,10 @@ def test_wrong_words(options: list[str], message: str) -> None:
 
 def test_a_host_without_filters() -> None:
     """Where none can be installed, nothing runs unless that is asked for."""
-    from capsule.command import resolve as find
-    from capsule.errors import HostError
-    from capsule.plan import make_plan
-    from capsule.survey import Survey
+    from capsule.base.errors import HostError
+    from capsule.files.found import Survey
+    from capsule.planner.plan import make_plan
+    from capsule.program.command import resolve as find
 
     host = capsule.probe().replace(seccomp=False)
     with pytest.raises(HostError, match="no filter of system calls") as caught:

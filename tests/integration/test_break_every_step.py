@@ -20,18 +20,18 @@ from typing import NamedTuple
 import pytest
 
 import capsule
-from capsule import spawn
-from capsule import steps as s
 from capsule.api import look
-from capsule.command import Command, resolve
-from capsule.errors import CapsuleError, InternalError
-from capsule.failure import SetupError
-from capsule.host import Host
-from capsule.launch import Running, launch
-from capsule.mounts import Mount
-from capsule.plan import Plan, Terminal, make_plan
-from capsule.policy import Limits, Policy
-from capsule.survey import Survey
+from capsule.base.errors import CapsuleError, InternalError
+from capsule.files.found import Survey
+from capsule.host.host import Host
+from capsule.launcher import spawn
+from capsule.launcher import steps as s
+from capsule.launcher.failure import SetupError
+from capsule.planner.plan import Plan, Terminal, make_plan
+from capsule.policy.mounts import Mount
+from capsule.policy.policy import Limits, Policy
+from capsule.process.launch import Running, launch
+from capsule.program.command import Command, resolve
 from tests.launcher.witness import KILL, SOCKET, Call, Watch, refusal, witness
 from tests.unit.wire import kinds
 

@@ -378,7 +378,7 @@ def test_a_step_has_its_number_in_the_plan() -> None:
 
 _MANY = """
 import json, sys
-from capsule.cli import main
+from capsule.cli.main import main
 commands = json.loads(sys.argv[1])
 print(json.dumps([main(["sh", "-c", command]) for command in commands]))
 """

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import pytest
 
 import capsule
-from capsule import causes, delegation, doctor
-from capsule import steps as s
-from capsule.checks import State
-from capsule.delegation import CONTROLLERS
+from capsule.cli.doctor import causes, doctor
+from capsule.cli.doctor.checks import State
+from capsule.host import delegation
+from capsule.host.delegation import CONTROLLERS
+from capsule.launcher import steps as s
 from tests.support import HANG, PYTHON, REAL_ROOT, needs, nothing_left, shared_directory
 
 REFUSE = Path(__file__).with_name("refuse.py")

@@ -325,7 +325,7 @@ def with_launcher(content: bytes | None, mode: int = 0o755) -> list[str]:
     """The lines of an error when the package has another launcher, or none."""
     with shared_directory() as path:
         shutil.copytree(os.path.dirname(capsule.__file__), path / "capsule")
-        launcher = path / "capsule/capsule-launch"
+        launcher = path / "capsule/launcher/capsule-launch"
         launcher.unlink()
         if content is not None:
             launcher.write_bytes(content)

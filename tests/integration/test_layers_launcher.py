@@ -14,16 +14,16 @@ from typing import NamedTuple
 import pytest
 
 import capsule
-from capsule import spawn
-from capsule import steps as s
 from capsule.api import look
-from capsule.command import Command, resolve
-from capsule.failure import SetupError
-from capsule.host import Host
-from capsule.launch import end, launch
-from capsule.plan import Plan, make_plan
-from capsule.policy import Policy
-from capsule.survey import Survey
+from capsule.files.found import Survey
+from capsule.host.host import Host
+from capsule.launcher import spawn
+from capsule.launcher import steps as s
+from capsule.launcher.failure import SetupError
+from capsule.planner.plan import Plan, make_plan
+from capsule.policy.policy import Policy
+from capsule.process.launch import end, launch
+from capsule.program.command import Command, resolve
 from tests.support import NOBODY, OUTSIDE_UID, REAL_ROOT, needs
 
 BOUND = s.NO_SUID | s.NO_DEV

@@ -14,8 +14,8 @@ import pytest
 
 import capsule
 from capsule import Mount, Policy
-from capsule.changes import Action, Change
-from capsule.layers import open_layer
+from capsule.changes.layer import open_layer
+from capsule.changes.values import Action, Change
 from tests.support import (
     REAL_ROOT,
     ask,

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 import capsule
-from capsule import elf, guards, profile, profiles
+from capsule import profile
+from capsule.policy import builtin, protected
+from capsule.program import elf
 from tests.support import CAPSULE, HANG, PYTHON, give, shared_directory
 
 Done = subprocess.CompletedProcess[str]
@@ -95,7 +97,7 @@ def test_show_prints_what_loads_back() -> None:
 def test_list_names_the_profiles() -> None:
     """Each built-in one has a line, and each name can be shown."""
     names = [line.split()[0] for line in shown("policy", "list").splitlines()]
-    assert names == list(profiles.NAMES)
+    assert names == list(builtin.NAMES)
     for name in names:
         shown("policy", "show", "--profile", name)
 
@@ -103,7 +105,7 @@ def test_list_names_the_profiles() -> None:
 def test_the_protected_names() -> None:
     """Each name that --unprotect takes has a line that says why."""
     lines = shown("policy", "protected").splitlines()
-    assert [line.split()[0] for line in lines] == [guard.name for guard in guards.TABLE]
+    assert [line.split()[0] for line in lines] == [guard.name for guard in protected.TABLE]
     assert all(len(line.split()) > 1 for line in lines)
     assert "unprotect: not a protected name: typo" in refused("policy", "show", "--unprotect=typo")
 
@@ -247,7 +249,7 @@ def test_strict_executes_nothing_that_is_written() -> None:
     for at in ("/tmp/program", "/dev/shm/program", f"{os.environ['HOME']}/program"):
         program = capsule.Mount.content("#!/bin/sh\necho ran\n", at, mode=0o755)
         for name, status, ran in (("default", 0, "ran\n"), ("strict", 126, "")):
-            policy = profiles.builtin(name)
+            policy = builtin.builtin(name)
             policy = policy.replace(mounts=(*policy.mounts, program))
             result = capsule.run(["sh", "-c", script, at], policy, text=True)
             assert (result.returncode, result.stdout) == (status, f"#!/bin/sh\n{ran}"), result.stderr

@@ -54,8 +54,8 @@ def test_a_full_disk_keeps_nothing() -> None:
     """Where no file can be made any more, a rename still works: here on a file system so small."""
     code = """
 sys.path.insert(0, given["packages"])
-from capsule.aftermath import set_aside
-from capsule.survey import Watch
+from capsule.changes.set_aside import set_aside
+from capsule.files.found import Watch
 os.mkdir("/full/.vscode")
 open("/full/.envrc", "w").close()
 number = 0

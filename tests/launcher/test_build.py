@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from capsule import spawn
+from capsule.launcher import spawn
 from tests.launcher.build import ALL, HERE, SOURCES, WARNINGS, build
 
 MORE_WARNINGS = ("-Wshadow", "-Wstrict-prototypes", "-Wmissing-prototypes", "-Wvla", "-Wformat=2")

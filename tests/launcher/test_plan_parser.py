@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 import capsule
-from capsule import spawn
-from capsule import steps as s
 from capsule.api import look
-from capsule.command import resolve
-from capsule.launch import launch
-from capsule.mounts import Mount
-from capsule.plan import Terminal, make_plan
-from capsule.policy import Limits, Policy
-from capsule.survey import Survey
+from capsule.files.found import Survey
+from capsule.launcher import spawn
+from capsule.launcher import steps as s
+from capsule.planner.plan import Terminal, make_plan
+from capsule.policy.mounts import Mount
+from capsule.policy.policy import Limits, Policy
+from capsule.process.launch import launch
+from capsule.program.command import resolve
 from tests.launcher.build import ALL, HERE, SANITIZE, SOURCES, WARNINGS, build, links_with
 from tests.unit.examples import CASES
 from tests.unit.wire import kinds

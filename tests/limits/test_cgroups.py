@@ -20,7 +20,9 @@ from typing import Any
 import pytest
 
 import capsule
-from capsule import HostError, Outcome, cgroup, delegation
+from capsule import HostError, Outcome
+from capsule.confine import cgroup
+from capsule.host import delegation
 from tests.support import (
     BOMB,
     CAPSULE,

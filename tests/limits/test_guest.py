@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from capsule import delegation
+from capsule.host import delegation
 from tests.support import needs
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from capsule import profiles
-from capsule.command import Command
-from capsule.host import Host, Range
-from capsule.mounts import FROM_HOST, Mount, MountKind
-from capsule.plan import Plan, Terminal, make_plan
-from capsule.policy import IdMap, Limits, Network, Policy, System
-from capsule.survey import Found, Guarded, Survey, Watch
+from capsule.files.found import Found, Guarded, Survey, Watch
+from capsule.host.host import Host, Range
+from capsule.planner.plan import Plan, Terminal, make_plan
+from capsule.policy import builtin
+from capsule.policy.mounts import FROM_HOST, Mount, MountKind
+from capsule.policy.policy import IdMap, Limits, Network, Policy, System
+from capsule.program.command import Command
 
 HOST = Host(
     kernel="6.1.0",
@@ -180,14 +180,14 @@ CASES: dict[str, Case] = {
         command=COMMAND.replace(working_directory=None, cwd="/", needed=NEEDED),
     ),
     "profile-strict": Case(
-        profiles.strict("/home/ada"),
+        builtin.strict("/home/ada"),
         command=COMMAND.replace(working_directory=None, cwd="/", needed=NEEDED),
     ),
     "profile-dev": Case(
-        profiles.dev("/home/ada/project"), command=COMMAND.replace(working_directory=None)
+        builtin.dev("/home/ada/project"), command=COMMAND.replace(working_directory=None)
     ),
     "profile-offline-build": Case(
-        profiles.offline_build("/home/ada", "/home/ada/project"),
+        builtin.offline_build("/home/ada", "/home/ada/project"),
         command=COMMAND.replace(working_directory=None),
     ),
     "terminal": Case(options={"terminal": Terminal((0, 1, 2), 50, 132)}),

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from capsule import aftermath, sightings
-from capsule.aftermath import set_aside
-from capsule.changes import SetAside
-from capsule.guards import Guard, in_force
-from capsule.survey import Watch
+from capsule.changes import set_aside as aftermath
+from capsule.changes.set_aside import set_aside
+from capsule.changes.values import SetAside
+from capsule.files import guarded
+from capsule.files.found import Watch
+from capsule.policy.protected import Guard, in_force
 from tests.support import closed_place, needs
 from tests.unit.trees import hook, mode, open_all, tree_of, watch
 
@@ -296,11 +297,11 @@ def test_a_link_swapped_in_meanwhile_is_not_followed(
     assert os.readlink(tree / ".envrc.capsule-aside-1") == "../outside/.envrc"
 
 
-def _then(act: Callable[[], None]) -> Callable[..., sightings.View]:
+def _then(act: Callable[[], None]) -> Callable[..., guarded.View]:
     """A look, and what somebody else does right after it."""
 
-    def look(top: int, guards: Sequence[Guard], **bounds: Any) -> sightings.View:
-        view = sightings.look(top, guards, **bounds)
+    def look(top: int, guards: Sequence[Guard], **bounds: Any) -> guarded.View:
+        view = guarded.look(top, guards, **bounds)
         act()
         return view
 

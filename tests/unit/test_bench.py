@@ -9,10 +9,10 @@ from pathlib import Path
 from bench import bwrap
 from bench.__main__ import render
 from bench.measure import WARM_UP, Row, Sample, Verdict, interleave, quantile, summarise
-from capsule import steps as s
-from capsule.plan import Plan, make_plan
-from capsule.policy import Policy
-from capsule.survey import Survey
+from capsule.files.found import Survey
+from capsule.launcher import steps as s
+from capsule.planner.plan import Plan, make_plan
+from capsule.policy.policy import Policy
 from tests.unit.examples import COMMAND, HOST
 
 MOUNTINFO = """\

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from capsule.mounts import MountKind
-from capsule.policy import IdMap, Network
-from capsule.result import Outcome
+from capsule.policy.mounts import MountKind
+from capsule.policy.policy import IdMap, Network
+from capsule.process.result import Outcome
 
 KINDS: list[Any] = [IdMap, MountKind, Network, Outcome]
 

@@ -7,15 +7,15 @@ import json
 
 import pytest
 
-from capsule import causes, checks, doctor, trials
-from capsule import steps as s
-from capsule.causes import Failure, Surroundings, conclude
-from capsule.checks import Check, Report, State
-from capsule.command import Command
-from capsule.delegation import DELEGATED, Delegation
-from capsule.host import Range
-from capsule.plan import make_plan
-from capsule.survey import Survey
+from capsule.cli.doctor import causes, checks, doctor, trials
+from capsule.cli.doctor.causes import Failure, Surroundings, conclude
+from capsule.cli.doctor.checks import Check, Report, State
+from capsule.files.found import Survey
+from capsule.host.delegation import DELEGATED, Delegation
+from capsule.host.host import Range
+from capsule.launcher import steps as s
+from capsule.planner.plan import make_plan
+from capsule.program.command import Command
 from tests.support import host
 
 USER_ONLY = s.Namespaces(s.NAMESPACES["user"])

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsule import elf
-from capsule.elf import Elf
+from capsule.program import elf
+from capsule.program.elf import Elf
 from tests.unit.elf_image import AARCH64, BASE, I386, PPC64, S390, TAGS, X86_64, cache, image, write
 
 # The most that any one reading of a file may ask for

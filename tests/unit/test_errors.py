@@ -7,10 +7,10 @@ import pickle
 
 import pytest
 
-from capsule import steps as s
-from capsule.errors import CapsuleError, HostError, InternalError, PolicyError
-from capsule.failure import SetupError
-from capsule.result import CommandFailed, Outcome, Result
+from capsule.base.errors import CapsuleError, HostError, InternalError, PolicyError
+from capsule.launcher import steps as s
+from capsule.launcher.failure import SetupError
+from capsule.process.result import CommandFailed, Outcome, Result
 
 FAILED = Result(args=("make",), outcome=Outcome.EXITED, returncode=2, stdout=b"out")
 SETUP = SetupError(s.Tree("/x", 7), 3, 9, errno.ENOENT, hint="create it", exit_code=125)

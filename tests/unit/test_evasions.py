@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from capsule import HostError, leads, sightings
-from capsule.aftermath import set_aside
-from capsule.cursor import LIST, Way
-from capsule.guards import within
+from capsule import HostError
+from capsule.changes.set_aside import set_aside
+from capsule.files import guarded
+from capsule.files.trees import links as leads
+from capsule.files.trees.cursor import LIST, Way
+from capsule.policy.protected import within
 from tests.unit.trees import ALL, hook, mode, open_all, tree_of, watch
 
 
@@ -245,7 +247,7 @@ def test_without_descriptors_nothing_passes_for_seen(tree: Path) -> None:
         for left in range(8):
             with descriptors_left(left):
                 try:
-                    told.append({sight.path for sight in sightings.look(top, guards).found})
+                    told.append({sight.path for sight in guarded.look(top, guards).found})
                 except OSError as error:
                     told.append(error.errno)
     finally:
@@ -262,15 +264,15 @@ def test_a_tree_that_cannot_be_looked_through_ends_the_start(tree: Path) -> None
     guards = within(ALL, str(tree))
     for left in range(3):
         with descriptors_left(left), pytest.raises(HostError, match="Too many open files") as caught:
-            sightings.first_look(str(tree), guards)
+            guarded.first_look(str(tree), guards)
         assert str(tree) in caught.value.message
         assert "ulimit -n" in (caught.value.hint or "")
     status = tree.stat()
-    looked = sightings.first_look(str(tree), guards)
+    looked = guarded.first_look(str(tree), guards)
     assert looked is not None
     assert looked[1] == (status.st_dev, status.st_ino)
     assert [sight.path for sight in looked[0].found] == ["a/b/.git/hooks"]
-    assert sightings.first_look(f"{tree}/missing", guards) is None
+    assert guarded.first_look(f"{tree}/missing", guards) is None
 
 
 def test_without_descriptors_the_end_is_not_silent(tree: Path) -> None:

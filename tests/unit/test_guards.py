@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from capsule import PolicyError, guards, sightings
-from capsule.guards import TABLE, Guard, check_places, in_force, match, named, within
+from capsule import PolicyError
+from capsule.files import guarded
+from capsule.policy import protected
+from capsule.policy.protected import TABLE, Guard, check_places, in_force, match, named, within
 from tests.support import needs
 
 ALL = in_force((), ())
@@ -19,13 +21,13 @@ ALL = in_force((), ())
 def look(
     tree: Path,
     chosen: Iterable[Guard] = ALL,
-    depth: int = guards.GUARD_DEPTH,
-    most: int = guards.GUARD_ENTRIES,
-) -> sightings.View:
+    depth: int = protected.GUARD_DEPTH,
+    most: int = protected.GUARD_ENTRIES,
+) -> guarded.View:
     """What the guards find in a tree."""
     top = os.open(tree, os.O_PATH | os.O_DIRECTORY)
     try:
-        return sightings.look(top, within(chosen, str(tree)), depth=depth, most=most)
+        return guarded.look(top, within(chosen, str(tree)), depth=depth, most=most)
     finally:
         os.close(top)
 
@@ -195,9 +197,9 @@ def test_capsule_itself_is_protected_where_it_lies_in_a_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its Python's prefix, whatever that is called, and its own package; it can be left out."""
-    make(tmp_path, "project/tools/lib/site-packages/x", "src/capsule/guards.py")
+    make(tmp_path, "project/tools/lib/site-packages/x", "src/capsule/policy/protected.py")
     monkeypatch.setattr("sys.prefix", str(tmp_path / "project/tools"))
-    monkeypatch.setattr(guards, "__file__", str(tmp_path / "src/capsule/guards.py"))
+    monkeypatch.setattr(protected, "__file__", str(tmp_path / "src/capsule/policy/protected.py"))
     assert found(tmp_path) == {"project/tools": "capsule-itself", "src/capsule": "capsule-itself"}
     assert found(tmp_path / "project") == {"tools": "capsule-itself"}
     assert found(tmp_path / "project/tools") == {}
@@ -234,7 +236,7 @@ def test_names_are_found_at_the_top_and_below(tmp_path: Path) -> None:
     info = (tmp_path / "sub/.git").stat()
     (pointer,) = (sight for sight in seen.found if sight.path == "sub/.git")
     assert (pointer.identity, pointer.kind) == (f"{info.st_dev}:{info.st_ino}", "file")
-    assert (seen.depth, seen.closed) == (guards.GUARD_DEPTH, ())
+    assert (seen.depth, seen.closed) == (protected.GUARD_DEPTH, ())
 
 
 def test_repositories_without_the_name_are_found(tmp_path: Path) -> None:
@@ -319,15 +321,15 @@ def test_names_of_any_bytes_and_deep_trees_are_looked_through(tmp_path: Path) ->
         os.close(deep)
         deep = below
     os.close(deep)
-    assert look(tmp_path).depth == guards.GUARD_DEPTH
+    assert look(tmp_path).depth == protected.GUARD_DEPTH
 
 
 def test_names_that_fold_to_a_protected_one_are_looked_up() -> None:
     """Whether they are one says the file system: a name of other case is a candidate, no more."""
     for name in (".git", ".GIT", ".Git", ".g\u200cit"):
-        assert sightings._folded(name) == ".git"
-    assert sightings._folded(".\u212airo") == ".kiro"
-    assert sightings._folded(".gits") != ".git"
+        assert guarded._folded(name) == ".git"
+    assert guarded._folded(".\u212airo") == ".kiro"
+    assert guarded._folded(".gits") != ".git"
 
 
 def test_another_case_is_another_name_where_the_file_system_says_so(tmp_path: Path) -> None:

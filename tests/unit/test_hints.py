@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from capsule import elf
-from capsule import steps as s
-from capsule.command import Command
-from capsule.hints import HINTS, exit_code_for, hint_for, host_error_for
-from capsule.host import version
-from capsule.mounts import Mount
-from capsule.survey import Found, Survey
+from capsule.files.found import Found, Survey
+from capsule.host.host import version
+from capsule.launcher import steps as s
+from capsule.policy.mounts import Mount
+from capsule.process.hints import HINTS, exit_code_for, hint_for, host_error_for
+from capsule.program import elf
+from capsule.program.command import Command
 from tests.unit.examples import COMMAND, HOST, ROOT_HOST
 
 # An example of each kind of step that has a row; its path is what the hint has to name.

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from capsule import steps as s
-from capsule.delegation import DELEGATED, OWN, Delegation
-from capsule.errors import HostError, PolicyError
-from capsule.host import Host
-from capsule.limits import check_out_of_reach, make_bounds
-from capsule.mounts import Mount
-from capsule.policy import IdMap, Limits, Policy
-from capsule.survey import Found
+from capsule.base.errors import HostError, PolicyError
+from capsule.files.found import Found
+from capsule.host.delegation import DELEGATED, OWN, Delegation
+from capsule.host.host import Host
+from capsule.launcher import steps as s
+from capsule.planner.limits import check_out_of_reach, make_bounds
+from capsule.policy.mounts import Mount
+from capsule.policy.policy import IdMap, Limits, Policy
 
 WHERE = "/sys/fs/cgroup/user.slice/own"
 WHOLE = Host(kernel="6.1.0", cpus=4, cgroup=Delegation(WHERE, ("memory", "pids", "cpu"), DELEGATED))

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from capsule import elf, loader
-from capsule.loader import Loader
+from capsule.program import elf, loader
+from capsule.program.loader import Loader
 from tests.support import HANG
 from tests.unit.elf_image import AARCH64, image, write
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from capsule import elf, needs
-from capsule.needs import needed
+from capsule.program import elf
+from capsule.program import needed as needs
+from capsule.program.needed import needed
 from tests.support import HANG
 from tests.support import needs as host_needs
 from tests.unit.elf_image import image, write

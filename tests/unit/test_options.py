@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsule.errors import PolicyError
-from capsule.mounts import Mount
-from capsule.options import FLAGS, OPTIONS, SHORT, Options, help_text, parse
-from capsule.policy import IdMap, Limits, Network, Policy, System
-from capsule.request import effective, to_policy
-from capsule.seccomp import Seccomp
+from capsule.base.errors import PolicyError
+from capsule.cli.options import FLAGS, OPTIONS, SHORT, Options, help_text, parse
+from capsule.cli.request import effective, to_policy
+from capsule.confine.seccomp.spec import Seccomp
+from capsule.policy.mounts import Mount
+from capsule.policy.policy import IdMap, Limits, Network, Policy, System
 
 SWITCHES = sorted(flag for flag, takes in FLAGS.items() if not takes)
 MODIFIERS = OPTIONS["of the file option right before"]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from capsule.patterns import Pattern
+from capsule.files.patterns import Pattern
 
 
 @pytest.mark.parametrize(

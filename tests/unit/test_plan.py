@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsule import seccomp
-from capsule import steps as s
-from capsule.command import Command
-from capsule.errors import HostError, PolicyError
-from capsule.host import Host
-from capsule.mounts import Mount, MountKind
-from capsule.plan import Plan, Terminal, make_plan
-from capsule.policy import IdMap, Limits, Network, Policy
+from capsule.base.errors import HostError, PolicyError
+from capsule.confine.seccomp import filters
+from capsule.confine.seccomp.spec import Seccomp
+from capsule.host.host import Host
+from capsule.launcher import steps as s
+from capsule.planner.plan import Plan, Terminal, make_plan
+from capsule.policy.mounts import Mount, MountKind
+from capsule.policy.policy import IdMap, Limits, Network, Policy
+from capsule.program.command import Command
 from tests.unit.examples import (
     CASES,
     COMMAND,
@@ -67,7 +68,7 @@ def test_a_plan_carries_the_filter_s_very_bytes() -> None:
     """What the simulator judges (tests/unit/seccomp) is what the launcher is told to install."""
     plan = CASES["default"].plan()
     (words,) = (words for word, words in decode(plan.encode()) if word == "seccomp")
-    expected = seccomp.load(seccomp.Seccomp(), arch="x86_64")
+    expected = filters.load(Seccomp(), arch="x86_64")
     assert expected is not None
     assert words == [expected.program, "1"]
     assert plan.filter == expected

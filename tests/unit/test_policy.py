@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsule.errors import PolicyError
-from capsule.mounts import Mount, MountKind
-from capsule.policy import IdMap, Limits, Network, Policy
-from capsule.quantities import parse_size, parse_time
+from capsule.base.errors import PolicyError
+from capsule.policy.mounts import Mount, MountKind
+from capsule.policy.policy import IdMap, Limits, Network, Policy
+from capsule.policy.units import parse_size, parse_time
 
 SIZES = {
     "0": 0,

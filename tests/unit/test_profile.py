@@ -14,13 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsule import found, guards, profile, profiles, seccomp, shapes, toml_text
-from capsule.errors import PolicyError
-from capsule.mounts import Mount, MountKind
-from capsule.options import parse
-from capsule.policy import IdMap, Limits, Network, Policy, System
-from capsule.request import effective, place_error
-from capsule.seccomp import Seccomp
+from capsule import profile
+from capsule.base.errors import PolicyError
+from capsule.cli.options import parse
+from capsule.cli.request import effective, place_error
+from capsule.confine.seccomp import filters
+from capsule.confine.seccomp.spec import Seccomp
+from capsule.policy import builtin, protected
+from capsule.policy.mounts import Mount, MountKind
+from capsule.policy.policy import IdMap, Limits, Network, Policy, System
+from capsule.policy.toml import document as toml_text
+from capsule.policy.toml import keys as shapes
+from capsule.policy.toml import tighten
 
 # --- random policies ------------------------------------------------------------------------
 
@@ -105,7 +110,7 @@ POLICIES = st.builds(
     system=st.sampled_from(list(System)),
     show_cwd=_FLAG,
     protect=_NAMES.map(lambda names: [name for name in names if _PLAIN.isdisjoint(name)]),
-    unprotect=st.lists(st.sampled_from([guard.name for guard in guards.TABLE]), max_size=3),
+    unprotect=st.lists(st.sampled_from([guard.name for guard in protected.TABLE]), max_size=3),
     network=st.sampled_from(list(Network)),
     hostname=st.from_regex(r"[a-z0-9][a-z0-9.-]{0,63}", fullmatch=True),
     uid=st.integers(0, 2**32 - 2),
@@ -479,15 +484,15 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_built_in_profiles(project: Path) -> None:
     """Each is the policy that docs/files.md describes."""
     home = str(project.parent)
-    assert list(profiles.NAMES) == ["default", "strict", "dev", "offline-build"]
-    assert profiles.builtin("default") == Policy()
-    assert profiles.builtin("dev") == Policy(mounts=(Mount.read_write(project),))
-    assert profiles.builtin("strict") == Policy(
+    assert list(builtin.NAMES) == ["default", "strict", "dev", "offline-build"]
+    assert builtin.builtin("default") == Policy()
+    assert builtin.builtin("dev") == Policy(mounts=(Mount.read_write(project),))
+    assert builtin.builtin("strict") == Policy(
         system=System.NEEDED,
         show_cwd=False,
         mounts=tuple(Mount.tmpfs(at, "64M", noexec=True) for at in ("/tmp", "/dev/shm", home)),
     )
-    offline = profiles.builtin("offline-build")
+    offline = builtin.builtin("offline-build")
     assert offline.network is Network.NONE
     assert offline.mounts[0] == Mount.read_write(project)
     assert all(mount.optional for mount in offline.mounts[1:])
@@ -500,9 +505,9 @@ def test_the_built_in_profiles(project: Path) -> None:
 @pytest.mark.usefixtures("project")
 def test_every_built_in_profile_loads_back() -> None:
     """As TOML each is equal to itself; each has a maker and a line of text."""
-    assert set(profiles._MAKERS) == set(profiles.NAMES)
-    for name in profiles.NAMES:
-        policy = profiles.builtin(name)
+    assert set(builtin._MAKERS) == set(builtin.NAMES)
+    for name in builtin.NAMES:
+        policy = builtin.builtin(name)
         assert profile.loads(profile.dump(policy)) == policy
 
 
@@ -518,8 +523,8 @@ def test_every_built_in_profile_loads_back() -> None:
 def test_no_profile_shows_a_credential(secret: str, project: Path) -> None:
     """No mount of a built-in profile is at or above a file that is known to hold a token."""
     path = f"{project.parent}/{secret}"
-    for name in profiles.NAMES:
-        for mount in profiles.builtin(name).mounts:
+    for name in builtin.NAMES:
+        for mount in builtin.builtin(name).mounts:
             assert not mount.source or not f"{path}/".startswith(f"{mount.source}/")
 
 
@@ -529,7 +534,7 @@ def test_no_home_is_made_writable(name: str, project: Path, monkeypatch: pytest.
     for place in ("/", project.parent, project.parent.parent, "/tmp", "/etc"):
         monkeypatch.chdir(place)
         with pytest.raises(PolicyError) as caught:
-            profiles.builtin(name)
+            builtin.builtin(name)
         assert caught.value.message.startswith(f"--profile {name} makes the working directory writable")
         assert "--rw" in (caught.value.hint or "")
     gone = project / "gone"
@@ -537,7 +542,7 @@ def test_no_home_is_made_writable(name: str, project: Path, monkeypatch: pytest.
     monkeypatch.chdir(gone)
     gone.rmdir()
     with pytest.raises(PolicyError, match="gone"):
-        profiles.builtin(name)
+        builtin.builtin(name)
 
 
 def test_a_project_in_a_cache(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -546,7 +551,7 @@ def test_a_project_in_a_cache(project: Path, monkeypatch: pytest.MonkeyPatch) ->
     for place in ("go/pkg/mod", "go/pkg/mod/x", "go"):
         (home / place).mkdir(parents=True, exist_ok=True)
         monkeypatch.chdir(home / place)
-        mounts = profiles.builtin("offline-build").mounts
+        mounts = builtin.builtin("offline-build").mounts
         assert Mount.read_write(home / place) in mounts
         own = next(mount for mount in reversed(mounts) if f"{home}/{place}".startswith(mount.at))
         assert own.kind is MountKind.READ_WRITE
@@ -576,7 +581,7 @@ def test_an_unknown_system_call_in_a_profile_is_placed() -> None:
     options = parse("run", ["--profile=p.toml", "true"])
     policy, _ = effective(options)
     with pytest.raises(PolicyError) as caught:
-        seccomp.load(policy.seccomp)
+        filters.load(policy.seccomp)
     place_error(options, caught.value)
     assert caught.value.message == "p.toml:2: seccomp: no such system call: pttrace"
 
@@ -633,7 +638,7 @@ def test_what_a_found_file_denies_is_denied() -> None:
     for allow in ("ptrace", "@debug"):
         for deny in ("ptrace", "@debug"):
             policy = tightened(f'seccomp.deny = ["{deny}"]', f"--allow-syscall={allow}")
-            found = seccomp.load(policy.seccomp, arch="x86_64")
+            found = filters.load(policy.seccomp, arch="x86_64")
             assert found is not None
             assert not found.request.rules().call("ptrace").allowed, (allow, deny)
 
@@ -769,7 +774,7 @@ def test_a_found_file_never_loosens(asked: Policy, written: Policy) -> None:
     text = profile.dump(written)
     document = toml_text.Document(text, "capsule.toml", "/")
     with contextlib.suppress(PolicyError):
-        found_policy = found.tighten_by(asked, document)
+        found_policy = tighten.tighten_by(asked, document)
         assert found_policy.mounts[: len(asked.mounts)] == asked.mounts or {
             mount.kind for mount in set(found_policy.mounts) - set(asked.mounts)
         } <= {MountKind.HIDE}

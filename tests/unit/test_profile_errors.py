@@ -9,11 +9,13 @@ import re
 
 import pytest
 
-from capsule import profile, shapes, toml_text
-from capsule import steps as s
-from capsule.errors import CapsuleError, PolicyError
-from capsule.failure import SetupError
-from capsule.mounts import MountKind
+from capsule import profile
+from capsule.base.errors import CapsuleError, PolicyError
+from capsule.launcher import steps as s
+from capsule.launcher.failure import SetupError
+from capsule.policy.mounts import MountKind
+from capsule.policy.toml import document as toml_text
+from capsule.policy.toml import keys
 
 
 def refused(text: str) -> PolicyError:
@@ -41,7 +43,7 @@ _MISFITS: dict[str, list[str]] = {
     "count": ["0", "-1", "'x'", "1.5", "true", "[]", "99999999999"],
     "cpus": ["0", "-1", "0.001", "'x'", "nan", "inf", "true", "[]"],
     "mode": ["-1", "512", "'644'", "'x'", "true", "1.5", "[]"],
-    **{name: ["5", "'no'", "true", "[]"] for name in shapes.CHOICES},
+    **{name: ["5", "'no'", "true", "[]"] for name in keys.CHOICES},
 }
 
 
@@ -49,16 +51,16 @@ def _misfits() -> list[tuple[str, str]]:
     """(A profile, the line and key that its error names) of each key of the schema and each misfit."""
     cases = [
         (f"\n{name} = {value}\n", f"p.toml:2: {name}")
-        for name, shape in shapes.of_policy().items()
+        for name, shape in keys.of_policy().items()
         for value in _MISFITS[shape.shape]
     ]
     cases += [
         (f"[limits]\n{name} = {value}\n", f"p.toml:2: limits.{name}: ")
-        for name, shape in shapes.of_limits().items()
+        for name, shape in keys.of_limits().items()
         for value in _MISFITS[shape.shape]
     ]
     for kind in MountKind:
-        known = shapes.of_mount(kind)
+        known = keys.of_mount(kind)
         needed = [n for n, shape in known.items() if shape.required]
         for name, shape in known.items():
             lines = "".join(f"{n} = '/some/place'\n" for n in needed if n != name)

@@ -11,16 +11,20 @@ from typing import Any
 import pytest
 
 import capsule
-from capsule import found, guards, policy_verb, profile, profiles, report, toml_text
-from capsule.errors import PolicyError
-from capsule.mounts import Mount
-from capsule.options import parse
-from capsule.paths import absolute, check_path, inside_path
-from capsule.policy import Limits, Policy
-from capsule.quantities import parse_size, parse_time
-from capsule.request import effective
+from capsule import profile
+from capsule.base.errors import PolicyError
+from capsule.cli import policy as policy_verb
+from capsule.cli import report
+from capsule.cli.options import parse
+from capsule.cli.request import effective
+from capsule.policy import builtin, protected
+from capsule.policy.mounts import Mount
+from capsule.policy.paths import absolute, check_path, inside_path
+from capsule.policy.policy import Limits, Policy
+from capsule.policy.toml import document, tighten
+from capsule.policy.units import parse_size, parse_time
 
-SOURCES = sorted(Path(capsule.__file__).parent.glob("*.py"))
+SOURCES = sorted(Path(capsule.__file__).parent.rglob("*.py"))
 # What makes an error about a request, besides the class itself.
 MAKERS = ("PolicyError", "_wrong", "document.error")
 
@@ -36,7 +40,7 @@ def options(*words: str) -> _Make:
 def found_file(text: str) -> _Make:
     """A policy that a file of this text tightens."""
     policy = Policy(mounts=(TMP,))
-    return lambda: found.tighten_by(policy, toml_text.Document(text, "capsule.toml", "/"))
+    return lambda: tighten.tighten_by(policy, document.Document(text, "capsule.toml", "/"))
 
 
 def field(**fields: Any) -> _Make:
@@ -100,7 +104,7 @@ WRONG: dict[str, _Make] = {
     "too many words": lambda: policy_verb.main(["list", "x"]),
     "a command to show": lambda: policy_verb.main(["show", "true"]),
     "an unknown protected name": lambda: policy_verb.main(["show", "--unprotect=typo"]),
-    "the same elsewhere": lambda: guards.in_force((), ("typo",)),
+    "the same elsewhere": lambda: protected.in_force((), ("typo",)),
     "no TOML": lambda: profile.loads("a = "),
     "a file that is found": found_file("uid = 1"),
     "a higher limit": found_file("limits.timeout = 'none'"),
@@ -124,7 +128,7 @@ def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
     """Paths that count from it have a remedy, and so has a profile that would make it writable."""
     monkeypatch.chdir(tmp_path)
     tmp_path.rmdir()
-    for make in (lambda: absolute("x", "root"), lambda: profiles.builtin("dev")):
+    for make in (lambda: absolute("x", "root"), lambda: builtin.builtin("dev")):
         with pytest.raises(PolicyError) as caught:
             make()
         assert caught.value.hint

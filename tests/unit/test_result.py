@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from capsule.result import CommandFailed, Outcome, Result, Usage
+from capsule.process.result import CommandFailed, Outcome, Result, Usage
 
 # outcome, returncode, detail -> exit status of the shell, signal, text
 TABLE = [

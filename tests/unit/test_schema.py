@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsule import profile, shapes
-from capsule.errors import PolicyError
-from capsule.mounts import MountKind
-from capsule.policy import Limits, Policy
-from capsule.quantities import parse_size, parse_time
-from capsule.schema import DIALECT, schema
+from capsule import profile
+from capsule.base.errors import PolicyError
+from capsule.policy.mounts import MountKind
+from capsule.policy.policy import Limits, Policy
+from capsule.policy.toml import keys
+from capsule.policy.toml.schema import DIALECT, schema
+from capsule.policy.units import parse_size, parse_time
 from tests.unit.test_profile import POLICIES
 
 SCHEMA = schema()
@@ -141,7 +142,7 @@ def test_every_kind_of_mount_is_described(kind: MountKind) -> None:
     (rule,) = [
         one for one in mounts["mount"]["oneOf"] if one["properties"]["kind"] == {"const": kind.value}
     ]
-    known = shapes.of_mount(kind)
+    known = keys.of_mount(kind)
     assert list(rule["properties"]) == ["kind", *known]
     assert rule["required"] == ["kind", *(name for name, shape in known.items() if shape.required)]
     assert rule["description"]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsule import step as shown
-from capsule import steps as s
-from capsule.text import describe_size
+from capsule.base.text import describe_size
+from capsule.launcher import step as shown
+from capsule.launcher import steps as s
 from tests.unit.examples import CASES
 from tests.unit.wire import Kind, decode, kinds
 

@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from capsule import IdMap, Mount, Policy, PolicyError, System, hiding, sockets
-from capsule.mounts import CONTENT_SIZE
-from capsule.sources import follow, trusts_root
-from capsule.survey import Found, Survey
-from capsule.surveyor import survey
+from capsule import IdMap, Mount, Policy, PolicyError, System
+from capsule.files import hides as hiding
+from capsule.files import sockets
+from capsule.files.found import Found, Survey
+from capsule.files.lookup import follow, trusts_root
+from capsule.files.survey import survey
+from capsule.policy.mounts import CONTENT_SIZE
 from tests.support import needs, open_descriptors
 
 IS_ROOT = os.geteuid() == 0

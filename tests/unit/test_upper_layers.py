@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from capsule import applying, comparing
-from capsule.changes import Action, Change
-from capsule.cursor import Cursor, open_directory
-from capsule.errors import PolicyError
-from capsule.guards import Guard, named
-from capsule.layers import Layer, make_removable, open_layer
+from capsule.base.errors import PolicyError
+from capsule.changes import apply as applying
+from capsule.changes import compare
+from capsule.changes.layer import Layer, make_removable, open_layer
+from capsule.changes.values import Action, Change
+from capsule.files.trees.cursor import Cursor, open_directory
+from capsule.policy.protected import Guard, named
 from tests.support import REAL_ROOT, needs, nothing_left, open_descriptors
 
 AT = "/at"
@@ -155,7 +156,7 @@ def test_the_mode_of_the_top_is_a_change_of_the_overlay_itself(lab: Lab) -> None
 
 def test_a_file_that_was_only_opened_is_not_listed(lab: Lab) -> None:
     """Same content and mode. Another mode, content or size is a change, and so is a large file."""
-    large = "x" * (comparing.COMPARED_FILE + 1)
+    large = "x" * (compare.COMPARED_FILE + 1)
     for name, text in {"same": "text", "mode": "text", "content": "text", "large": large}.items():
         write(lab.lower / name, text, 0o644)
         write(lab.upper / name, text, 0o644)
@@ -168,7 +169,7 @@ def test_a_file_that_was_only_opened_is_not_listed(lab: Lab) -> None:
 
 def test_what_is_compared_in_all_is_bounded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond, a file that was opened for writing counts as modified."""
-    monkeypatch.setattr(comparing, "COMPARED_IN_ALL", 10)
+    monkeypatch.setattr(compare, "COMPARED_IN_ALL", 10)
     for name in ("a", "b", "c"):
         write(lab.lower / name, "1234")
         write(lab.upper / name, "1234")
@@ -342,7 +343,7 @@ def test_a_tree_deeper_than_a_path_is_not_all_listed(lab: Lab) -> None:
                 layer.apply()
         assert not complete
         assert {"/at/d", "/at/e"} < {c.path for c in found}
-        assert max(len(c.path) for c in found) <= comparing.LONGEST_PATH + len(AT)
+        assert max(len(c.path) for c in found) <= compare.LONGEST_PATH + len(AT)
         assert not any(lab.lower.iterdir())
     finally:
         remove_deep(lab.upper)
@@ -350,7 +351,7 @@ def test_a_tree_deeper_than_a_path_is_not_all_listed(lab: Lab) -> None:
 
 def test_all_paths_together_are_bounded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many long paths take no more memory than that."""
-    monkeypatch.setattr(comparing, "_ALL_PATHS", 1000)
+    monkeypatch.setattr(compare, "_ALL_PATHS", 1000)
     for number in range(20):
         write(lab.upper / ("n" * 200) / str(number))
     with lab.layer() as layer:

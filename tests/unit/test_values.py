@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 
-from capsule.values import Value
+from capsule.base.values import Value
 
 
 class Point(Value):

@@ -13,21 +13,23 @@ from collections.abc import Iterator
 
 import pytest
 
-from capsule import seccomp, verdict
-from capsule.cgroup import Account
-from capsule.errors import InternalError
-from capsule.launch import Running
-from capsule.plan import Plan
-from capsule.policy import Limits
-from capsule.result import Outcome, Usage
-from capsule.seccomp.denials import argument_text
-from capsule.streams import Streams
-from capsule.supervise import Process
+from capsule.base.errors import InternalError
+from capsule.confine.cgroup import Account
+from capsule.confine.seccomp import filters
+from capsule.confine.seccomp.denials import argument_text
+from capsule.confine.seccomp.spec import Seccomp
+from capsule.planner.plan import Plan
+from capsule.policy.policy import Limits
+from capsule.process import outcome as verdict
+from capsule.process.handle import Process
+from capsule.process.launch import Running
+from capsule.process.result import Outcome, Usage
+from capsule.process.streams import Streams
 
 STARTED, FEATURES, READY, STOPPED, ENDED, REFUSED = range(1, 7)
 COMMAND, DEADLINE = range(2)
 PLAN = Plan((), ("prog",), ("user",), {"files": "hidden"})
-FILTER = seccomp.load(seccomp.Seccomp(), arch="x86_64")
+FILTER = filters.load(Seccomp(), arch="x86_64")
 PTRACE, SOCKET = 101, 41
 
 
@@ -285,13 +287,13 @@ def test_refusals_are_told_in_words() -> None:
     [
         (FILTER, True, True),
         (FILTER, False, False),
-        (seccomp.load(seccomp.Seccomp(), listener=False, arch="x86_64"), True, False),
+        (filters.load(Seccomp(), listener=False, arch="x86_64"), True, False),
         (None, True, True),
         (None, False, True),
     ],
 )
 def test_whether_all_refusals_are_told(
-    filter_: seccomp.Filter | None, last_word: bool, complete: bool
+    filter_: filters.Filter | None, last_word: bool, complete: bool
 ) -> None:
     """With a listener and init's last word; without a filter there is nothing to tell."""
     with staged(plan=PLAN.replace(filter=filter_)) as stage:
@@ -301,7 +303,7 @@ def test_whether_all_refusals_are_told(
 
 
 @pytest.mark.parametrize(("filter_", "told"), [(FILTER, True), (None, False)])
-def test_the_filter_ended_it(filter_: seccomp.Filter | None, told: bool) -> None:
+def test_the_filter_ended_it(filter_: filters.Filter | None, told: bool) -> None:
     """SIGSYS under a filter is another interface of the kernel, and said so in words."""
     with staged(plan=PLAN.replace(filter=filter_)) as stage:
         stage.say(record(ENDED, signal.SIGSYS, COMMAND))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from capsule.walk import Entry, TooMany, entries, open_beneath, stat_beneath
+from capsule.files.trees.walk import Entry, TooMany, entries, open_beneath, stat_beneath
 from tests.support import needs, open_descriptors
 
 IS_ROOT = os.geteuid() == 0

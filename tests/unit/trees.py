@@ -7,9 +7,9 @@ import stat
 from collections.abc import Sequence
 from pathlib import Path
 
-from capsule import sightings
-from capsule.guards import GUARD_ENTRIES, Guard, in_force, within
-from capsule.survey import Watch
+from capsule.files import guarded
+from capsule.files.found import Watch
+from capsule.policy.protected import GUARD_ENTRIES, Guard, in_force, within
 
 ALL = in_force((), ())
 
@@ -26,7 +26,7 @@ def watch(tree: Path, guards: Sequence[Guard] = ALL, most: int = GUARD_ENTRIES) 
     """A tree as it is known at the start."""
     top = os.open(tree, os.O_PATH | os.O_DIRECTORY)
     try:
-        view = sightings.look(top, within(guards, str(tree)), most=most)
+        view = guarded.look(top, within(guards, str(tree)), most=most)
     finally:
         os.close(top)
     known = tuple((sight.path, sight.identity) for sight in view.found)

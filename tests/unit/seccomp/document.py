@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 
-from capsule.seccomp import groups, numbers, resolve, table
-from capsule.seccomp.rules import Call, errno_of
+from capsule.confine.seccomp import groups, numbers, resolve, table
+from capsule.confine.seccomp.rules import Call, errno_of
 
 HEAD = """\
 # System calls
 
-<!-- Made from src/capsule/seccomp/table.py by `pytest tests/unit/seccomp --update-golden`. -->
+<!-- Made from src/capsule/confine/seccomp/table.py by `pytest tests/unit/seccomp --update-golden`. -->
 
 What runs in a capsule may make the system calls of a list; the kernel refuses all others. The list
 knows every call of Linux {version} on x86_64 and aarch64: {known} calls, of which the default allows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from capsule.seccomp.rules import Call
+from capsule.confine.seccomp.rules import Call
 
 HIGH = (0, 1 << 32, 0xFFFFFFFF << 32, 0x123 << 32)
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from capsule.errors import HostError, PolicyError
-from capsule.seccomp import Filter, Seccomp, filters
+from capsule.base.errors import HostError, PolicyError
+from capsule.confine.seccomp import filters
+from capsule.confine.seccomp.filters import Filter
+from capsule.confine.seccomp.spec import Seccomp
 
 HANG = 20
-SOURCE = str(Path(filters.__file__).parents[2])
+SOURCE = str(Path(filters.__file__).parents[3])
 
 
 def load(*words: Any, **more: Any) -> Filter:
@@ -28,13 +30,18 @@ def test_a_built_in_profile_imports_little() -> None:
     """A run with one, whatever the ids are, imports neither the table nor the compiler."""
     script = (
         f"import sys; sys.path.insert(0, {SOURCE!r})\n"
-        "from capsule.seccomp import Seccomp, load; assert load(Seccomp(), ids=(5, 6), arch='x86_64')\n"
-        "print(*sorted(m for m in sys.modules if m.startswith('capsule.seccomp.')))"
+        "from capsule.confine.seccomp.filters import load\n"
+        "from capsule.confine.seccomp.spec import Seccomp\n"
+        "assert load(Seccomp(), ids=(5, 6), arch='x86_64')\n"
+        "print(*sorted(m for m in sys.modules if m.startswith('capsule.confine.seccomp.')))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, timeout=HANG, check=True
     )
-    assert done.stdout.split() == ["capsule.seccomp.filters", "capsule.seccomp.spec"]
+    assert done.stdout.split() == [
+        "capsule.confine.seccomp.filters",
+        "capsule.confine.seccomp.spec",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from capsule.seccomp import Seccomp, filters, numbers
+from capsule.confine.seccomp import filters, numbers
+from capsule.confine.seccomp.spec import Seccomp
 
 HANG = 20
 LOADER = Path(__file__).with_name("loader.py")

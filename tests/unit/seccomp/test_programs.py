@@ -12,9 +12,21 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from capsule.errors import PolicyError
-from capsule.seccomp import Seccomp, emit, filters, numbers, resolve
-from capsule.seccomp.rules import ALLOW, ERRNO, KILL, LOG, NOTIFY, Call, Case, Rules, decide, errno_of
+from capsule.base.errors import PolicyError
+from capsule.confine.seccomp import emit, filters, numbers, resolve
+from capsule.confine.seccomp.rules import (
+    ALLOW,
+    ERRNO,
+    KILL,
+    LOG,
+    NOTIFY,
+    Call,
+    Case,
+    Rules,
+    decide,
+    errno_of,
+)
+from capsule.confine.seccomp.spec import Seccomp
 
 from . import machine, samples, verdicts
 
@@ -75,7 +87,7 @@ def test_golden_verdicts(profile: str, arch: str, update_golden: bool) -> None:
 def test_the_shipped_program_is_the_table_s(profile: str, arch: str, update_golden: bool) -> None:
     """What is shipped is what the table says today, with places for the command's ids."""
     text = filters.shipped_text(profile, arch)
-    source = Path(__file__).parents[3] / "src/capsule/seccomp/built_in" / f"{profile}.{arch}"
+    source = Path(__file__).parents[3] / "src/capsule/confine/seccomp/built_in" / f"{profile}.{arch}"
     if update_golden:
         source.write_text(text, encoding="ascii")
     assert source.read_text(encoding="ascii") == text

@@ -11,9 +11,10 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from capsule.errors import PolicyError
-from capsule.seccomp import Seccomp, compare, numbers, oci, resolve
-from capsule.seccomp.rules import ALLOW, ERRNO, KILL, Case, Rules, decide, opened
+from capsule.base.errors import PolicyError
+from capsule.confine.seccomp import compare, numbers, oci, resolve
+from capsule.confine.seccomp.rules import ALLOW, ERRNO, KILL, Case, Rules, decide, opened
+from capsule.confine.seccomp.spec import Seccomp
 
 EPERM = ERRNO | errno.EPERM
 AF_ALG = 38

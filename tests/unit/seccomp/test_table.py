@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from capsule.seccomp import Seccomp, filters, groups, numbers, resolve, table
-from capsule.seccomp.rules import ALLOW, errno_of
+from capsule.confine.seccomp import filters, groups, numbers, resolve, table
+from capsule.confine.seccomp.rules import ALLOW, errno_of
+from capsule.confine.seccomp.spec import Seccomp
 
 from . import document
 

@@ -6,8 +6,8 @@ import errno
 from collections.abc import Callable
 from pathlib import Path
 
-from capsule.seccomp.numbers import numbers
-from capsule.seccomp.rules import ALLOW, KILL, LOG, NOTIFY, TRAP, Rules, errno_of
+from capsule.confine.seccomp.numbers import numbers
+from capsule.confine.seccomp.rules import ALLOW, KILL, LOG, NOTIFY, TRAP, Rules, errno_of
 
 from . import samples
 

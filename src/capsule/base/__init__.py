@@ -1,0 +1,1 @@
+"""Small things below all: errors, values, text, paths, signals, descriptors."""

@@ -1,0 +1,1 @@
+"""What a run left on the host: overlays listed and applied, new guarded names set aside."""

@@ -1,0 +1,1 @@
+"""Words in, words and an exit status out: the only code that prints."""

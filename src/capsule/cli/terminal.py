@@ -1,0 +1,217 @@
+"""A terminal for interactive runs: a pty of the capsule's own, relayed by the supervisor.
+
+The user's terminal never enters the capsule, so nothing inside can push input into it (TIOCSTI) or
+change its line discipline. What the user types goes to the pty, whose line discipline makes the
+signals of Ctrl-C and Ctrl-Z inside; what the command writes comes back the same way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import termios
+import tty
+
+from capsule.base import signals
+from capsule.planner.plan import Terminal
+from capsule.process.streams import write_all
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from capsule.process.handle import Process
+
+_CHUNK = 1 << 14
+BACKGROUND_LOOK = 0.2  # seconds
+
+
+def describe(fds: Sequence[int]) -> Terminal:
+    """A terminal to stand for those of our descriptors that are terminals, in the same size."""
+    try:
+        rows, columns = termios.tcgetwinsize(fds[0])
+    except termios.error:
+        rows, columns = 24, 80
+    return Terminal(tuple(fds), rows or 24, columns or 80)
+
+
+class Relay:
+    """Between the user's terminal and the capsule's, for as long as the command runs.
+
+    Args:
+        process: a process that was started with a terminal.
+        keyboard: our descriptor to read keys from, or None if standard input is no terminal.
+        screen: our descriptor to write to.
+    """
+
+    def __init__(self, process: Process, master: int, keyboard: int | None, screen: int) -> None:
+        self._process = process
+        self._master = master
+        self._keyboard = keyboard
+        self._screen = screen
+        self._typed = b""
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.typed_signals: set[int] = set()
+        self._shared = keyboard is not None and not os.isatty(1)
+        self._saved: list[object] | None = None
+
+    def __enter__(self) -> None:
+        """Begin. When the block ends, the terminal's mode is restored, whatever happened."""
+        os.set_blocking(self._master, False)
+        self._process.watch(self._master, select.POLLIN, self._show)
+        self._process.watch(self._wake, select.POLLIN, lambda: os.eventfd_read(self._wake))
+        self._process.on_stop(self.stopped)
+        self._process.on_end = self._show_rest
+        self.resume()
+
+    def __exit__(self, *_exception: object) -> None:
+        self._release_keyboard()
+        self._process.unwatch(self._wake)
+        os.close(self._wake)
+
+    # --- the two directions
+
+    def _show(self) -> None:
+        """From the pty to the screen. EIO: nobody inside holds it any more."""
+        try:
+            data = os.read(self._master, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._process.unwatch(self._master)
+            return
+        self._write(self._process.count_output(data))
+
+    def _write(self, data: bytes) -> None:
+        """To the screen, for as long as there is one: a window may be closed."""
+        if self._screen < 0:
+            return
+        if self._shared:
+            # Both terminals make whole line ends.
+            data = data.replace(b"\r\n", b"\n")
+        try:
+            write_all(self._screen, data)
+        except OSError:
+            self._screen = -1
+
+    def _show_rest(self) -> None:
+        """What was written last is still in the pty when the command has ended."""
+        with contextlib.suppress(OSError):
+            while data := os.read(self._master, _CHUNK):
+                self._write(self._process.count_output(data))
+
+    def _type(self) -> None:
+        """From the keyboard to the pty. While the pty is full, no more is read."""
+        if self._keyboard is None:
+            return
+        if not self._typed:
+            try:
+                self._typed = os.read(self._keyboard, _CHUNK)
+            except (BlockingIOError, OSError):
+                self._typed = b""
+            if not self._typed:
+                self._hang_up()
+                return
+            self._note_keys(self._typed)
+        with contextlib.suppress(BlockingIOError):
+            self._typed = self._typed[os.write(self._master, self._typed) :]
+        if self._typed:
+            self._process.unwatch(self._keyboard)
+            self._process.watch(self._master, select.POLLIN | select.POLLOUT, self._both)
+
+    def _note_keys(self, data: bytes) -> None:
+        """Remember which signals keys have made: a shell that waits for us would have got them too."""
+        keys: Any = self._saved[6] if self._saved is not None else {}
+        for index, number in ((termios.VINTR, signals.SIGINT), (termios.VQUIT, signals.SIGQUIT)):
+            if keys and keys[index] in data and keys[index] != b"\0":
+                self.typed_signals.add(number)
+
+    def _hang_up(self) -> None:
+        """The user's terminal is gone: so is the capsule's, whose kernel side tells all that use it."""
+        if self._keyboard is not None:
+            self._process.unwatch(self._keyboard)
+            self._keyboard = None
+        self._process.unwatch(self._master)
+        # First the signal: who has its end of file before that ends of its own accord.
+        self._process.signal_group(signals.SIGHUP)
+        os.close(self._master)
+        self._master = self._screen = -1
+        self._process.terminal = None
+
+    def _both(self) -> None:
+        """The pty was full: write what is left, then go back to reading keys."""
+        self._show()
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._typed = self._typed[os.write(self._master, self._typed) :]
+        if not self._typed and self._keyboard is not None:
+            self._process.watch(self._master, select.POLLIN, self._show)
+            self._process.watch(self._keyboard, select.POLLIN, self._type)
+
+    # --- the user's terminal
+
+    def resize(self) -> None:
+        """Give the pty the size of the user's terminal; the kernel tells the command (SIGWINCH)."""
+        with contextlib.suppress(termios.error, OSError):
+            rows, columns = termios.tcgetwinsize(self._screen)
+            if rows and columns:
+                termios.tcsetwinsize(self._master, (rows, columns))
+
+    def resume(self) -> None:
+        """Take the keyboard, if we are in the foreground: in the background it is not ours."""
+        self.resize()
+        if self._keyboard is None:
+            return
+        try:
+            if os.tcgetpgrp(self._keyboard) != os.getpgrp():
+                # A shell says nothing when it puts a job that runs in the foreground.
+                signals.set_timer(BACKGROUND_LOOK)
+                return
+            if self._saved is None:
+                self._saved = termios.tcgetattr(self._keyboard)
+            # Also where it was ours before: a shell that continues us has set its own mode.
+            tty.setraw(self._keyboard, termios.TCSADRAIN)
+            if self._shared:
+                # What others of a pipeline write to the terminal has whole line ends as ever.
+                mode = termios.tcgetattr(self._keyboard)
+                mode[1] |= termios.OPOST
+                termios.tcsetattr(self._keyboard, termios.TCSADRAIN, mode)
+        except (OSError, termios.error):
+            return
+        if not self._typed:
+            self._process.watch(self._keyboard, select.POLLIN, self._type)
+            # From a signal's handler this changes a poll(2) that goes on: it has to begin anew.
+            os.eventfd_write(self._wake, 1)
+
+    def _release_keyboard(self) -> None:
+        if self._keyboard is None or self._saved is None:
+            return
+        saved, self._saved = self._saved, None
+        self._process.unwatch(self._keyboard)
+        with contextlib.suppress(termios.error, OSError):
+            termios.tcsetattr(self._keyboard, termios.TCSADRAIN, saved)  # type: ignore[arg-type]
+
+    def stopped(self, _number: int) -> None:
+        """The command was stopped from the keyboard: stop our whole job, for the shell has its turn.
+
+        The key would have reached all of a pipeline. Where nobody could continue us, nothing stops.
+        """
+        self._release_keyboard()
+        handler = signals.get_handler(signals.SIGTSTP)
+        signals.set_handler(signals.SIGTSTP, signals.SIG_DFL)
+        os.kill(0, signals.SIGTSTP)
+        # Continued, by fg or bg.
+        signals.set_handler(signals.SIGTSTP, handler)
+        self.resume()
+        self._process.send_signal(signals.SIGCONT, group=True)
+
+    def suspend(self) -> None:
+        """We are to stop, and so is the command."""
+        self._release_keyboard()
+        self._process.signal_group(signals.SIGTSTP)
+        os.kill(os.getpid(), signals.SIGSTOP)
+        self.resume()
+        self._process.send_signal(signals.SIGCONT, group=True)

@@ -1,0 +1,1 @@
+"""Walls beside the view: pure compilers, one acting file a wall. They know no policy."""

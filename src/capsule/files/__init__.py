@@ -1,0 +1,1 @@
+"""What lies where a policy points, looked at without trusting it."""

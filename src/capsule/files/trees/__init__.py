@@ -1,0 +1,1 @@
+"""Ways through trees that others may write to; none follows a link."""

@@ -1,0 +1,1 @@
+"""What this host offers: facts found by trying, places, homes, ids, delegated cgroups."""

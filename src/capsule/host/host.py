@@ -1,0 +1,345 @@
+"""What this host offers: facts, found by trying, never judgements."""
+
+from __future__ import annotations
+
+import os
+
+from capsule.base.descriptors import Descriptors
+from capsule.base.errors import HostError, InternalError
+from capsule.base.values import Value
+from capsule.launcher import spawn, steps
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from .delegation import Delegation
+
+# The programs of the host. On most systems all but the first are links into it.
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+
+# What programs need of /etc to start and to behave as usual; nothing that names users or services.
+ETC = (
+    "alternatives", "bash.bashrc", "crypto-policies", "debian_version", "fonts", "inputrc",
+    "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "locale.alias", "locale.conf", "localtime",
+    "lsb-release", "mime.types", "os-release", "pki", "profile", "protocols", "redhat-release",
+    "services", "ssl", "system-release", "terminfo", "timezone",
+)  # fmt: skip
+# Run-time systems that keep a part of themselves in /etc, under a name with a version.
+ETC_PREFIXES = ("java-",)
+# Up to this size a file is copied: cheaper than a mount.
+COPIED_SIZE = 32 << 10
+
+# Parts of /proc that tell of the host or change it. Covered where the kernel has them.
+PROC_MASKED = (
+    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kallsyms", "/proc/kcore", "/proc/keys",
+    "/proc/key-users", "/proc/kmsg", "/proc/kpagecgroup", "/proc/kpagecount", "/proc/kpageflags",
+    "/proc/latency_stats", "/proc/mtd", "/proc/sched_debug", "/proc/scsi", "/proc/sysrq-trigger",
+    "/proc/timer_list", "/proc/timer_stats",
+)  # fmt: skip
+PROC_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys")
+
+CAP_SYS_ADMIN = 21
+
+HELPERS = ("/usr/bin", "/bin", "/usr/local/bin")
+
+
+class Range(Value):
+    """A range of subordinate ids: *count* host ids from *start* on."""
+
+    start: int
+    count: int
+
+
+class Host(Value):
+    """The facts that decide a plan. A test makes its own; `probe` finds the real ones.
+
+    Attributes:
+        kernel: the release, as in uname(2).
+        uid: effective user id of the caller.
+        gid: effective group id of the caller.
+        initial_ids: whether ids are the kernel's own: the initial user namespace, not a container's.
+        mount_api: fsopen(2), open_tree(2), move_mount(2) are there (5.2).
+        openat2: openat2(2) is there (5.6).
+        mount_admin: the caller has CAP_SYS_ADMIN in the initial user namespace: real root.
+        mount_setattr: mount_setattr(2) is there (5.12).
+        landlock_abi: version of Landlock, 0 for none.
+        outer_seccomp: the caller is under a seccomp filter itself.
+        seccomp: filters can be installed.
+        seccomp_listener: one with a listener can: the caller is under none that has one (5.0).
+        machine: the architecture, as in uname(2).
+        system: (path, link target or None) for each of SYSTEM that is there.
+        etc: likewise for ETC, without those in etc_files.
+        etc_files: (path, content) of the small files among ETC.
+        masked: those of PROC_MASKED that are there.
+        masked_for_all: those of them that not only the host's root may open.
+        read_only: those of PROC_READ_ONLY that are there.
+        subuids: the caller's range of /etc/subuid, or None.
+        subgids: likewise of /etc/subgid.
+        newuidmap: path of newuidmap(1), or None.
+        newgidmap: path of newgidmap(1), or None.
+        resolv_conf: the file that /etc/resolv.conf is, or None.
+        cpus: how many there are.
+        cgroup: where cgroups can be made; None if nobody looked.
+    """
+
+    kernel: str = "5.10"
+    uid: int = 1000
+    gid: int = 1000
+    initial_ids: bool = True
+    mount_api: bool = True
+    openat2: bool = True
+    mount_admin: bool = False
+    mount_setattr: bool = True
+    landlock_abi: int = 0
+    outer_seccomp: bool = False
+    seccomp: bool = True
+    seccomp_listener: bool = True
+    machine: str = "x86_64"
+    system: tuple[tuple[str, str | None], ...] = ()
+    etc: tuple[tuple[str, str | None], ...] = ()
+    etc_files: tuple[tuple[str, str], ...] = ()
+    masked: tuple[str, ...] = ()
+    masked_for_all: tuple[str, ...] = ()
+    read_only: tuple[str, ...] = ()
+    subuids: Range | None = None
+    subgids: Range | None = None
+    newuidmap: str | None = None
+    newgidmap: str | None = None
+    resolv_conf: str | None = None
+    cpus: int = 1
+    cgroup: Delegation | None = None
+
+    def __repr__(self) -> str:
+        """Without the files' contents."""
+        shown = (n for n in self.__value_fields__ if n not in ("system", "etc", "etc_files"))
+        return f"Host({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+
+_cache: dict[tuple[int, int], Host] = {}
+
+
+def probe(*, refresh: bool = False, cgroups: bool = False) -> Host:
+    """Return what this host offers, found once per process and identity.
+
+    The launcher tries the system calls; nothing is guessed from the kernel's version.
+
+    Args:
+        refresh: look again, for instance after packages were installed.
+        cgroups: look for a place for cgroups, too, which only some limits need.
+
+    Raises:
+        HostError: the launcher cannot be started.
+        InternalError: the launcher did not answer.
+    """
+    identity = (os.geteuid(), os.getegid())
+    if refresh or identity not in _cache:
+        _cache[identity] = _probe(*identity)
+    return _with_cgroup(_cache[identity]) if cgroups else _cache[identity]
+
+
+_last: tuple[Host, Host] | None = None
+
+
+def _with_cgroup(host: Host) -> Host:
+    """The same with where cgroups can be made, which may change; if not, the very same as before."""
+    global _last  # noqa: PLW0603
+    from . import delegation  # only where it is asked for
+
+    found = delegation.find()
+    last = _last
+    if last is None or last[0] is not host or last[1].cgroup != found:
+        last = _last = host, host.replace(cgroup=found)
+    return last[1]
+
+
+def _probe(uid: int, gid: int) -> Host:
+    with _Asking() as kernel:
+        # Meanwhile the launcher asks.
+        etc, etc_files = _etc()
+        facts: dict[str, Any] = {
+            "kernel": os.uname().release,
+            "machine": os.uname().machine,
+            "uid": uid,
+            "gid": gid,
+            "initial_ids": _has_initial_ids(),
+            "mount_admin": uid == 0 and _has_initial_ids() and _has_capability(CAP_SYS_ADMIN),
+            "system": _entries(SYSTEM),
+            "etc": etc,
+            "etc_files": etc_files,
+            "masked": tuple(filter(os.path.exists, PROC_MASKED)),
+            "masked_for_all": tuple(filter(_is_open_to_others, PROC_MASKED)),
+            "read_only": tuple(filter(os.path.exists, PROC_READ_ONLY)),
+            "subuids": _subordinate("/etc/subuid", uid),
+            "subgids": _subordinate("/etc/subgid", uid),
+            "newuidmap": _helper("newuidmap"),
+            "newgidmap": _helper("newgidmap"),
+            "resolv_conf": _resolv_conf(),
+            "cpus": os.cpu_count() or 1,
+        }
+        mount_setattr, openat2, mount_api, landlock_abi, outer, filters, listener = kernel.answer()
+    return Host(
+        mount_api=bool(mount_api),
+        openat2=bool(openat2),
+        mount_setattr=bool(mount_setattr),
+        landlock_abi=landlock_abi,
+        outer_seccomp=outer > 0,
+        seccomp=bool(filters),
+        seccomp_listener=bool(listener),
+        **facts,
+    )
+
+
+class _Asking:
+    """The launcher at work on the question what its system calls answer."""
+
+    def __enter__(self) -> _Asking:
+        with Descriptors() as fds:
+            null = fds.own(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+            self._child = spawn.spawn(
+                steps.encode((steps.Features(), steps.Stop())), (null, null, null)
+            )
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        spawn.reap(self._child.pid)
+        for fd in (self._child.error, self._child.status, self._child.lifeline):
+            os.close(fd)
+
+    def answer(self) -> tuple[int, ...]:
+        """The values of its record, in the order of step_features."""
+        record = spawn.read_record(self._child.status)
+        if record is not None and record[0] == spawn.FEATURES:
+            return record[1:8]
+        report = os.read(self._child.error, spawn.REPORT_SIZE)
+        if len(report) != spawn.REPORT_SIZE:
+            raise InternalError("the launcher did not say what the kernel offers")
+        why = os.strerror(memoryview(report).cast("i")[1])
+        hint = "a seccomp filter around Capsule may forbid it: `capsule doctor`"
+        raise HostError(f"the launcher cannot work on this host: {why}", hint=hint)
+
+
+def version(kernel: str) -> tuple[int, ...]:
+    """The numbers at the beginning of a release such as 6.1.0-18-amd64, for what cannot be tried."""
+    numbers: list[int] = []
+    for part in kernel.split("-", 1)[0].split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+def _has_initial_ids() -> bool:
+    try:
+        with open("/proc/self/uid_map", encoding="ascii") as table:
+            return table.read().split() == ["0", "0", "4294967295"]
+    except OSError:
+        return True
+
+
+def _has_capability(number: int) -> bool:
+    """Whether it is in the effective set; a container's root has few."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+            found = next(line for line in lines if line.startswith("CapEff:"))
+    except (OSError, StopIteration):
+        return False
+    return bool(int(found.split()[1], 16) >> number & 1)
+
+
+def _entries(paths: Iterable[str]) -> tuple[tuple[str, str | None], ...]:
+    """Each path that is there, with its target if it is a link that stays within the system."""
+    found: list[tuple[str, str | None]] = []
+    for path in paths:
+        try:
+            target = os.readlink(path)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            found.append((path, None))
+            continue
+        inside = os.path.normpath(os.path.join(os.path.dirname(path), target))
+        if not os.path.exists(path):
+            continue
+        found.append((path, target if inside.startswith(("/usr/", "/etc/alternatives/")) else None))
+    return tuple(found)
+
+
+def _etc() -> tuple[tuple[tuple[str, str | None], ...], tuple[tuple[str, str], ...]]:
+    """(What is linked or mounted, what is copied) of /etc."""
+    shown: list[tuple[str, str | None]] = []
+    copied: list[tuple[str, str]] = []
+    for path, target in _entries(_etc_names()):
+        content = _small_text(path) if target is None else None
+        if content is None:
+            shown.append((path, target))
+        else:
+            copied.append((path, content))
+    return tuple(shown), tuple(copied)
+
+
+def _etc_names() -> list[str]:
+    try:
+        names = os.listdir("/etc")
+    except OSError:
+        names = []
+    wanted = set(ETC)
+    return [f"/etc/{n}" for n in sorted(names) if n in wanted or n.startswith(ETC_PREFIXES)]
+
+
+def _small_text(path: str) -> str | None:
+    """The content of a file that is small, readable and without NUL bytes, else None."""
+    try:
+        if not os.path.isfile(path) or os.path.getsize(path) > COPIED_SIZE:
+            return None
+        with open(path, "rb") as file:
+            data = file.read(COPIED_SIZE + 1)
+    except OSError:
+        return None
+    return None if b"\0" in data else os.fsdecode(data)
+
+
+def _is_open_to_others(path: str) -> bool:
+    try:
+        return os.stat(path).st_mode & 0o066 != 0
+    except OSError:
+        return False
+
+
+def _subordinate(table: str, uid: int) -> Range | None:
+    """The first range of the caller in a table of subuid(5)."""
+    try:
+        with open(table, encoding="utf-8", errors="surrogateescape") as lines:
+            rows = [line.strip().split(":") for line in lines]
+    except OSError:
+        return None
+    mine = {str(uid), _user_name(uid)} if any(len(row) == 3 for row in rows) else set()
+    for row in rows:
+        if len(row) == 3 and row[0] in mine and row[1].isdigit() and row[2].isdigit():
+            return Range(int(row[1]), int(row[2]))
+    return None
+
+
+def _user_name(uid: int) -> str:
+    import pwd  # rarely needed: only where there are subordinate ids at all
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _helper(name: str) -> str | None:
+    """A set-uid program, only where a package puts it: PATH is the caller's to change."""
+    for folder in HELPERS:
+        path = f"{folder}/{name}"
+        if os.access(path, os.X_OK):
+            return path
+    return None
+
+
+def _resolv_conf() -> str | None:
+    path = os.path.realpath("/etc/resolv.conf")
+    return path if os.path.isfile(path) else None

@@ -1,0 +1,1 @@
+"""What the user wants: frozen values, and as TOML."""

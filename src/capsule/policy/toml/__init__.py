@@ -1,0 +1,1 @@
+"""Policies as TOML: read, written, checked against their schema, found in a directory."""

@@ -1,0 +1,1 @@
+"""One capsule, from its plan to its result."""

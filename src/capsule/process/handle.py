@@ -1,0 +1,389 @@
+"""A running capsule, from its command's first instruction to its result."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from capsule.base import signals
+from capsule.launcher import spawn
+
+from .outcome import omitted, usage, verdict
+from .records import Records
+from .result import Result
+from .streams import Capture
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+    from typing import IO, Any, Self
+
+    from capsule.changes.closing import Closing
+    from capsule.changes.layer import Layer
+    from capsule.confine.cgroup import Account, Leaf
+    from capsule.confine.seccomp.denials import Denial
+    from capsule.planner.plan import Plan
+    from capsule.policy.policy import Limits
+
+    from .launch import Running
+    from .result import Usage
+    from .streams import Streams
+
+_TO_GROUP = 0x80
+# Milliseconds between two looks at what a cgroup holds, on a kernel that keeps no peak of it.
+SAMPLING = 20.0
+_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
+
+
+class Process:
+    """A command that runs in a capsule. Made by `start`; there is no public constructor.
+
+    Leaving the ``with`` block, or losing the last reference, kills and reaps everything. So does the
+    end of this process, however it ends.
+
+    Attributes:
+        args: the command's argument vector.
+        pid: process id of the capsule's init, as the host sees it.
+        namespaces: the kinds of namespace that were entered.
+        protections: each protection in force, and how it is enforced.
+    """
+
+    def __init__(
+        self,
+        running: Running,
+        plan: Plan,
+        limits: Limits,
+        streams: Streams,
+        terminal: int | None = None,
+        closing: Closing | None = None,
+        leaf: Leaf | None = None,
+    ) -> None:
+        self.args = plan.args
+        self.pid = running.pid
+        self.namespaces = plan.namespaces
+        self.protections = dict(plan.protections)
+        self.terminal = terminal
+        self._closing = closing
+        self._leaf = leaf
+        self._began = time.monotonic()
+        self._running: Running | None = running
+        self._records = Records(running, filtered=plan.filter is not None)
+        self._records.on_kill = None if leaf is None else leaf.hurry
+        self._limits = limits
+        self._streams = streams
+        self._capture = Capture(streams, limits.output)
+        self._watched: dict[int, tuple[int, Callable[[], object]]] = {}
+        self._poller = select.poll()
+        self.on_end: Callable[[], None] | None = None
+        self._filter = plan.filter
+        self._killed = False
+        self._result: Result | None = None
+
+    # --- streams ------------------------------------------------------------------------
+
+    @property
+    def stdin(self) -> IO[Any] | None:
+        """A writer to the command's standard input, or None unless it was started with PIPE."""
+        return self._streams.file("stdin", "wb")
+
+    @property
+    def stdout(self) -> IO[Any] | None:
+        """A reader of the command's standard output, or None unless it is a pipe."""
+        return self._streams.file("stdout", "rb")
+
+    @property
+    def stderr(self) -> IO[Any] | None:
+        """A reader of the command's standard error, or None unless it is a pipe."""
+        return self._streams.file("stderr", "rb")
+
+    # --- life ------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """A pidfd (pidfd_open(2)) that is readable once everything inside is gone.
+
+        Raises:
+            ValueError: the process has been waited for.
+        """
+        if self._running is None:
+            raise ValueError("the capsule has ended and was reaped")
+        return self._running.pidfd
+
+    def poll(self) -> Result | None:
+        """Return the result if the command has ended, else None, at once."""
+        if self._result is None and self._pump(0):
+            return self._finish()
+        return self._result
+
+    def wait(self, timeout: float | None = None) -> Result:
+        """Wait for the end, reading meanwhile what the command writes to its pipes.
+
+        Standard input is closed first if it is a pipe: a command that reads would wait for ever.
+
+        Args:
+            timeout: seconds after which to give up waiting; the command goes on. The limit that
+                ends a command is `Limits.timeout`.
+
+        Raises:
+            TimeoutError: it has not ended within *timeout*.
+        """
+        if self._result is None:
+            self._streams.close_stdin()
+            if not self._pump(timeout):
+                raise TimeoutError(f"{self.args[0]} still runs after {timeout} s")
+            return self._finish()
+        return self._result
+
+    def send_signal(self, number: int, *, group: bool = False) -> None:
+        """Send a signal to the command: to it alone, or to its (foreground) process group.
+
+        SIGKILL ends the whole capsule. After the end this does nothing.
+
+        Raises:
+            ValueError: there is no such signal.
+        """
+        if not 0 < number <= 64:
+            raise ValueError(f"not a signal: {number}")
+        if number == signals.SIGKILL:
+            self.kill()
+            return
+        if self._running is not None:
+            self._records.tell(int(number) | (_TO_GROUP if group else 0))
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the command's group and wait, for a moment, for it to stop or end of it."""
+        self.send_signal(number, group=True)
+        if self._running is not None and not self._records.has_ended():
+            self._records.read_stop(0.1)
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the command."""
+        self.send_signal(signals.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill everything in the capsule, at once."""
+        if not self._records.has_ended():
+            self._killed = self._running is not None
+            self._kill_init()
+
+    def _kill_init(self) -> None:
+        if self._running is not None:
+            if self._leaf is not None:
+                self._leaf.hurry()
+            signals.send_by_pidfd(self._running.pidfd, signals.SIGKILL)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def __del__(self) -> None:
+        if getattr(self, "_running", None) is not None:
+            try:
+                self._warn()
+            finally:
+                self._end()
+
+    def _warn(self) -> None:
+        try:
+            import warnings
+        except ImportError:
+            return  # the interpreter is about to end
+        warnings.warn(f"capsule of {self.args[0]!r} still runs", ResourceWarning, stacklevel=3)
+
+    def __repr__(self) -> str:
+        state = self._result.outcome.value if self._result else "running"
+        return f"<Process {self.args[0]!r} pid={self.pid} {state}>"
+
+    def usage(self) -> Usage:
+        """What the command has used up to now; after the end, what it used in all.
+
+        Read from the cgroup where the capsule has one. Else init adds up what /proc says of the
+        processes that there are and of those that were waited for.
+        """
+        if self._result is not None:
+            return self._result.usage
+        told = None
+        if self._leaf is None and self._running is not None:
+            told = self._records.ask_usage()
+        return usage(self._records.ended or None, self._account(), self._wall(), told)
+
+    def _account(self) -> Account | None:
+        return None if self._leaf is None else self._leaf.account()
+
+    def _wall(self) -> float:
+        return time.monotonic() - self._began
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """The upper layers of overlays, by place. To be read after the end, within the block."""
+        return {} if self._closing is None else self._closing.layers
+
+    def _end(self) -> None:
+        """Kill, reap and close, whatever state this is in."""
+        with signals.Held():
+            self.kill()
+            self._release()
+        if self._closing is not None:
+            try:
+                if self._result is None:
+                    with signals.Held():
+                        self._closing.examine()
+            finally:
+                self._closing.close()
+                self._closing = None
+
+    # --- the loop
+
+    def watch(self, fd: int, events: int, handler: Callable[[], object]) -> None:
+        """Have `wait` call a handler whenever poll(2) reports one of the events."""
+        self._watched[fd] = (events, handler)
+        self._poller.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Undo `watch`."""
+        if self._watched.pop(fd, None) is not None:
+            self._poller.unregister(fd)
+
+    def on_stop(self, handler: Callable[[int], None]) -> None:
+        """Have a handler called with the signal that stops the command."""
+        self._records.on_stop = handler
+
+    def pass_through(self, stdout: int, stderr: int) -> None:
+        """Write what the command writes on to descriptors of ours instead of keeping it."""
+        self._capture.pass_through(stdout, stderr)
+
+    def _pump(self, timeout: float | None) -> bool:
+        """Move output and input until the end (true) or the timeout (false)."""
+        if self._running is None or self._records.has_ended():
+            return True
+        until = None if timeout is None else time.monotonic() + timeout
+        self._watch_streams(self._running)
+        while not self._records.has_ended():
+            events = self._poller.poll(self._patience(until))
+            for fd, _ in events:
+                # A handler before this one may have ended the watch.
+                if fd in self._watched:
+                    self._watched[fd][1]()
+            if until is not None and time.monotonic() >= until:
+                break
+        return self._records.has_ended()
+
+    def _patience(self, until: float | None) -> float | None:
+        """Milliseconds to wait for anything to happen."""
+        left = None if until is None else max(0.0, until - time.monotonic()) * 1000
+        if self._leaf is None or not self._leaf.sampled:
+            return left
+        self._leaf.sample()
+        return SAMPLING if left is None else min(left, SAMPLING)
+
+    def _watch_streams(self, running: Running) -> None:
+        self.watch(running.status, _READABLE, self._records.read)
+        self.watch(running.pidfd, select.POLLIN, self._records.notice_end)
+        for fd in self._outputs():
+            os.set_blocking(fd, False)
+            self.watch(fd, _READABLE, self._reader(fd))
+        if self._streams.stdin >= 0 and self._streams.input:
+            os.set_blocking(self._streams.stdin, False)
+            self.watch(self._streams.stdin, select.POLLOUT, self._write_input)
+
+    def _reader(self, fd: int) -> Callable[[], object]:
+        return lambda: self._read_output(fd)
+
+    def _outputs(self) -> list[int]:
+        return [fd for fd in (self._streams.stdout, self._streams.stderr) if fd >= 0]
+
+    def _read_output(self, fd: int) -> bool:
+        """Take what there is of one stream. False once there is no more for now."""
+        data = self._capture.read(fd)
+        if data is None:
+            self.unwatch(fd)
+        if self._capture.met:
+            self._kill_init()
+        if data:
+            self._capture.keep(fd, data)
+        return bool(data) and not self._capture.met
+
+    def count_output(self, data: bytes) -> bytes:
+        """What of it is within the limit. Beyond, everything is killed."""
+        kept = self._capture.count(data)
+        if self._capture.met:
+            self._kill_init()
+        return kept
+
+    def _write_input(self) -> None:
+        fd = self._streams.stdin
+        if self._streams.write_input():
+            self.unwatch(fd)
+
+    # --- the end ------------------------------------------------------------------------
+
+    def _finish(self) -> Result:
+        """All inside is dead: what is in the pipes is all there will ever be."""
+        for fd in self._outputs():
+            while self._read_output(fd):
+                pass
+        if self.on_end is not None:
+            self.on_end()
+        with signals.Held():
+            self._result = self._make_result()
+            self._release()
+        if self._leaf is not None and self._leaf.left:
+            notes = (f"the cgroup {self._leaf.path} could not be removed",)
+            self._result = self._result.replace(notes=notes)
+        if self._closing is not None:
+            # Held: what must not stay is not left because somebody is in a hurry.
+            with signals.Held():
+                found = self._closing.examine()
+            self._result = self._result.replace(**found.__dict__)
+        return self._result
+
+    def _release(self) -> None:
+        """Reap init and close everything of ours."""
+        running, self._running = self._running, None
+        if running is None:
+            return
+        spawn.reap(running.pid)
+        if self._leaf is not None:
+            self._leaf.remove()
+        for fd in (running.pidfd, running.status, running.lifeline):
+            os.close(fd)
+        self._streams.close()
+        if self.terminal is not None:
+            os.close(self.terminal)
+            self.terminal = None
+
+    def _make_result(self) -> Result:
+        ended, account = self._records.ended or None, self._account()
+        used = usage(ended, account, self._wall())
+        why = {"killed": self._killed, "truncated": self._capture.met}
+        outcome, returncode, detail = verdict(ended, self._limits, self._filter, account, **why)
+        return Result(
+            args=self.args,
+            outcome=outcome,
+            returncode=returncode,
+            stdout=self._capture.text(self._streams.stdout),
+            stderr=self._capture.text(self._streams.stderr),
+            truncated=self._capture.met,
+            usage=used,
+            namespaces=self.namespaces,
+            protections=self.protections,
+            detail=detail,
+            denials=self._denials(),
+            denials_complete=self._filter is None or (self._filter.told and omitted(ended) == 0),
+            denials_omitted=omitted(ended) or 0,
+        )
+
+    def _denials(self) -> tuple[Denial, ...]:
+        if self._filter is None or not self._records.refused:
+            return ()
+        from capsule.confine.seccomp.denials import explain  # only where something was refused
+
+        return explain(self._records.refused, self._filter)
