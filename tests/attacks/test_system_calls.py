@@ -32,7 +32,7 @@ from tests.support import (
     probe_args,
     shared_directory,
 )
-from tests.unit.seccomp import samples
+from tests.unit.confine.seccomp import samples
 
 MACHINE = platform.machine()
 NUMBERS = numbers.numbers(MACHINE)

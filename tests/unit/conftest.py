@@ -15,7 +15,7 @@ hypothesis.settings.load_profile("unit")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the switch that rewrites the golden files."""
-    parser.addoption("--update-golden", action="store_true", help="write tests/unit/golden/*.plan anew")
+    parser.addoption("--update-golden", action="store_true", help="write the golden files anew")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from capsule.confine.seccomp.rules import Call, errno_of
 HEAD = """\
 # System calls
 
-<!-- Made from src/capsule/confine/seccomp/table.py by `pytest tests/unit/seccomp --update-golden`. -->
+<!-- Made from src/capsule/confine/seccomp/table.py: pytest tests/unit/confine --update-golden -->
 
 What runs in a capsule may make the system calls of a list; the kernel refuses all others. The list
 knows every call of Linux {version} on x86_64 and aarch64: {known} calls, of which the default allows

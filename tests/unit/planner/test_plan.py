@@ -65,7 +65,7 @@ def test_golden_plan(name: str, update_golden: bool) -> None:
 
 
 def test_a_plan_carries_the_filter_s_very_bytes() -> None:
-    """What the simulator judges (tests/unit/seccomp) is what the launcher is told to install."""
+    """What the simulator judges (unit/confine/seccomp) is what the launcher is told to install."""
     plan = CASES["default"].plan()
     (words,) = (words for word, words in decode(plan.encode()) if word == "seccomp")
     expected = filters.load(Seccomp(), arch="x86_64")
