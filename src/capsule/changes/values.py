@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from capsule.base.choice import Choice
-from capsule.base.values import Value
+from capsule.base.values import Choice, Value
 
 
 class Action(Choice):

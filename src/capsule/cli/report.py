@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from capsule.base.choice import Choice
 from capsule.base.errors import CapsuleError, PolicyError
 from capsule.base.text import printable
+from capsule.base.values import Choice
 from capsule.launcher.failure import SetupError
 from capsule.process.result import Outcome
 

@@ -8,7 +8,7 @@ from capsule.base.errors import CapsuleError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .step import Step
+    from .steps import Step
 
 
 class SetupError(CapsuleError, OSError):

@@ -4,302 +4,395 @@ A step is a tuple of its arguments. `encode` writes it for the launcher, `descri
 words, their order of arguments and the signatures are those of launcher/steps.def; a test compares.
 """
 
-# ruff: noqa: PLC0414  (names that belong to the vocabulary, re-exported)
-
 from __future__ import annotations
-
-from .file_steps import DIRECTORY as DIRECTORY
-from .file_steps import NO_LINKS as NO_LINKS
-from .file_steps import Attach as Attach
-from .file_steps import Content as Content
-from .file_steps import Covers as Covers
-from .file_steps import Device as Device
-from .file_steps import Devpts as Devpts
-from .file_steps import Directory as Directory
-from .file_steps import File as File
-from .file_steps import Hide as Hide
-from .file_steps import MappedTree as MappedTree
-from .file_steps import Mask as Mask
-from .file_steps import Overlay as Overlay
-from .file_steps import PivotRoot as PivotRoot
-from .file_steps import Proc as Proc
-from .file_steps import Protect as Protect
-from .file_steps import Remount as Remount
-from .file_steps import Symlink as Symlink
-from .file_steps import Tmpfs as Tmpfs
-from .file_steps import Tree as Tree
-from .step import NAMESPACES as NAMESPACES
-from .step import NO_DEV as NO_DEV
-from .step import NO_EXEC as NO_EXEC
-from .step import NO_SUID as NO_SUID
-from .step import READ_ONLY as READ_ONLY
-from .step import Step as Step
-from .step import encode as encode
-from .step import encode_more as encode_more
-from .step import show as show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any, ClassVar
+
+# mount_setattr(2) and fsmount(2)
+READ_ONLY, NO_SUID, NO_DEV, NO_EXEC = 0x1, 0x2, 0x4, 0x8
+
+# How `Tree` resolves its path.
+NO_LINKS, DIRECTORY = 1, 2
+
+# clone(2)
+NAMESPACES = {
+    "mount": 0x00020000, "cgroup": 0x02000000, "uts": 0x04000000, "ipc": 0x08000000,
+    "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000,
+}  # fmt: skip
+
+VERSION = "capsule-plan 1"
 
 
-class Features(Step):
-    """Ask what the kernel offers."""
+class Step(tuple):  # type: ignore[type-arg]
+    """One thing that the launcher does. Subclasses name it; the values are the tuple's.
+
+    Attributes:
+        word: its name in the plan.
+        signature: a letter an argument: p absolute path, s word, n number; * any number of words.
+        text: what `describe` prints, a format string for the arguments; see `shown.Shown`.
+        path_at: which argument is the path that an error is about, or None.
+    """
 
     __slots__ = ()
-    word, text = "features", "ask the kernel what it offers"
+    word: ClassVar[str]
+    signature: ClassVar[str]
+    text: ClassVar[str]
+    path_at: ClassVar[int | None]
+
+    def __init_subclass__(cls, word: str, signature: str = "", text: str = "") -> None:
+        cls.word, cls.signature = word, signature
+        if text:
+            cls.text = text
+        cls.path_at = signature.index("p") if "p" in signature else None
+
+    def __new__(cls, *values: Any) -> Step:
+        """Take the arguments one by one."""
+        return tuple.__new__(cls, values)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and tuple.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = tuple.__hash__
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self))})"
+
+    def words(self) -> Iterable[str]:
+        """The arguments, as the launcher reads them."""
+        return map(str, self[: len(self.signature)])
+
+    def describe(self) -> str:
+        """The step in words, on one line whatever is in a name."""
+        from .shown import Shown  # a run that succeeds describes nothing
+
+        return self.text.format(*map(Shown, self))
+
+    @property
+    def path(self) -> str | None:
+        """The path that an error of this step is about."""
+        return None if self.path_at is None else str(self[self.path_at])
 
 
-class DropGroups(Step):
+def encode(steps: Iterable[Step]) -> bytes:
+    """The plan as the launcher reads it: NUL-separated words, a version first."""
+    return VERSION.encode() + b"\0" + encode_more(steps)
+
+
+def encode_more(steps: Iterable[Step]) -> bytes:
+    """Further steps of a plan."""
+    words: list[str] = []
+    for step in steps:
+        arguments = list(step.words())
+        words += (step.word, str(len(arguments)), *arguments)
+    words.append("")
+    return "\0".join(words).encode("utf-8", "surrogateescape")
+
+
+# --- on the host --------------------------------------------------------------------------------
+
+
+class Features(Step, word="features", text="ask the kernel what it offers"):
+    """Tell what the kernel offers."""
+
+
+class DropGroups(Step, word="drop-groups", text="drop the supplementary groups"):
     """setgroups(2) with no groups."""
 
-    __slots__ = ()
-    word, text = "drop-groups", "drop the supplementary groups"
 
-
-class Cgroup(Step):
+class Cgroup(Step, word="cgroup", text="make a cgroup in {0}: {1}"):
     """The cgroup that was made for the capsule. For people only: where, its contents in words."""
 
-    __slots__ = ()
-    word, text = "cgroup", "make a cgroup in {0}: {1}"
 
-
-class Namespaces(Step):
+class Namespaces(Step, word="namespaces", signature="n"):
     """clone(2) init into new namespaces. Arguments: the CLONE_NEW* flags."""
-
-    __slots__ = ()
-    word, signature = "namespaces", "n"
 
     def names(self) -> tuple[str, ...]:
         """The kinds of namespace, in the order of the manual's names."""
         return tuple(name for name, flag in NAMESPACES.items() if self[0] & flag)
 
-    def describe(self) -> str:
-        """Name every namespace."""
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        """Every namespace by its name."""
         return f"enter new namespaces: {', '.join(self.names())}"
 
 
-class DenySetgroups(Step):
+class DenySetgroups(Step, word="deny-setgroups", text="deny setgroups in the user namespace"):
     """Write "deny" to /proc/PID/setgroups; user_namespaces(7)."""
 
-    __slots__ = ()
-    word, text = "deny-setgroups", "deny setgroups in the user namespace"
 
-
-class UidMap(Step):
+class UidMap(Step, word="uid-map", signature="s", text="map user ids (inside outside count): {0}"):
     """Write /proc/PID/uid_map. Arguments: the map's text."""
 
-    __slots__ = ()
-    word, signature, text = "uid-map", "s", "map user ids (inside outside count): {0}"
 
-
-class GidMap(Step):
+class GidMap(Step, word="gid-map", signature="s", text="map group ids (inside outside count): {0}"):
     """Write /proc/PID/gid_map. Arguments: the map's text."""
 
-    __slots__ = ()
-    word, signature, text = "gid-map", "s", "map group ids (inside outside count): {0}"
 
-
-class MapHelper(Step):
+class MapHelper(Step, word="map-helper", signature="ps", text="map ids with {0}: {1}"):
     """Have newuidmap(1) or newgidmap(1) write a map. Arguments: the program, the map's numbers."""
 
-    __slots__ = ()
-    word, signature, text, path_at = "map-helper", "ps", "map ids with {0}: {1}", 0
+
+# --- what the files come from --------------------------------------------------------------------
 
 
-class Undumpable(Step):
+class Undumpable(Step, word="undumpable", text="make init undumpable"):
     """prctl(2) PR_SET_DUMPABLE 0 for init: nobody inside may look into it."""
 
-    __slots__ = ()
-    word, text = "undumpable", "make init undumpable"
 
-
-class Session(Step):
+class Session(Step, word="session", text="start a session of its own"):
     """setsid(2)."""
 
-    __slots__ = ()
-    word, text = "session", "start a session of its own"
 
-
-class Private(Step):
+class Private(Step, word="private", text="make the propagation of all mounts private"):
     """mount(2) MS_REC|MS_PRIVATE."""
 
-    __slots__ = ()
-    word, text = "private", "make the propagation of all mounts private"
 
-
-class Identity(Step):
+class Identity(Step, word="identity", signature="nn", text="become uid {0}, gid {1}"):
     """setresuid(2) and setresgid(2) of init. Arguments: uid, gid inside."""
 
-    __slots__ = ()
-    word, signature, text = "identity", "nn", "become uid {0}, gid {1}"
+
+class Tree(Step, word="tree", signature="pnn", text="take {0} from the host ({1:attributes})"):
+    """open_tree(2) a copy of a host tree. Arguments: the path, the attributes, how to resolve it."""
 
 
-class Sysctl(Step):
+class MappedTree(
+    Step,
+    word="mapped-tree",
+    signature="pnnss",
+    text="take {0} from the host ({1:attributes}), its ids mapped if it can be: uid {3}, gid {4}",
+):
+    """As `Tree`, id-mapped where the file system can be. Arguments: those, the maps of uids and gids.
+
+    mount_setattr(2) MOUNT_ATTR_IDMAP: what the capsule's ids do there, the mapped ids do on the host.
+    A map is text: on disk, on the host, count.
+    """
+
+
+class Device(Step, word="device", signature="pnnn", text="take the device {0} ({1}:{2}) from the host"):
+    """Take a device node of the host. Arguments: the path, major, minor, the attributes."""
+
+
+class Proc(Step, word="proc", text="make a proc file system of the new PID namespace"):
+    """Make a procfs of the new PID namespace."""
+
+
+class Sysctl(Step, word="sysctl", signature="ss", text="set {0} to {1}"):
     """Write a file of /proc/sys for a namespace of our own. Arguments: its name, the value."""
 
-    __slots__ = ()
-    word, signature, text = "sysctl", "ss", "set {0} to {1}"
+
+# --- the new root --------------------------------------------------------------------------------
 
 
-class Loopback(Step):
+class PivotRoot(
+    Step,
+    word="pivot-root",
+    signature="nn",
+    text="make an empty {0:size} tmpfs the root and let the host's tree go",
+):
+    """pivot_root(2) to a new tmpfs and detach the old root. Arguments: bytes, inodes."""
+
+
+class Covers(Step, word="covers", text="make an empty file and an empty directory as covers"):
+    """Make the empty file and the empty directory that cover what is to be hidden."""
+
+
+class Directory(Step, word="directory", signature="pn", text="make the directory {0} ({1:04o})"):
+    """mkdir(2). Arguments: the path, the mode."""
+
+
+class Symlink(Step, word="symlink", signature="sp", text="link {1} to {0}"):
+    """symlink(2). Arguments: the target, the path."""
+
+
+class File(Step, word="file", signature="pns", text="write {0} ({1:04o}, {2:length} bytes)"):
+    """Make a file. Arguments: the path, the mode, the content."""
+
+
+class Content(Step, word="content", signature="pns", text="write {0} ({1:04o}, {2:pairs} bytes)"):
+    """Make a file of any bytes. Arguments: the path, the mode, the bytes in hexadecimal."""
+
+
+class Tmpfs(
+    Step,
+    word="tmpfs",
+    signature="pnnnnnn",
+    text="mount a {1:size} tmpfs at {0} ({3:04o}, {4:attributes})",
+):
+    """Mount a tmpfs. Arguments: path, bytes, inodes, mode, attributes, uid and gid of its root."""
+
+
+class Devpts(Step, word="devpts", signature="p", text="mount a devpts of its own at {0}"):
+    """Mount a devpts of its own. Arguments: the path."""
+
+
+class Overlay(Step, word="overlay", signature="pnnnnn"):
+    """Mount an overlay. Arguments: path, lower layer, upper layer or NONE, bytes, inodes, attributes.
+
+    The layers are numbers of what was taken. Without an upper one it is a new tmpfs of that size, and
+    a descriptor of it goes to the supervisor.
+    """
+
+    NONE = 2**32 - 1
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        """Where the upper layer is."""
+        upper = "a {3:size} tmpfs" if self[2] == self.NONE else "a directory of the host"
+        return f"overlay at {{0}}, its upper layer {upper} ({{5:attributes}})"
+
+
+class Attach(Step, word="attach", signature="np", text="attach {2} at {1}"):
+    """move_mount(2) what was taken. Arguments: which, the path; and, for people, what it is."""
+
+
+class Remount(Step, word="remount", signature="pnn"):
+    """mount(2) MS_REMOUNT. Arguments: the path, attributes to add, whether also all below."""
+
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        """Whether the mounts below are meant as well."""
+        below = " and all mounts below it" if self[2] else ""
+        return f"remount {{0}}{below} ({{1:attributes}})"
+
+
+class Hide(Step, word="hide", signature="pnn", text="cover {0} with emptiness"):
+    """Cover a path with emptiness. Arguments: the path, attributes, whether it may be missing."""
+
+
+class Mask(Step, word="mask", signature="*", text="cover with emptiness: {1:list}"):
+    """Cover paths with an empty file or directory. Arguments: attributes, a tuple of paths."""
+
+    def words(self) -> Iterable[str]:
+        """The attributes, then each path."""
+        return (str(self[0]), *self[1])
+
+
+class Protect(Step, word="protect", signature="pn", text="bind {0} over itself ({1:attributes})"):
+    """Bind a path over itself. Arguments: the path, attributes."""
+
+
+# --- the machine ---------------------------------------------------------------------------------
+
+
+class Loopback(Step, word="loopback", text="bring up the loopback interface"):
     """Bring up the loopback interface."""
 
-    __slots__ = ()
-    word, text = "loopback", "bring up the loopback interface"
 
-
-class Hostname(Step):
+class Hostname(Step, word="hostname", signature="s", text="set the hostname to {0}"):
     """sethostname(2). Arguments: the name."""
 
-    __slots__ = ()
-    word, signature, text = "hostname", "s", "set the hostname to {0}"
 
-
-class Terminal(Step):
+class Terminal(
+    Step, word="terminal", signature="nnn", text="open a terminal of its own ({1} rows, {2} columns)"
+):
     """Open a pty. Arguments: which of descriptors 0-2 become it, as bits; rows; columns."""
 
-    __slots__ = ()
-    word, signature = "terminal", "nnn"
-    text = "open a terminal of its own ({1} rows, {2} columns)"
 
-
-class Deadline(Step):
+class Deadline(Step, word="deadline", signature="n", text="end everything after {0} ms"):
     """Kill everything after a time. Arguments: milliseconds from the command's start."""
 
-    __slots__ = ()
-    word, signature, text = "deadline", "n", "end everything after {0} ms"
 
-
-class CpuTime(Step):
+class CpuTime(
+    Step, word="cpu-time", signature="nn", text="end everything after {0:seconds} s of CPU time"
+):
     """Kill everything after some CPU time. Arguments: microseconds; how many CPUs may use them up."""
 
-    __slots__ = ()
-    word, signature = "cpu-time", "nn"
 
-    def describe(self) -> str:
-        """In seconds."""
-        return f"end everything after {self[0] / 1e6:g} s of CPU time"
-
-
-class Idle(Step):
+class Idle(Step, word="idle", signature="n", text="end everything that uses no CPU for {0} ms"):
     """Kill everything once it has used no CPU for a time. Arguments: milliseconds."""
 
-    __slots__ = ()
-    word, signature, text = "idle", "n", "end everything that uses no CPU for {0} ms"
 
-
-class WatchMemory(Step):
+class WatchMemory(
+    Step,
+    word="watch-memory",
+    signature="n",
+    text="end everything that holds more than {0} bytes of memory",
+):
     """Kill everything that is seen to hold more memory. Arguments: bytes."""
 
-    __slots__ = ()
-    word, signature, text = (
-        "watch-memory",
-        "n",
-        "end everything that holds more than {0} bytes of memory",
-    )
 
-
-class Stop(Step):
+class Stop(Step, word="stop", text="stop here"):
     """End a plan that runs no command."""
 
-    __slots__ = ()
-    word, text = "stop", "stop here"
+
+# --- the command ---------------------------------------------------------------------------------
 
 
-class Descriptor(Step):
+class Descriptor(Step, word="descriptor", signature="nn", text="pass on descriptor {1}"):
     """dup2(2). Arguments: ours, the command's."""
 
-    __slots__ = ()
-    word, signature, text = "descriptor", "nn", "pass on descriptor {1}"
 
-
-class Chdir(Step):
+class Chdir(Step, word="chdir", signature="p", text="change to the directory {0}"):
     """chdir(2). Arguments: the path."""
 
-    __slots__ = ()
-    word, signature, text, path_at = "chdir", "p", "change to the directory {0}", 0
 
-
-class Rlimit(Step):
+class Rlimit(Step, word="rlimit", signature="nnn", text="limit {3} to {1} at most"):
     """setrlimit(2). Arguments: the resource's number, soft, hard; and, for people, its name."""
 
-    __slots__ = ()
-    word, signature, text = "rlimit", "nnn", "limit {3} to {1} at most"
 
-
-class Affinity(Step):
+class Affinity(Step, word="affinity", signature="n", text="run on {0} of the CPUs"):
     """sched_setaffinity(2). Arguments: how many of the CPUs."""
 
-    __slots__ = ()
-    word, signature, text = "affinity", "n", "run on {0} of the CPUs"
 
-
-class BoundingSet(Step):
+class BoundingSet(Step, word="bounding-set", signature="n"):
     """Cut the bounding set, empty the ambient set, lock the securebits; capabilities(7).
 
     Arguments: the capabilities to keep, as bits.
     """
 
-    __slots__ = ()
-    word, signature = "bounding-set", "n"
-
-    def describe(self) -> str:
-        """Name what is kept, by its bits."""
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        """What is kept, by its bits."""
         if self[0]:
-            return f"cut the bounding set to {self[0]:#x}, empty the ambient set, lock the securebits"
+            return "cut the bounding set to {0:#x}, empty the ambient set, lock the securebits"
         return "empty the bounding and ambient sets, lock the securebits"
 
 
-class Credentials(Step):
+class Credentials(
+    Step, word="credentials", signature="nn", text="run as uid {0}, gid {1}, no other groups"
+):
     """setgroups(2), setresgid(2), setresuid(2) of the command. Arguments: uid, gid inside."""
 
-    __slots__ = ()
-    word, signature, text = "credentials", "nn", "run as uid {0}, gid {1}, no other groups"
 
-
-class Capabilities(Step):
+class Capabilities(Step, word="capabilities", signature="n"):
     """capset(2). Arguments: the capabilities to keep, as bits."""
 
-    __slots__ = ()
-    word, signature = "capabilities", "n"
-
-    def describe(self) -> str:
-        """Name what is kept, by its bits."""
-        return f"drop all capabilities but {self[0]:#x}" if self[0] else "drop all capabilities"
+    @property
+    def text(self) -> str:  # type: ignore[override]
+        """What is kept, by its bits."""
+        return "drop all capabilities but {0:#x}" if self[0] else "drop all capabilities"
 
 
-class NoNewPrivs(Step):
+class NoNewPrivs(Step, word="no-new-privs", text="set no_new_privs"):
     """prctl(2) PR_SET_NO_NEW_PRIVS."""
 
-    __slots__ = ()
-    word, text = "no-new-privs", "set no_new_privs"
 
-
-class Seccomp(Step):
+class Seccomp(Step, word="seccomp", signature="sn", text="filter system calls: {2}"):
     """seccomp(2) SECCOMP_SET_MODE_FILTER.
 
     Arguments: the program in hexadecimal digits; whether init listens to what it refuses; and, for
     people, what it allows.
     """
 
-    __slots__ = ()
-    word, signature, text = "seccomp", "sn", "filter system calls: {2}"
 
+class Exec(Step, word="exec", signature="*", text="execute {1:words}"):
+    """execve(2). Arguments: tuples of the paths to try, of the arguments, of NAME=VALUE.
 
-class Exec(Step):
-    """execve(2). Arguments: tuples of the paths to try, of the arguments, of NAME=VALUE."""
-
-    __slots__ = ()
-    word, signature = "exec", "*"
+    The last may hold secrets and is never shown.
+    """
 
     def words(self) -> Iterable[str]:
         """Each list with its length before it."""
         return [word for words in self for word in (str(len(words)), *words)]
-
-    def describe(self) -> str:
-        """The command's words; never its environment, which may hold secrets."""
-        return "execute " + " ".join(str(show(word)) or "''" for word in self[1])
 
     @property
     def path(self) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capsule.base.paths import is_below
+from capsule.base.text import printable
 from capsule.base.values import Value
 from capsule.host.homes import SHARED_PLACES
 from capsule.host.host import version
@@ -129,9 +130,9 @@ def _warn_of_old_layers(places: Places, host: Host) -> list[str]:
     if version(host.kernel) >= (6, 6):
         return []
     return [
-        f"overlay at {s.show(path)}: before Linux 6.6, with a layer in memory, a directory of the host "
-        "that holds something cannot be deleted, nor one that was deleted be made again (EIO); with a "
-        "layer that is kept (--keep) they can"
+        f"overlay at {printable(path)}: before Linux 6.6, with a layer in memory, a directory of the "
+        "host that holds something cannot be deleted, nor one that was deleted be made again "
+        "(EIO); with a layer that is kept (--keep) they can"
         for path, place in places.items()
         if isinstance(place, Layers) and place.upper is None
     ]
@@ -260,7 +261,7 @@ def _place_command(places: Places, notes: list[str], command: Command, survey: S
             places[path] = Source(survey.cwd or path, how=s.NO_LINKS | s.DIRECTORY)
         else:
             places[path] = Source(path)
-        notes.append(f"{s.show(path)} is shown read-only: {reason}")
+        notes.append(f"{printable(path)} is shown read-only: {reason}")
 
 
 def _place_guards(places: Places, survey: Survey) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 
-from capsule.base.choice import Choice
 from capsule.base.errors import PolicyError
 from capsule.base.paths import is_below
 from capsule.base.text import shown
-from capsule.base.values import Value
+from capsule.base.values import Choice, Value
 
 from .paths import absolute, check_path, inside_path
 from .units import parse_size

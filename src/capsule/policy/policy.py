@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 
-from capsule.base.choice import Choice
 from capsule.base.errors import PolicyError
 from capsule.base.text import shown
-from capsule.base.values import Value
+from capsule.base.values import Choice, Value
 from capsule.confine.seccomp.spec import Seccomp
 
 from .mounts import CONTENT_SIZE, Mount, in_force

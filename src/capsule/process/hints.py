@@ -7,6 +7,7 @@ import os
 
 from capsule.base.errors import HostError
 from capsule.base.paths import is_below
+from capsule.base.text import printable
 from capsule.host.host import version
 from capsule.launcher import steps as s
 from capsule.policy.mounts import MountKind
@@ -363,7 +364,7 @@ def host_error_for(step: Step, error: int, host: Host) -> HostError | None:
         return None
     hint = "use a kernel from 5.11 on with overlayfs; or copy the directory and show the copy with --rw"
     message = (
-        f"overlay at {s.show(step[0])}: Linux {host.kernel} does not let an ordinary user make one "
+        f"overlay at {printable(step[0])}: Linux {host.kernel} does not let an ordinary user make one "
         f"({os.strerror(error)}); the command was not run"
     )
     return HostError(message, hint=hint)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from capsule.base import signals
-from capsule.base.choice import Choice
 from capsule.base.errors import CapsuleError
 from capsule.base.text import printable
-from capsule.base.values import Value
+from capsule.base.values import Choice, Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

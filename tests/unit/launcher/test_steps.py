@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capsule.base.text import describe_size
-from capsule.launcher import step as shown
+from capsule.base.text import describe_size, printable
 from capsule.launcher import steps as s
+from capsule.launcher.shown import describe_attributes
 from tests.unit.examples import CASES
 from tests.unit.wire import Kind, decode, kinds
 
@@ -74,7 +74,7 @@ def test_a_mask_names_every_path(attributes: int, one: str, two: str) -> None:
     """The attributes come first, then the paths; the text has them all."""
     step = s.Mask(attributes, (one, two))
     assert list(step.words()) == [str(attributes), one, two]
-    assert all(str(s.show(path)) in step.describe() for path in (one, two))
+    assert all(printable(path) in step.describe() for path in (one, two))
 
 
 @given(words, words)
@@ -112,7 +112,7 @@ def test_every_step_of_the_examples_names_its_path() -> None:
 )
 def test_attributes_in_words(attributes: int, text: str) -> None:
     """Every attribute that is set is named."""
-    assert shown.describe_attributes(attributes) == text
+    assert describe_attributes(attributes) == text
 
 
 @pytest.mark.parametrize(

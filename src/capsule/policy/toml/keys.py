@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 
-from capsule.base.choice import Choice
-from capsule.base.values import Value
+from capsule.base.values import Choice, Value
 from capsule.confine.seccomp.spec import Seccomp
 from capsule.policy.mounts import Mount, MountKind
 from capsule.policy.policy import IdMap, Limits, Network, Policy, System
