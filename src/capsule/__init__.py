@@ -16,23 +16,23 @@ The rooms, from top to bottom; one imports itself and those below it, nothing el
 """
 
 from capsule.base.errors import CapsuleError, HostError, InternalError, PolicyError
-from capsule.changes.values import Action, Change, SetAside
 from capsule.confine.seccomp.spec import Seccomp
 from capsule.host.host import Host, probe
 from capsule.planner.plan import Plan, Terminal
 from capsule.policy.mounts import Mount
 from capsule.policy.policy import IdMap, Limits, Network, Policy, System
-from capsule.process.handle import Process
-from capsule.process.result import CommandFailed, Outcome, Result, Usage
 
 from .api import DEVNULL, INHERIT, PIPE, STDOUT, plan, run, start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capsule.changes.layer import Layer, open_layer
+    from capsule.changes.values import Action, Change, SetAside
     from capsule.confine.seccomp.denials import Denial
     from capsule.launcher.failure import SetupError
     from capsule.policy.toml import read as profile
+    from capsule.process.handle import Process
+    from capsule.process.result import CommandFailed, Outcome, Result, Usage
 
 __version__ = "0.1.0"
 
@@ -76,24 +76,27 @@ __all__ = [
 ]
 
 
+# What a start can do without until its launcher is at work, or for good: module to names.
 _LAZY = {
-    "Denial": ("capsule.confine.seccomp.denials", "Denial"),
-    "Layer": ("capsule.changes.layer", "Layer"),
-    "SetupError": ("capsule.launcher.failure", "SetupError"),
-    "open_layer": ("capsule.changes.layer", "open_layer"),
-    "profile": ("capsule.policy.toml.read", ""),
+    "capsule.changes.layer": ("Layer", "open_layer"),
+    "capsule.changes.values": ("Action", "Change", "SetAside"),
+    "capsule.confine.seccomp.denials": ("Denial",),
+    "capsule.launcher.failure": ("SetupError",),
+    "capsule.process.handle": ("Process",),
+    "capsule.process.result": ("CommandFailed", "Outcome", "Result", "Usage"),
 }
 
 
 def __getattr__(name: str) -> object:
-    """What few programs use is imported when it is used."""
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """What is imported when it is used."""
     import importlib
 
-    path, attribute = _LAZY[name]
-    module = importlib.import_module(path)
-    return getattr(module, attribute) if attribute else module
+    if name == "profile":
+        return importlib.import_module("capsule.policy.toml.read")
+    for module, names in _LAZY.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -13,7 +13,6 @@ from capsule.host.host import probe
 from capsule.launcher.spawn import FIRST_USER_FD, cannot_start
 from capsule.planner.plan import Plan, Terminal, make_plan
 from capsule.policy.policy import Limits, Policy
-from capsule.process.handle import Process
 from capsule.process.launch import end, launch
 from capsule.process.streams import Encoding, Streams
 from capsule.program.command import resolve
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from capsule.confine.cgroup import Leaf
     from capsule.files.found import Survey
     from capsule.host.host import Host
+    from capsule.process.handle import Process
     from capsule.process.launch import Running
     from capsule.process.result import Result
     from capsule.program.command import Command
@@ -171,7 +171,17 @@ def _start(
         leaf = None
         try:
             leaf = _leaf(plan, host)
-            running = launch(plan, host, command, survey, stdio, passed=sources, held=held, leaf=leaf)
+            running = launch(
+                plan,
+                host,
+                command,
+                survey,
+                stdio,
+                passed=sources,
+                held=held,
+                leaf=leaf,
+                meanwhile=_import_process,
+            )
             master = _receive(running, closing, terminal)
         except BaseException:
             if leaf is not None:
@@ -179,6 +189,8 @@ def _start(
             if closing is not None:
                 closing.close()
             raise
+        from capsule.process.handle import Process
+
         return Process(running, plan, policy.limits, streams.move(), master, closing, leaf)
 
 
@@ -190,6 +202,11 @@ def look(policy: Policy, command: Command) -> Survey:
 
 def _host(policy: Policy) -> Host:
     return probe(cgroups=bool(policy.limits.of_tree()))
+
+
+def _import_process() -> None:
+    """Import what is needed next, 2 ms of a first start, while the launcher is at work."""
+    import capsule.process.handle  # noqa: F401
 
 
 def _leaf(plan: Plan, host: Host) -> Leaf | None:

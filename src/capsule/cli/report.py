@@ -8,14 +8,10 @@ import sys
 from capsule.base.errors import CapsuleError, PolicyError
 from capsule.base.text import printable
 from capsule.base.values import Choice
-from capsule.launcher.failure import SetupError
 from capsule.process.result import Outcome
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import IO
-
     from capsule.base.values import Value
     from capsule.planner.plan import Plan
     from capsule.process.result import Result, Usage
@@ -71,6 +67,16 @@ def denial(result: Result) -> str:
     return f"refused: {result.denials[-1].describe()}{more}"
 
 
+def tell(result: Result) -> None:
+    """What a run that did not succeed should be known for, beside its exit status."""
+    if result.outcome not in (Outcome.EXITED, Outcome.SIGNALED):
+        say(verdict(result))
+    elif result.detail and not result.ok:
+        say(result.describe())
+    if result.denials and not result.ok:
+        say(denial(result))
+
+
 def explain(result: Result) -> None:
     """How the run ended, what it cost and what protected the host."""
     usage = result.usage
@@ -115,31 +121,34 @@ class Report:
     """Where the result is written as JSON. Opened before the run: to find out later would cost a run.
 
     Args:
-        name: a file's name, "-" for standard output, None for nowhere.
+        name: a file's name, or "-" for standard output.
 
     Raises:
         PolicyError: the file cannot be written.
     """
 
-    def __init__(self, name: str | None) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._file: IO[str] | None = sys.stdout if name == "-" else None
-        if name not in (None, "-"):
-            try:
-                self._file = open(str(name), "w", encoding="utf-8")  # noqa: SIM115
-            except OSError as error:
-                message = f"--json: cannot write {name}: {error.strerror}"
-                hint = "name a file that you may write, or - for standard output"
-                raise PolicyError(message, field="json", value=name, hint=hint) from None
+        try:
+            self._file = sys.stdout if name == "-" else open(name, "w", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            message = f"--json: cannot write {name}: {error.strerror}"
+            hint = "name a file that you may write, or - for standard output"
+            raise PolicyError(message, field="json", value=name, hint=hint) from None
 
-    def write(self, document: Callable[[], dict[str, object]]) -> bool:
-        """Write a document. False if the disk is full or the reader is gone."""
-        if self._file is None:
-            return True
+    def write_result(self, result: Result) -> bool:
+        """Write how a run ended. False if the disk is full or the reader is gone."""
+        return self._write(_of_result(result))
+
+    def write_error(self, error: CapsuleError) -> bool:
+        """Write why there is no result; likewise."""
+        return self._write(_of_error(error))
+
+    def _write(self, document: dict[str, object]) -> bool:
         import json
 
         try:
-            self._file.write(json.dumps(document(), indent=2) + "\n")
+            self._file.write(json.dumps(document, indent=2) + "\n")
             self._file.flush()
         except OSError as error:
             say(f"cannot write the result to {self.name}: {error.strerror}")
@@ -149,7 +158,7 @@ class Report:
         return True
 
 
-def result_json(result: Result) -> dict[str, object]:
+def _of_result(result: Result) -> dict[str, object]:
     """The whole result."""
     fields = {name: getattr(result, name) for name in result.__value_fields__}
     fields["args"] = [_text(os.fsencode(word)) for word in result.args]
@@ -190,8 +199,10 @@ def _text(data: bytes | None) -> object:
         return {"base64": base64.b64encode(data).decode()}
 
 
-def error_json(error: CapsuleError) -> dict[str, object]:
+def _of_error(error: CapsuleError) -> dict[str, object]:
     """Why there is no result."""
+    from capsule.launcher.failure import SetupError
+
     return {
         "outcome": None,
         "error": {

@@ -8,7 +8,6 @@ from capsule.base import signals
 from capsule.base.errors import HostError, InternalError
 from capsule.base.values import Value
 from capsule.launcher import spawn
-from capsule.launcher.failure import SetupError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from capsule.confine.cgroup import Leaf
     from capsule.files.found import Survey
     from capsule.host.host import Host
+    from capsule.launcher.failure import SetupError
     from capsule.launcher.spawn import Child
     from capsule.planner.plan import Plan
     from capsule.program.command import Command
@@ -53,8 +53,11 @@ def launch(
     launcher: str = spawn.LAUNCHER,
     held: signals.Held | None = None,
     leaf: Leaf | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Running:
     """Start the capsule, in *leaf* if its plan has a cgroup, and return when its command runs.
+
+    *meanwhile* is called once the launcher is at work.
 
     Raises:
         SetupError: a step failed; everything was taken down.
@@ -68,7 +71,7 @@ def launch(
         child = spawn.spawn(plan.encode(), stdio, passed=given, launcher=launcher)
         gifts.sent()
         running = _await(
-            child, held, lambda report: _failure(report, plan, host, command, survey, leaf)
+            child, held, lambda report: _failure(report, plan, host, command, survey, leaf), meanwhile
         )
         if not plan.gifts:
             return running
@@ -87,11 +90,16 @@ def end(running: Running) -> None:
 
 
 def _await(
-    child: Child, held: signals.Held | None, failure: Callable[[bytes], CapsuleError]
+    child: Child,
+    held: signals.Held | None,
+    failure: Callable[[bytes], CapsuleError],
+    meanwhile: Callable[[], None] | None,
 ) -> Running:
     """Until the command runs. *failure* makes of a report the error that it stands for."""
     init = 0
     try:
+        if meanwhile is not None:
+            meanwhile()
         read = os.read if held is None else held.read
         report = read(child.error, spawn.REPORT_SIZE)
         init = _expect(child, spawn.STARTED)
@@ -191,6 +199,8 @@ def _failure(
     index, error = memoryview(report).cast("i")
     if not 0 <= index < len(plan.steps):
         return InternalError(f"the launcher refused the plan: {os.strerror(error)}")
+    from capsule.launcher.failure import SetupError
+
     from .hints import exit_code_for, hint_for, host_error_for  # only where something failed
 
     step = plan.steps[index]

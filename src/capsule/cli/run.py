@@ -1,0 +1,162 @@
+"""The run verb: a command in a capsule with the caller's standard streams, and what is said of it."""
+
+from __future__ import annotations
+
+import os
+
+from capsule import api
+from capsule.base import signals
+from capsule.base.errors import CapsuleError
+
+from .forward import Forwarding, die_of
+from .request import effective, place_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from capsule.planner.plan import Terminal
+    from capsule.policy.policy import Policy
+    from capsule.process.handle import Process
+    from capsule.process.result import Result
+
+    from .options import Options
+    from .report import Report
+
+
+def run(options: Options) -> int:
+    """Run the command of the options and return the exit status of ours.
+
+    Raises:
+        CapsuleError: it was not run.
+    """
+    file = _report(options)
+    ending = _Ending()
+    try:
+        result = _run_command(options, policy_of(options), ending)
+    except CapsuleError as error:
+        place_error(options, error)
+        failure = error
+        if file is not None:
+            file.write_error(failure)
+        raise
+    written = file is None or file.write_result(result)
+    _say(options, result)
+    ending.follow(result)
+    return result.exit_status if written else CapsuleError.exit_code
+
+
+def policy_of(options: Options) -> Policy:
+    """The policy of the options. With --verbose, it is said if a file tightened it."""
+    policy, note = effective(options)
+    if note and options.has("--verbose"):
+        from .report import say
+
+        say(note)
+    return policy
+
+
+def _report(options: Options) -> Report | None:
+    name = options.last("--json")
+    if name is None:
+        return None
+    from .report import Report
+
+    return Report(name)
+
+
+def _say(options: Options, result: Result) -> None:
+    """What the caller has to know, or asked for. Of a run that succeeded that is nothing."""
+    verbose = options.has("--verbose")
+    if result.ok and not (verbose or result.set_aside or result.notes):
+        return
+    from . import report
+
+    # Quiet or not: it changed something on the host.
+    report.tell_closing(result)
+    if verbose:
+        report.explain(result)
+    elif not options.has("--quiet"):
+        report.tell(result)
+
+
+class _Ending:
+    """How we end: as the command did, if by a signal that came to us as well."""
+
+    def __init__(self) -> None:
+        # They came to us too.
+        self.passed_on: set[int] = set()
+        # Keys made them inside: our whole process group would have got them, a script around us too.
+        self.typed: set[int] = set()
+
+    def follow(self, result: Result) -> None:
+        """Die of the signal that the command died of, if that is what whoever waits for us expects."""
+        from capsule.process.result import Outcome
+
+        number = result.signal
+        if result.outcome is Outcome.SIGNALED and number is not None:
+            if number in self.passed_on:
+                die_of(number)
+            if number in self.typed:
+                die_of(number, group=True)
+
+
+def _run_command(options: Options, policy: Policy, ending: _Ending) -> Result:
+    captured = options.last("--json") == "-"
+    ttys = [fd for fd in (0, 1, 2) if os.isatty(fd) and not (captured and fd > 0)]
+    limited = policy.limits.output is not None
+    stdio = [
+        api.DEVNULL if fd in ttys else api.PIPE if fd > 0 and limited else api.INHERIT
+        for fd in (0, 1, 2)
+    ]
+    terminal = _terminal(ttys)
+    if options.has("--verbose"):
+        from . import report
+
+        report.print_plan(api.plan(options.command, policy, terminal=terminal))
+    with (
+        Forwarding() as forwarding,
+        api.start(
+            options.command,
+            policy,
+            stdin=stdio[0],
+            stdout=stdio[1],
+            stderr=stdio[2],
+            terminal=terminal,
+        ) as process,
+    ):
+        if not captured:
+            process.pass_through(1, 2)
+        ending.passed_on = forwarding.passed_on
+        return _attend(process, forwarding, ttys, ending)
+
+
+def _terminal(ttys: list[int]) -> Terminal | None:
+    if not ttys:
+        return None
+    from . import terminal
+
+    return terminal.describe(ttys)
+
+
+def _attend(process: Process, forwarding: Forwarding, ttys: list[int], ending: _Ending) -> Result:
+    """Wait, while signals and, with a terminal, keys are passed on."""
+    if process.terminal is None:
+        forwarding.begin(process, lambda: _suspend(process), lambda: None)
+        return process.wait()
+    from .terminal import Relay
+
+    keyboard = 0 if 0 in ttys else None
+    # The output may go elsewhere: then the keyboard's terminal is the one to write to.
+    screens = [fd for fd in ttys if fd > 0] or [os.open(os.ttyname(0), os.O_WRONLY | os.O_NOCTTY)]
+    relay = Relay(process, process.terminal, keyboard, screens[0])
+    with relay:
+        forwarding.begin(process, relay.suspend, relay.resume)
+        result = process.wait()
+    ending.typed = relay.typed_signals
+    return result
+
+
+def _suspend(process: Process) -> None:
+    """Stop the command with us, as a shell's job, and continue it with us."""
+    process.signal_group(signals.SIGTSTP)
+    os.kill(os.getpid(), signals.SIGSTOP)
+    process.send_signal(signals.SIGCONT, group=True)
