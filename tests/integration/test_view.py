@@ -12,7 +12,7 @@ import pytest
 
 import capsule
 from capsule import Mount, Network
-from capsule.host.host import ETC, ETC_PREFIXES, PROC_MASKED
+from capsule.host.places import ETC, ETC_PREFIXES, PROC_MASKED
 from tests.support import (
     PYTHON,
     ask,

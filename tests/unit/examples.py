@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from capsule.files.found import Found, Guarded, Survey, Watch
-from capsule.host.host import Host, Range
+from capsule.host.host import Host
+from capsule.host.ids import Range
 from capsule.planner.plan import Plan, Terminal, make_plan
 from capsule.policy import builtin
 from capsule.policy.mounts import FROM_HOST, Mount, MountKind

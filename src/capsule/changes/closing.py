@@ -52,12 +52,14 @@ class Closing:
         self._locks: list[int] = []
         self._tops: list[int] = []
         self.layers: dict[str, Layer] = {}
+        from capsule.files.kept import lock, take
+
         try:
             for _, lower, kept in plan.overlays:
                 if kept:
-                    self._locks.append(_lock(kept, lower))
+                    self._locks.append(lock(kept, lower))
                     # One that is refused is left as it is, down to the last mode.
-                    _take(self._locks[-1], kept, lower, plan.owner)
+                    take(self._locks[-1], kept, lower, plan.owner)
                     self._kept.append(kept)
             for watch in plan.watched:
                 self._tops.append(_open_tree(watch))
@@ -70,14 +72,15 @@ class Closing:
         left = list(gifts)
         if not self._overlays:
             return
+        from capsule.files.kept import open_upper
         from capsule.policy.protected import in_force
 
-        from .layer import Layer, open_kept
+        from .layer import Layer
 
         guards = in_force(self._policy.protect, self._policy.unprotect)
         try:
             for at, lower, kept in self._overlays:
-                fd = open_kept(kept) if kept else left.pop(0)
+                fd = open_upper(kept) if kept else left.pop(0)
                 self.layers[at] = Layer(fd, lower, at, guards)
         except BaseException:
             for fd in left:
@@ -113,7 +116,7 @@ class Closing:
             layer.close()
         self.layers = {}
         for kept in self._kept:
-            from .layer import make_removable
+            from capsule.files.kept import make_removable
 
             make_removable(kept)
         self._kept = []
@@ -135,52 +138,4 @@ def _open_tree(watch: Watch) -> int:
         os.close(fd)
         message = f"mounts: {printable(watch.path)} was replaced while it was looked at"
         raise PolicyError(message, field="mounts", value=watch.path, hint="look who writes there")
-    return fd
-
-
-def _take(fd: int, kept: str, lower: str, owner: tuple[int, int] | None) -> None:
-    """An empty directory is given to the command and marked; another one has to be so marked."""
-    from capsule.files.lookup import MARKER, check_marker
-
-    if os.listdir(fd):
-        check_marker(fd, kept, lower, f"mounts: overlay {printable(lower)}")
-        return
-    if owner is not None and os.fstat(fd).st_uid == 0:
-        os.fchown(fd, *owner)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    marker = os.open(MARKER, flags, 0o600, dir_fd=fd)
-    try:
-        os.fchmod(marker, 0o600)  # whatever the umask is
-        os.write(marker, os.fsencode(lower) + b"\n")
-    finally:
-        os.close(marker)
-
-
-def _open_kept(kept: str) -> int:
-    """Open a directory that keeps a layer, made if it is missing; no link is followed."""
-    from capsule.files.trees.cursor import open_directory
-
-    parent, name = os.path.split(kept)
-    above = open_directory(parent)
-    try:
-        try:
-            os.mkdir(name, 0o700, dir_fd=above)
-        except FileExistsError:
-            pass
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(name, flags, dir_fd=above)
-    finally:
-        os.close(above)
-
-
-def _lock(kept: str, lower: str) -> int:
-    """A descriptor of the directory that keeps a layer: as long as it is open, that is reserved."""
-    from capsule.files.lookup import reserve
-
-    fd = _open_kept(kept)
-    try:
-        reserve(fd, kept, f"mounts: overlay {printable(lower)}")
-    except BaseException:
-        os.close(fd)
-        raise
     return fd

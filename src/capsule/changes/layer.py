@@ -7,8 +7,8 @@ import os
 
 from capsule.base.paths import is_below
 from capsule.base.text import printable
-from capsule.files.lookup import check_marker, reserve
-from capsule.files.trees.cursor import Cursor, change_mode, open_directory, open_file
+from capsule.files.kept import check_marker, open_upper, reserve
+from capsule.files.trees.cursor import Cursor, open_directory, open_file
 from capsule.policy.protected import in_force, within
 
 from .apply import Applier
@@ -242,7 +242,7 @@ def open_layer(
     lock = _open_list(kept)
     try:
         reserve(lock, kept, what)
-        upper = open_kept(kept)
+        upper = open_upper(kept)
     except BaseException:
         os.close(lock)
         raise
@@ -260,28 +260,6 @@ def _open_list(path: str) -> int:
     fd = open_directory(path)
     try:
         return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
-    finally:
-        os.close(fd)
-
-
-def open_kept(keep: str) -> int:
-    """Open the upper layer in a directory that keeps one, by the directory's link-free path."""
-    return open_directory(os.path.join(keep, "upper"))
-
-
-def make_removable(keep: str) -> None:
-    """Open up the one directory in such a directory that the kernel closes even to its owner.
-
-    With it, ``rm -r`` of the whole would fail. The next overlay makes it anew.
-    """
-    try:
-        fd = open_directory(os.path.join(keep, "work", "work"))
-    except OSError:
-        return  # there is none yet
-    try:
-        change_mode(fd, 0o700)
-    except PermissionError:
-        pass  # an id of a range owns it: whoever has that can remove it
     finally:
         os.close(fd)
 

@@ -8,7 +8,7 @@ import stat
 from capsule.base.errors import PolicyError
 from capsule.base.paths import above, is_below
 from capsule.files.trees.walk import TooMany, entries, open_beneath, stat_beneath
-from capsule.host.host import SYSTEM
+from capsule.host.places import MADE, ROOT_OWN, SYSTEM
 from capsule.policy.mounts import FROM_HOST, Mount, MountKind
 
 from .found import Found
@@ -26,12 +26,8 @@ MOST_ENTRIES = 200_000
 MOST_HIDDEN = 4096
 LONGEST_PATH = 4095
 
-# What Capsule makes itself in every view, besides the home.
-_OWN = ("/tmp", "/var", "/run", "/etc", "/dev", "/proc")
 # The number of components of a path directly in /etc.
 _ETC_DEPTH = 2
-# Of a directory that is shown as the root, these are not shown.
-ROOT_OWN = ("/proc", "/dev", "/sys", "/tmp")
 
 
 class Tree:
@@ -122,7 +118,7 @@ def _find_in_default(mount: Mount) -> Found | str:
     try:
         found = os.lstat(mount.at)
     except OSError:
-        own = (*_OWN, os.environ.get("HOME") or "/root", "/root")
+        own = (*MADE, os.environ.get("HOME") or "/root", "/root")
         if any(is_below(mount.at, place) for place in own):
             return Found(maybe, "", is_directory=False)
         return _missing(mount)
@@ -230,10 +226,10 @@ class Matches:
     def _is_vain(self, pattern: Pattern, trees: Sequence[Tree]) -> bool:
         """Whether it can match only what Capsule makes itself, or entries of the root."""
         start, depth = pattern.prefix, pattern.depth
-        if start == "/" and depth is not None and any(map(pattern.matches, (*_OWN, *SYSTEM))):
+        if start == "/" and depth is not None and any(map(pattern.matches, (*MADE, *SYSTEM))):
             return True
         # One that may match at any depth of any tree was not written for these places.
-        if depth is None if start == "/" else not any(is_below(start, place) for place in _OWN):
+        if depth is None if start == "/" else not any(is_below(start, place) for place in MADE):
             return False
         # What lies in a directory of /etc is the host's.
         if is_below(start, "/etc") and (depth is None or depth > _ETC_DEPTH):

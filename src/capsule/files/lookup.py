@@ -13,8 +13,7 @@ import stat
 
 from capsule.base.errors import PolicyError
 from capsule.base.paths import is_below
-from capsule.base.text import printable
-from capsule.files.trees.aliases import lies_in
+from capsule.host.ids import has_initial_ids
 from capsule.policy.mounts import CONTENT_SIZE, MountKind
 
 TYPE_CHECKING = False
@@ -61,13 +60,7 @@ def trusts_root(uid: int, *, host_root: bool) -> bool:
     """
     if host_root:
         return False
-    if uid != 0:
-        return True
-    try:
-        with open("/proc/self/uid_map", "rb", buffering=0) as table:
-            return (table.read() or b"").split() == [b"0", b"0", b"4294967295"]
-    except OSError:
-        return False
+    return uid != 0 or has_initial_ids(unsure=False)
 
 
 def follow(path: str, what: str, *, trusted: bool) -> Place:
@@ -176,162 +169,6 @@ def _read_some(path: str, most: int) -> tuple[bytes, int]:
         return bytes(data), found.st_size
     finally:
         os.close(fd)
-
-
-# identity.NOBODY
-NOBODY = 65534
-
-
-# Says in a directory that keeps an upper layer over which directory that lies.
-MARKER = "capsule-layer"
-_LONGEST_MARKER = 4097
-
-
-def keep_directory(mount: Mount, lower: str, what: str, uid: int, *, trusted: bool) -> str:
-    """The directory that keeps an overlay's upper layer, without links. Nothing is made.
-
-    Args:
-        mount: the overlay.
-        lower: path of its lower directory, without a link in it.
-        what: the beginning of an error's message.
-        uid: the caller.
-        trusted: as for `follow`.
-
-    Raises:
-        PolicyError: it is a link, another's, open to others, holds other things, or cannot be made.
-    """
-    path = mount.keep
-    above = follow(os.path.dirname(path), what, trusted=trusted)
-    place = f"{above.path.rstrip('/')}/{os.path.basename(path)}"
-    if above.kind == stat.S_IFDIR and not os.path.lexists(place):
-        return place
-    try:
-        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        why = error.strerror
-        if error.errno in (errno.ELOOP, errno.ENOTDIR) and os.path.islink(place):
-            why = "it is a symbolic link"
-        hint = "name a directory of your own, or one to be made in a directory that exists"
-        message = f"{what}: cannot keep its upper layer in {path}: {why}"
-        raise PolicyError(message, field="mounts", value=path, hint=hint) from None
-    try:
-        _check_owner(os.fstat(fd), path, what, uid)
-        if os.listdir(fd):
-            check_marker(fd, place, lower, what)
-    finally:
-        os.close(fd)
-    return place
-
-
-def _check_owner(found: os.stat_result, path: str, what: str, uid: int) -> None:
-    # An empty one of root's is given to whom root's capsules run as, when one starts.
-    owners = (uid, NOBODY) if uid == 0 else (uid,)
-    if found.st_uid not in owners or found.st_mode & 0o022:
-        foreign = found.st_uid not in owners
-        why = f"belongs to uid {found.st_uid}" if foreign else "can be written to by others"
-        hint = "name a directory that only you can write to"
-        message = f"{what}: cannot keep its upper layer in {path}, which {why}"
-        raise PolicyError(message, field="mounts", value=path, hint=hint)
-
-
-def check_marker(kept: int, path: str, lower: str, what: str) -> None:
-    """Whether a directory keeps an upper layer of this lower directory.
-
-    The kernel empties what lies in a directory for a layer under the names that it uses.
-
-    Args:
-        kept: a descriptor of the directory.
-        path: its path.
-        lower: the path of the lower directory.
-        what: the beginning of an error's message.
-
-    Raises:
-        PolicyError: it does not.
-    """
-    found = _marker(kept)
-    if found == os.fsencode(lower) + b"\n":
-        return
-    why = "which holds other things"
-    if found is not None:
-        other = os.fsdecode(found).removesuffix("\n")
-        why = f"which keeps a layer of {printable(other)}"
-    message = f"{what}: cannot keep its upper layer in {printable(path)}, {why}"
-    raise PolicyError(message, field="mounts", value=path, hint="name an empty directory")
-
-
-def _marker(kept: int) -> bytes | None:
-    """What the marker in such a directory says; None if there is none of the caller's making."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        fd = os.open(MARKER, flags, dir_fd=kept)
-    except OSError:
-        return None
-    try:
-        found = os.fstat(fd)
-        uid = os.geteuid()
-        ours = found.st_uid in ((uid, NOBODY) if uid == 0 else (uid,))
-        is_marker = ours and found.st_mode == stat.S_IFREG | 0o600
-        return os.read(fd, _LONGEST_MARKER) if is_marker else None
-    finally:
-        os.close(fd)
-
-
-def reserve(kept: int, path: str, what: str) -> None:
-    """Keep others from a directory that keeps a layer: flock(2), which ends with the descriptor.
-
-    A layer that two overlays write to is undefined, and so is what is read of it meanwhile.
-
-    Raises:
-        PolicyError: a capsule uses it, or a layer that is open.
-    """
-    import fcntl
-
-    try:
-        fcntl.flock(kept, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        message = f"{what}: another capsule, or an open layer, uses {printable(path)}"
-        hint = "wait for the end of it, or keep the layer in another directory"
-        raise PolicyError(message, field="mounts", value=path, hint=hint) from None
-
-
-def check_kept(kept: str, apart: list[str], what: str) -> None:
-    """An upper layer must be out of the reach of all but its overlay.
-
-    Raises:
-        PolicyError: it overlaps a lower or an upper layer, or what the command can write to.
-    """
-    for other in apart:
-        if lies_in(kept, other) or lies_in(other, kept):
-            hint = "keep it in a directory that no mount shows"
-            message = f"{what}: its upper layer in {kept} overlaps {other}"
-            raise PolicyError(message, field="mounts", value=kept, hint=hint)
-
-
-def check_lower(lower: str, writable: list[str], what: str) -> None:
-    """What changes in a lower directory itself is in no layer, and nobody would be told.
-
-    Raises:
-        PolicyError: it overlaps what the command can write to.
-    """
-    for path in writable:
-        is_inner = lies_in(lower, path)
-        if is_inner or lies_in(path, lower):
-            verb = "lies in" if is_inner else "holds"
-            message = f"{what}: its lower directory {lower} {verb} {path}, which is writable"
-            hint = "show only one of them, or that one read-only (--ro)"
-            raise PolicyError(message, field="mounts", value=lower, hint=hint)
-
-
-def group_of(uid: int, gid: int) -> int:
-    """The group as which somebody may act: that of a directory of theirs only if they are in it."""
-    import pwd  # root alone asks
-
-    try:
-        account = pwd.getpwuid(uid)
-        mine = os.getgrouplist(account.pw_name, account.pw_gid)
-    except KeyError:
-        return NOBODY
-    return gid if gid in mine else account.pw_gid
 
 
 def _is_of_devices(place: Place) -> bool:

@@ -9,21 +9,15 @@ from capsule.base.errors import PolicyError
 from capsule.base.paths import above, is_below
 from capsule.base.text import listed, printable
 from capsule.files.trees.aliases import Overlaps, linked_files
+from capsule.host.ids import group_of
+from capsule.host.places import ROOT_OWN
 from capsule.policy.mounts import CONTENT_SIZE, FROM_HOST, Mount, MountKind
 from capsule.policy.policy import IdMap, System
 
 from .found import Found, Guarded, Survey, Watch, unasked_sockets
-from .hides import ROOT_OWN, Matches, Tree, find_place, program_trees
-from .lookup import (
-    check_kept,
-    check_kind,
-    check_lower,
-    follow,
-    group_of,
-    keep_directory,
-    read_file,
-    trusts_root,
-)
+from .hides import Matches, Tree, find_place, program_trees
+from .kept import check_kept, check_lower, keep_directory
+from .lookup import check_kind, follow, read_file, trusts_root
 from .sockets import GIVES_AWAY, SOCKET_ENTRIES, live, live_below, sockets_in
 
 TYPE_CHECKING = False

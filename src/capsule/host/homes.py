@@ -6,10 +6,7 @@ import os
 
 from capsule.base.paths import is_below
 
-# Where a private home, or the working directory, would hide or reveal what it must not.
-SYSTEM_PLACES = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
-OWN_PLACES = ("/etc", "/proc", "/dev", "/sys", "/run")
-SHARED_PLACES = ("/tmp", "/var/tmp", "/var", "/home", "/mnt", "/media", "/opt", "/srv", "/boot")
+from .places import CLOSED, SHARED, SYSTEM
 
 
 def real_path(path: str) -> str:
@@ -55,8 +52,8 @@ def _find_homes(own: str) -> list[str]:
 
 def home_inside(own: str, *, whole_root: bool) -> str:
     """Where the private home is: at the caller's own path, unless that is part of the system."""
-    places = (*SYSTEM_PLACES, *OWN_PLACES)
-    if whole_root or any(is_below(own, place) for place in places) or own in SHARED_PLACES:
+    places = (*SYSTEM, *CLOSED)
+    if whole_root or any(is_below(own, place) for place in places) or own in SHARED:
         return "/root"
     return own
 
@@ -64,8 +61,8 @@ def home_inside(own: str, *, whole_root: bool) -> str:
 def may_show(path: str, homes: list[str]) -> bool:
     """Whether a directory may be shown without being asked for."""
     for name in {path, real_path(path)}:
-        if name == "/" or name in SHARED_PLACES or any(is_below(home, name) for home in homes):
+        if name == "/" or name in SHARED or any(is_below(home, name) for home in homes):
             return False
-        if any(is_below(name, place) for place in OWN_PLACES):
+        if any(is_below(name, place) for place in CLOSED):
             return False
     return True

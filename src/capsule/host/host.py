@@ -9,6 +9,9 @@ from capsule.base.errors import HostError, InternalError
 from capsule.base.values import Value
 from capsule.launcher import spawn, steps
 
+from .ids import Range, has_initial_ids, helper, subordinate
+from .places import ETC, ETC_PREFIXES, PROC_MASKED, PROC_READ_ONLY, SYSTEM
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,40 +19,12 @@ if TYPE_CHECKING:
 
     from .delegation import Delegation
 
-# The programs of the host. On most systems all but the first are links into it.
-SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 
-# What programs need of /etc to start and to behave as usual; nothing that names users or services.
-ETC = (
-    "alternatives", "bash.bashrc", "crypto-policies", "debian_version", "fonts", "inputrc",
-    "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "locale.alias", "locale.conf", "localtime",
-    "lsb-release", "mime.types", "os-release", "pki", "profile", "protocols", "redhat-release",
-    "services", "ssl", "system-release", "terminfo", "timezone",
-)  # fmt: skip
-# Run-time systems that keep a part of themselves in /etc, under a name with a version.
-ETC_PREFIXES = ("java-",)
 # Up to this size a file is copied: cheaper than a mount.
 COPIED_SIZE = 32 << 10
 
-# Parts of /proc that tell of the host or change it. Covered where the kernel has them.
-PROC_MASKED = (
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kallsyms", "/proc/kcore", "/proc/keys",
-    "/proc/key-users", "/proc/kmsg", "/proc/kpagecgroup", "/proc/kpagecount", "/proc/kpageflags",
-    "/proc/latency_stats", "/proc/mtd", "/proc/sched_debug", "/proc/scsi", "/proc/sysrq-trigger",
-    "/proc/timer_list", "/proc/timer_stats",
-)  # fmt: skip
-PROC_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys")
 
 CAP_SYS_ADMIN = 21
-
-HELPERS = ("/usr/bin", "/bin", "/usr/local/bin")
-
-
-class Range(Value):
-    """A range of subordinate ids: *count* host ids from *start* on."""
-
-    start: int
-    count: int
 
 
 class Host(Value):
@@ -158,23 +133,25 @@ def _probe(uid: int, gid: int) -> Host:
     with _Asking() as kernel:
         # Meanwhile the launcher asks.
         etc, etc_files = _etc()
+        initial = has_initial_ids(unsure=True)
         facts: dict[str, Any] = {
             "kernel": os.uname().release,
             "machine": os.uname().machine,
             "uid": uid,
             "gid": gid,
-            "initial_ids": _has_initial_ids(),
-            "mount_admin": uid == 0 and _has_initial_ids() and _has_capability(CAP_SYS_ADMIN),
+            # Unsure, root is taken for the host's: its capsules then act as nobody.
+            "initial_ids": initial,
+            "mount_admin": uid == 0 and initial and _has_capability(CAP_SYS_ADMIN),
             "system": _entries(SYSTEM),
             "etc": etc,
             "etc_files": etc_files,
             "masked": tuple(filter(os.path.exists, PROC_MASKED)),
             "masked_for_all": tuple(filter(_is_open_to_others, PROC_MASKED)),
             "read_only": tuple(filter(os.path.exists, PROC_READ_ONLY)),
-            "subuids": _subordinate("/etc/subuid", uid),
-            "subgids": _subordinate("/etc/subgid", uid),
-            "newuidmap": _helper("newuidmap"),
-            "newgidmap": _helper("newgidmap"),
+            "subuids": subordinate("/etc/subuid", uid),
+            "subgids": subordinate("/etc/subgid", uid),
+            "newuidmap": helper("newuidmap"),
+            "newgidmap": helper("newgidmap"),
             "resolv_conf": _resolv_conf(),
             "cpus": os.cpu_count() or 1,
         }
@@ -229,14 +206,6 @@ def version(kernel: str) -> tuple[int, ...]:
             break
         numbers.append(int(digits))
     return tuple(numbers)
-
-
-def _has_initial_ids() -> bool:
-    try:
-        with open("/proc/self/uid_map", encoding="ascii") as table:
-            return table.read().split() == ["0", "0", "4294967295"]
-    except OSError:
-        return True
 
 
 def _has_capability(number: int) -> bool:
@@ -306,38 +275,6 @@ def _is_open_to_others(path: str) -> bool:
         return os.stat(path).st_mode & 0o066 != 0
     except OSError:
         return False
-
-
-def _subordinate(table: str, uid: int) -> Range | None:
-    """The first range of the caller in a table of subuid(5)."""
-    try:
-        with open(table, encoding="utf-8", errors="surrogateescape") as lines:
-            rows = [line.strip().split(":") for line in lines]
-    except OSError:
-        return None
-    mine = {str(uid), _user_name(uid)} if any(len(row) == 3 for row in rows) else set()
-    for row in rows:
-        if len(row) == 3 and row[0] in mine and row[1].isdigit() and row[2].isdigit():
-            return Range(int(row[1]), int(row[2]))
-    return None
-
-
-def _user_name(uid: int) -> str:
-    import pwd  # rarely needed: only where there are subordinate ids at all
-
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def _helper(name: str) -> str | None:
-    """A set-uid program, only where a package puts it: PATH is the caller's to change."""
-    for folder in HELPERS:
-        path = f"{folder}/{name}"
-        if os.access(path, os.X_OK):
-            return path
-    return None
 
 
 def _resolv_conf() -> str | None:

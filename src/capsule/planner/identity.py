@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from capsule.base.errors import HostError, PolicyError
 from capsule.base.values import Value
+from capsule.host.ids import NOBODY
 from capsule.policy.policy import IdMap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capsule.host.host import Host
     from capsule.policy.policy import Policy
-
-# The host id of who is started by real root: the kernel's own choice for "nobody"; user_namespaces(7).
-NOBODY = 65534
 
 
 class Ids(Value):

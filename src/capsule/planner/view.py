@@ -5,13 +5,12 @@ from __future__ import annotations
 from capsule.base.paths import is_below
 from capsule.base.text import printable
 from capsule.base.values import Value
-from capsule.host.homes import SHARED_PLACES
 from capsule.host.host import version
+from capsule.host.ids import NOBODY
+from capsule.host.places import SHARED
 from capsule.launcher import steps as s
 from capsule.policy.mounts import MountKind
 from capsule.policy.policy import IdMap, Network, System
-
-from .identity import NOBODY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -248,7 +247,7 @@ def _place_command(places: Places, notes: list[str], command: Command, survey: S
     shown: list[tuple[str, str]] = list(command.shown)
     if command.working_directory is not None:
         shown.append((command.working_directory, "the working directory"))
-    elif command.cwd in SHARED_PLACES or (command.cwd != "/" and is_below(command.home, command.cwd)):
+    elif command.cwd in SHARED or (command.cwd != "/" and is_below(command.home, command.cwd)):
         places.setdefault(command.cwd, s.Directory(command.cwd, 0o755))
     visible = [path for path, place in places.items() if isinstance(place, Source | Layers)]
     # What was hidden stays so, whatever the command needs.

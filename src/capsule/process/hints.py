@@ -11,6 +11,7 @@ from capsule.base.text import printable
 from capsule.host.host import version
 from capsule.launcher import steps as s
 from capsule.policy.mounts import MountKind
+from capsule.program.scripts import hops, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ _SWAPPED = (
 _KIND = "a file can only be put over a file, a directory over a directory"
 
 
-# As many as the kernel follows: scripts whose interpreter is one, and symbolic links.
-_SCRIPTS, _LINKS = 5, 40
 _SHOWING = (MountKind.READ_ONLY, MountKind.READ_WRITE, MountKind.OVERLAY)
 
 
@@ -246,10 +245,11 @@ def _kept_hint(step: s.Overlay, error: int, survey: Survey) -> str | None:
     hint = _row(step, error)
     if found is None or not found.keep:
         return hint
-    for name in ("upper", "work"):
-        part = os.path.join(found.keep, name)
-        if os.path.lexists(part) and (os.path.islink(part) or not os.path.isdir(part)):
-            return f"{part} is no directory: remove it, or keep the layer in another directory"
+    from capsule.files.kept import obstacle
+
+    part = obstacle(found.keep)
+    if part is not None:
+        return f"{part} is no directory: remove it, or keep the layer in another directory"
     return f"{hint or 'look at what lies there'}; its layer is kept in {found.keep}"
 
 
@@ -281,56 +281,12 @@ def _covered(command: Command, survey: Survey) -> str | None:
     """That the policy itself covers the program, or what the kernel loads it with; None if not so."""
     if command.found is None or not (survey.found or survey.hidden):
         return None
-    for path, what in _loaded(command.found):
-        for place in _places(path):
+    for path, what in _loaded(command):
+        for place in hops(path):
             mount = _mount_over(place, survey)
             if mount is not None:
                 return f"{mount} covers {what} {path}: leave it out, or show {place} with --ro after it"
     return None
-
-
-def _loaded(found: str) -> Iterator[tuple[str, str]]:
-    """(Path, what it is) of the program and of all that the kernel opens to execute it."""
-    from capsule.program.elf import read  # only where something failed
-
-    what = "the program"
-    for _ in range(_SCRIPTS):
-        yield found, what
-        interpreter = _of_script(found)
-        if interpreter is None:
-            image = read(found)
-            if image is not None and image.interpreter:
-                yield image.interpreter, "the dynamic loader"
-            return
-        found, what = interpreter, "the interpreter"
-
-
-def _of_script(path: str) -> str | None:
-    """The interpreter of a script, as the kernel reads it; None if this is no script."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError:
-        return None
-    try:
-        line = os.read(fd, 256).partition(b"\n")[0]
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    words = line[2:].split() if line.startswith(b"#!") else []
-    return os.fsdecode(words[0]) if words else None
-
-
-def _places(path: str) -> Iterator[str]:
-    """A path, and each that the links on its way lead to."""
-    for _ in range(_LINKS):
-        yield path
-        above, name = os.path.split(os.path.normpath(path))
-        path = os.path.join(os.path.realpath(above), name)
-        yield path
-        if not os.path.islink(path):
-            return
-        path = os.path.join(os.path.dirname(path), os.readlink(path))
 
 
 def _mount_over(place: str, survey: Survey) -> str | None:
@@ -375,3 +331,16 @@ def exit_code_for(step: Step, error: int, command: Command | None) -> int:
     if not isinstance(step, s.Exec):
         return 125
     return 127 if error == errno.ENOENT and (command is None or command.found is None) else 126
+
+
+def _loaded(command: Command) -> Iterator[tuple[str, str]]:
+    """(Path, what it is) of the program and of all that the kernel opens to execute it."""
+    from capsule.program.elf import read  # only where something failed
+
+    what, last = "the program", ""
+    for last in programs(str(command.found), ""):
+        yield last, what
+        what = "the interpreter"
+    image = read(last)
+    if image is not None and image.interpreter:
+        yield image.interpreter, "the dynamic loader"

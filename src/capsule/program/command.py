@@ -6,15 +6,17 @@ This reads the host's files with the caller's rights, before the plan, so that t
 from __future__ import annotations
 
 import os
-import sys
 
 from capsule.base.errors import PolicyError
 from capsule.base.paths import is_below
 from capsule.base.values import Value
 from capsule.confine.seccomp.filters import read_document
-from capsule.host.homes import SYSTEM_PLACES, home_inside, known_homes, may_show, real_path
+from capsule.host.homes import home_inside, known_homes, may_show
+from capsule.host.places import ROOT_OWN, SYSTEM
 from capsule.policy.mounts import MountKind
 from capsule.policy.policy import IdMap, System
+
+from .scripts import candidates, hops, is_executable, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PASSED_ON = ("PATH", "LANG", "LANGUAGE", "TERM", "COLORTERM", "TZ")
 
-_SCRIPT_DEPTH = 4
 # A working directory that lies in one of these is there.
 HOLDING = (
     MountKind.READ_ONLY,
@@ -79,12 +80,12 @@ def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> C
     home = home_inside(homes[0], whole_root=bool(policy.root))
     env = _environment(policy, home)
     cwd, working_directory = _working_directory(policy, homes)
-    paths = _candidates(words[0], env.get("PATH", os.defpath), _lookup_directory(policy, cwd))
-    found = None if policy.root else next(filter(_is_executable, paths), None)
+    paths = candidates(words[0], env.get("PATH", os.defpath), _lookup_directory(policy, cwd))
+    found = None if policy.root else next(filter(is_executable, paths), None)
     shown: dict[str, str] = {}
     if found is not None and policy.system is System.ALL:
-        clear = _Clear(host_root=policy.id_map is IdMap.HOST_ROOT)
-        for path, reason in _needs(found, env.get("PATH", os.defpath), homes, clear):
+        host_root = policy.id_map is IdMap.HOST_ROOT
+        for path, reason in _needs(found, env.get("PATH", os.defpath), homes, host_root=host_root):
             shown.setdefault(path, reason)
     return Command(
         args=words,
@@ -138,7 +139,6 @@ def _words(args: Sequence[str | bytes | os.PathLike[str]]) -> tuple[str, ...]:
 
 def _root_entries(root: str) -> tuple[tuple[str, str | None], ...]:
     """What lies directly in a directory that is to be the root, but for what Capsule makes itself."""
-    own = ("proc", "dev", "sys", "tmp")
     try:
         with os.scandir(root) as entries:
             found = {e.name: os.readlink(e.path) if e.is_symlink() else None for e in entries}
@@ -146,7 +146,7 @@ def _root_entries(root: str) -> tuple[tuple[str, str | None], ...]:
         hint = "pass a directory that holds a root file system, for instance an unpacked image"
         message = f"root: cannot read {root}: {error.strerror}"
         raise PolicyError(message, field="root", value=root, hint=hint) from None
-    return tuple((f"/{name}", found[name]) for name in sorted(found) if name not in own)
+    return tuple((f"/{name}", found[name]) for name in sorted(found) if f"/{name}" not in ROOT_OWN)
 
 
 def _environment(policy: Policy, home: str) -> dict[str, str]:
@@ -198,156 +198,18 @@ def _is_inside(path: str, homes: list[str]) -> bool:
     return path in places or is_below(homes[0], path)
 
 
-def _candidates(name: str, search: str, cwd: str) -> tuple[str, ...]:
-    """The paths that execvp(3) would try, in its order. Relative parts of PATH are not searched."""
-    if "/" in name:
-        path = os.path.join(cwd, name)
-        # What lies beside ".." may not be there inside.
-        return (os.path.realpath(path) if ".." in path.split("/") else path,)
-    folders = [folder for folder in search.split(":") if folder.startswith("/")]
-    return tuple(os.path.join(folder, name) for folder in folders) or (f"/usr/bin/{name}",)
-
-
-def _is_executable(path: str) -> bool:
-    return os.path.isfile(path) and os.access(path, os.X_OK)
-
-
-class _Clear:
-    """Whether no symbolic link that an earlier program may have planted is on the way to a path.
-
-    Args:
-        host_root: whether the command is the host's root, whose links are then not trusted.
-    """
-
-    def __init__(self, *, host_root: bool) -> None:
-        self._host_root = host_root
-
-    def __call__(self, path: str) -> bool:
-        if real_path(path) == path:
-            return True
-        from capsule.files.lookup import follow, trusts_root  # most ways have no link at all
-
-        try:
-            place = follow(path, "", trusted=trusts_root(os.geteuid(), host_root=self._host_root))
-        except (PolicyError, OSError):
-            return False
-        return place.stat is not None
-
-
-def _needs(found: str, search: str, homes: list[str], clear: _Clear) -> Iterator[tuple[str, str]]:
+def _needs(found: str, search: str, homes: list[str], *, host_root: bool) -> Iterator[tuple[str, str]]:
     """What lies outside of the system's places but has to be seen for the program to start.
 
     The caller named the program and owns PATH. Where a link leads and what a first line says, the
     program itself may have made up: of that, a whole prefix is shown only if its programs are on PATH.
     """
-    program: str | None = found
     trusted = set(search.split(":"))
     trusted.add(os.path.dirname(found))
-    for _ in range(_SCRIPT_DEPTH):
-        if program is None or not _is_executable(program):
-            return
-        for hop in _hops(program):
-            yield from _around(hop, homes, clear, whole=os.path.dirname(hop) in trusted)
-        program = _interpreter(program, search)
+    for program in programs(found, search):
+        for hop in hops(program):
+            if not any(is_below(hop, place) for place in SYSTEM):
+                from .toolchains import Clear, around  # most programs are the system's
 
-
-def _hops(path: str) -> Iterator[str]:
-    """The path, and each path that its links lead to."""
-    for _ in range(40):
-        yield path
-        try:
-            target = os.readlink(path)
-        except OSError:
-            break
-        path = os.path.normpath(os.path.join(os.path.dirname(path), target))
-    real = real_path(path)
-    if real != path:
-        yield real
-
-
-def _around(path: str, homes: list[str], clear: _Clear, *, whole: bool) -> Iterator[tuple[str, str]]:
-    """The file itself and, with *whole*, the prefix in which its libraries lie.
-
-    A prefix behind a link would show whatever a program made that link lead to.
-    """
-    if any(is_below(path, place) for place in SYSTEM_PLACES):
-        return
-    folder = os.path.dirname(path)
-    prefix = os.path.dirname(folder)
-    in_prefix = os.path.basename(folder) in ("bin", "sbin", "shims")
-    if whole and in_prefix and may_show(prefix, homes) and clear(prefix):
-        yield from _prefix(prefix, folder, homes, clear)
-    yield path, "the command"
-
-
-def _prefix(prefix: str, folder: str, homes: list[str], clear: _Clear) -> Iterator[tuple[str, str]]:
-    name = os.path.basename(real_path(prefix))
-    if name == ".cargo":
-        # Its other files hold the registry's token. What rustup starts lies elsewhere.
-        rustup = os.environ.get("RUSTUP_HOME", os.path.join(os.path.dirname(prefix), ".rustup"))
-        for part in (folder, rustup):
-            if os.path.isdir(part) and clear(part):
-                yield part, "its toolchain"
-    elif name == ".local":
-        # Beside the programs of one user lie the data of all: only what programs are made of.
-        for part in ("bin", "lib", "lib64"):
-            if os.path.isdir(f"{prefix}/{part}") and clear(f"{prefix}/{part}"):
-                yield f"{prefix}/{part}", "its toolchain"
-    elif any(os.path.exists(f"{prefix}/{part}") for part in ("pyvenv.cfg", "lib", "lib64", "libexec")):
-        yield prefix, "its toolchain"
-        yield from _base_python(prefix, homes, clear)
-
-
-def _base_python(prefix: str, homes: list[str], clear: _Clear) -> Iterator[tuple[str, str]]:
-    """The installation that a virtual environment was made from; PEP 405.
-
-    pyvenv.cfg may have come with the untrusted program. What it names is shown only where a Python
-    lies, and of that only what programs are made of.
-    """
-    for name in _venv_homes(prefix):
-        folder = os.path.normpath(name)
-        base = os.path.dirname(folder)
-        if base == prefix or any(is_below(base, place) for place in SYSTEM_PLACES):
-            continue
-        if _is_executable(f"{folder}/python3") and may_show(base, homes):
-            for part in (folder, f"{base}/lib", f"{base}/lib64"):
-                if os.path.isdir(part) and clear(part):
-                    yield part, "its Python"
-    if prefix == sys.prefix != sys.base_prefix and not is_below(sys.base_prefix, "/usr"):
-        yield sys.base_prefix, "its Python"
-
-
-def _venv_homes(prefix: str) -> Iterator[str]:
-    try:
-        with open(f"{prefix}/pyvenv.cfg", encoding="utf-8", errors="surrogateescape") as lines:
-            for line in lines:
-                name, _, value = line.partition("=")
-                if name.strip().lower() == "home" and value.strip().startswith("/"):
-                    yield value.strip()
-    except OSError:
-        return
-
-
-def _interpreter(path: str, search: str) -> str | None:
-    """What a script's first line names; execve(2). Through env(1) too."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        first = os.read(fd, 256).split(b"\n", 1)[0]
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    if not first.startswith(b"#!"):
-        return None
-    words = os.fsdecode(first[2:]).split()
-    if not words or not words[0].startswith("/"):
-        return None
-    if os.path.basename(words[0]) != "env":
-        return words[0]
-    names = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
-    if not names:
-        return None
-    return next(filter(_is_executable, _candidates(names[0], search, "/")), None)
+                clear = Clear(host_root=host_root)
+                yield from around(hop, homes, clear, whole=os.path.dirname(hop) in trusted)

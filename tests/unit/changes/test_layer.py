@@ -18,8 +18,9 @@ import pytest
 from capsule.base.errors import PolicyError
 from capsule.changes import apply as applying
 from capsule.changes import compare
-from capsule.changes.layer import Layer, make_removable, open_layer
+from capsule.changes.layer import Layer, open_layer
 from capsule.changes.values import Action, Change
+from capsule.files.kept import make_removable
 from capsule.files.trees.cursor import Cursor, open_directory
 from capsule.policy.protected import Guard, named
 from tests.support import REAL_ROOT, needs, nothing_left, open_descriptors

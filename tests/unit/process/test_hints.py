@@ -280,7 +280,8 @@ def program(tmp_path: Path) -> tuple[str, str]:
     top = tmp_path.resolve()
     (top / "real").mkdir()
     (top / "bin").mkdir()
-    (top / "real" / "shell").write_text("")
+    (top / "real" / "shell").write_text("#!")
+    (top / "real" / "shell").chmod(0o755)
     (top / "bin" / "sh").symlink_to("../real/shell")
     (top / "script").write_text(f"#!{top}/bin/sh -e\n")
     return f"{top}/script", f"{top}/bin/sh"

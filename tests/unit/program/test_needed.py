@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from capsule.program import elf
-from capsule.program import needed as needs
+from capsule.program import elf, toolchains
 from capsule.program.needed import needed
 from tests.support import HANG
 from tests.support import needs as host_needs
@@ -260,12 +259,12 @@ def test_an_interpreter_that_is_no_program_is_not_shown(top: Path) -> None:
 
 def test_trees_are_looked_through_within_bounds(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is near a tree's top is looked at first; what is beyond the bound is not."""
-    monkeypatch.setattr(needs, "_ENTRIES", 20)
+    monkeypatch.setattr(toolchains, "_ENTRIES", 20)
     for n in range(30):
         write(top / f"opt/lib/python3.12/zz/{n}", b"")
     found = below(top, needed(str(python(top)), PATH))
     assert "libs/libx.so" in found
-    monkeypatch.setattr(needs, "_ENTRIES", 2)
+    monkeypatch.setattr(toolchains, "_ENTRIES", 2)
     assert "libs/libx.so" not in below(top, needed(str(top / "opt/bin/python3"), PATH))
 
 
@@ -282,7 +281,7 @@ def test_trees_are_looked_through_within_bounds(top: Path, monkeypatch: pytest.M
 )  # fmt: skip
 def test_interpreters_are_known_by_their_names(name: str, pattern: str) -> None:
     """Each language's interpreters, with and without a version."""
-    assert pattern in needs._patterns(name)
+    assert pattern in toolchains._patterns(name)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +289,7 @@ def test_interpreters_are_known_by_their_names(name: str, pattern: str) -> None:
 )
 def test_other_programs_have_no_modules(name: str) -> None:
     """A name that only begins like an interpreter's is another program."""
-    assert needs._patterns(name) == ()
+    assert toolchains._patterns(name) == ()
 
 
 def test_this_python_finds_its_modules() -> None:

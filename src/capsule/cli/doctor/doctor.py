@@ -16,6 +16,7 @@ from capsule.confine.cgroup import read_text
 from capsule.files.found import Survey
 from capsule.host import delegation
 from capsule.host.host import probe
+from capsule.host.ids import has_initial_ids
 from capsule.launcher import spawn
 from capsule.launcher import steps as s
 from capsule.launcher.failure import SetupError
@@ -282,7 +283,7 @@ def look_around() -> Surroundings:
     return Surroundings(
         kernel=(int(numbers[0]), int(numbers[1])),
         uid=uid,
-        initial_ids=ids == [[0, 0, 0xFFFFFFFF]],
+        initial_ids=has_initial_ids(unsure=False),
         launcher=os.path.realpath(spawn.LAUNCHER),
         sysctls={n: v for n in SYSCTLS if (v := read_text(f"/proc/sys/{n.replace('.', '/')}").strip())},
         filtered=status.get("Seccomp", "0").strip() != "0",

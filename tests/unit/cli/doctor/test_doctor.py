@@ -12,7 +12,7 @@ from capsule.cli.doctor.causes import Failure, Surroundings, conclude
 from capsule.cli.doctor.checks import Check, Report, State
 from capsule.files.found import Survey
 from capsule.host.delegation import DELEGATED, Delegation
-from capsule.host.host import Range
+from capsule.host.ids import Range
 from capsule.launcher import steps as s
 from capsule.planner.plan import make_plan
 from capsule.program.command import Command
