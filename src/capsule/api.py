@@ -195,7 +195,7 @@ def _start(
 
 
 def look(policy: Policy, command: Command) -> Survey:
-    """Look at what lies where the policy points; see `surveyor.survey`."""
+    """Look at what lies where the policy points; see `files.survey`."""
     working_directory, uid = command.working_directory, os.geteuid()
     return _survey(policy, cwd_shown=working_directory, shown=command.shown, uid=uid)
 

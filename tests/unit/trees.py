@@ -9,7 +9,8 @@ from pathlib import Path
 
 from capsule.files import guarded
 from capsule.files.found import Watch
-from capsule.policy.protected import GUARD_ENTRIES, Guard, in_force, within
+from capsule.files.guards import GUARD_ENTRIES, within
+from capsule.policy.protected import Guard, in_force
 
 ALL = in_force((), ())
 

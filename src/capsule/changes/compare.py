@@ -6,9 +6,9 @@ import errno
 import os
 import stat
 
+from capsule.files.guards import IN_GIT, match
 from capsule.files.trees.cursor import Cursor, is_whiteout, open_file
 from capsule.files.trees.walk import kind_of
-from capsule.policy.protected import IN_GIT, match
 
 from .values import Action, Change
 

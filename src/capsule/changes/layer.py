@@ -7,9 +7,10 @@ import os
 
 from capsule.base.paths import is_below
 from capsule.base.text import printable
+from capsule.files.guards import within
 from capsule.files.kept import check_marker, open_upper, reserve
 from capsule.files.trees.cursor import Cursor, open_directory, open_file
-from capsule.policy.protected import in_force, within
+from capsule.policy.protected import in_force
 
 from .apply import Applier
 from .compare import Comparison, Protected
@@ -54,7 +55,7 @@ class Layer:
             upper: a descriptor of its top, closed by `close`.
             source: path of the lower directory on the host, without a symbolic link in it.
             at: where the overlay stands inside.
-            guards: what is never applied, as `guards.in_force` gives it; without it the whole table.
+            guards: what is never applied, as `protected.in_force` gives it; without it the whole table.
             lock: a descriptor that keeps others from the layer, likewise closed by `close`; or -1.
         """
         self.at = at

@@ -14,9 +14,10 @@ import stat
 
 from capsule.base.text import printable
 from capsule.files.guarded import look
+from capsule.files.guards import within
 from capsule.files.trees.cursor import WRITE, Way, change_mode, open_directory
 from capsule.files.trees.walk import kind_of
-from capsule.policy.protected import named, within
+from capsule.policy.protected import named
 
 from .values import SetAside
 

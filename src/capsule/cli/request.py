@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from .options import Options
 
-# A file of this name in the working directory may only tighten; see `found`.
+# A file of this name in the working directory may only tighten; see `policy.toml.tighten`.
 FOUND_FILE = "capsule.toml"
 
 

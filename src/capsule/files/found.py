@@ -1,17 +1,12 @@
-"""What lies on the host where a policy points: read with the caller's rights, before the plan."""
+"""What a survey finds: frozen values."""
 
 from __future__ import annotations
-
-import os
 
 from capsule.base.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capsule.policy.mounts import Mount
-
-# Of a directory that is shown unasked, which happens at each start.
-_TOP_ENTRIES = 512
 
 
 class Found(Value):
@@ -54,10 +49,10 @@ class Watch(Value):
     Attributes:
         at: its place inside.
         path: its place on the host, without a symbolic link in it.
-        names: the guards in force in it; see `guards`.
+        names: the guards in force in it; see `policy.protected`.
         identity: (device, inode) of it at the start.
         known: (path below it, what stood there) of all that matched a guard at the start.
-        depth: how many levels below its top were looked through then; see `sightings.View`.
+        depth: how many levels below its top were looked through then; see `guarded.View`.
         deeper: whether the tree was deeper than that then.
     """
 
@@ -90,50 +85,3 @@ class Survey(Value):
     notes: tuple[str, ...] = ()
     root: str = ""
     cwd: str = ""
-
-
-def _has_relative(table: bytes) -> bool:
-    """Whether a socket was bound by a relative name: the kernel keeps it so, and it may lie anywhere.
-
-    What is no plain line, because of a newline in a name, may be one.
-    """
-    # The last line has an end, the first is the heading.
-    for line in table.split(b"\n")[1:-1]:
-        words = line.split(None, 7)
-        if len(words) < 7:
-            return True
-        # Of a socket without a name the inode's number is the end. Blanks may begin a name.
-        name = line[line.index(words[6], 52 if len(line) > 52 else 0) + len(words[6]) :]
-        if name and name[:2] not in (b" /", b" @"):
-            return True
-    return False
-
-
-def unasked_sockets(top: str | None) -> tuple[tuple[tuple[str, bool], ...], tuple[str, ...]]:
-    """(Sockets to hide, notes) of a directory that is shown unasked: close to its top, or in use.
-
-    This is a part of each start: it looks further only if a socket in use may lie deeper in it.
-    """
-    if top is None:
-        return (), ()
-    others: list[str] = []
-    try:
-        with os.scandir(top) as items:
-            for count, item in enumerate(items):
-                if count == _TOP_ENTRIES:
-                    break
-                if item.is_file(follow_symlinks=False) or item.is_dir(follow_symlinks=False):
-                    continue
-                if not item.is_symlink():
-                    others.append(item.name)
-        with open("/proc/net/unix", "rb", buffering=0) as file:
-            table = file.read() or b""
-        in_use = os.fsencode(top.rstrip("/") + "/") in table or _has_relative(table)
-    except OSError:
-        # What cannot be listed may be searched still.
-        in_use = True
-    if not others and not in_use:
-        return (), ()
-    from .sockets import hide_sockets
-
-    return hide_sockets(top, others, deep=in_use)

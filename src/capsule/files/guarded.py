@@ -9,7 +9,8 @@ from capsule.base.text import printable
 from capsule.base.values import Value
 from capsule.files.trees.cursor import LIST, Way
 from capsule.files.trees.links import EXHAUSTED, Links, identify, is_nothing
-from capsule.policy.protected import GUARD_DEPTH, GUARD_ENTRIES, IN_GIT, REPOSITORIES
+
+from .guards import GUARD_DEPTH, GUARD_ENTRIES, IN_GIT, REPOSITORIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,10 +1,15 @@
-"""Who makes a survey, and whether there is anything to look at at all."""
+"""What lies on the host where a policy points: looked at with the caller's rights, before the plan.
+
+This is the part of it that belongs to each start, which is next to nothing.
+"""
 
 from __future__ import annotations
 
+import os
+
 from capsule.policy.policy import IdMap
 
-from .found import Survey, unasked_sockets
+from .found import Survey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,6 +17,8 @@ if TYPE_CHECKING:
 
     from capsule.policy.policy import Policy
 
+# Of a directory that is shown unasked, which happens at each start.
+_TOP_ENTRIES = 512
 _NOTHING = Survey()
 
 
@@ -33,12 +40,13 @@ def survey(
         PolicyError: a source would give away more than its name says, or is not what its mount is for.
     """
     cwd = _cwd(policy, cwd_shown, uid)
-    if policy.mounts or policy.root is not None or policy.protect or policy.unprotect:
-        from .survey_mounts import examine  # only where there is something to look at
+    hidden, notes = _unasked_sockets(cwd_shown)
+    unasked = Survey(hidden=hidden, notes=notes, cwd=cwd) if hidden or notes or cwd else _NOTHING
+    if not (policy.mounts or policy.root is not None or policy.protect or policy.unprotect):
+        return unasked
+    from .survey_mounts import survey_mounts  # only where there is something to look at
 
-        return examine(policy, cwd_shown=cwd_shown, shown=shown, uid=uid).replace(cwd=cwd)
-    hidden, notes = unasked_sockets(cwd_shown)
-    return Survey(hidden=hidden, notes=notes, cwd=cwd) if hidden or notes or cwd else _NOTHING
+    return survey_mounts(policy, unasked, cwd_shown=cwd_shown, shown=shown, uid=uid)
 
 
 def _cwd(policy: Policy, shown: str | None, uid: int) -> str:
@@ -49,3 +57,50 @@ def _cwd(policy: Policy, shown: str | None, uid: int) -> str:
 
     trusted = trusts_root(uid, host_root=policy.id_map is IdMap.HOST_ROOT)
     return follow(shown, f"cwd: {shown}", trusted=trusted).path
+
+
+def _unasked_sockets(top: str | None) -> tuple[tuple[tuple[str, bool], ...], tuple[str, ...]]:
+    """(Sockets to hide, notes) of a directory that is shown unasked: close to its top, or in use.
+
+    This is a part of each start: it looks further only if a socket in use may lie deeper in it.
+    """
+    if top is None:
+        return (), ()
+    others: list[str] = []
+    try:
+        with os.scandir(top) as items:
+            for count, item in enumerate(items):
+                if count == _TOP_ENTRIES:
+                    break
+                if item.is_file(follow_symlinks=False) or item.is_dir(follow_symlinks=False):
+                    continue
+                if not item.is_symlink():
+                    others.append(item.name)
+        with open("/proc/net/unix", "rb", buffering=0) as file:
+            table = file.read() or b""
+        in_use = os.fsencode(top.rstrip("/") + "/") in table or _has_relative(table)
+    except OSError:
+        # What cannot be listed may be searched still.
+        in_use = True
+    if not others and not in_use:
+        return (), ()
+    from .sockets import hide_sockets
+
+    return hide_sockets(top, others, deep=in_use)
+
+
+def _has_relative(table: bytes) -> bool:
+    """Whether a socket was bound by a relative name: the kernel keeps it so, and it may lie anywhere.
+
+    What is no plain line, because of a newline in a name, may be one.
+    """
+    # The last line has an end, the first is the heading.
+    for line in table.split(b"\n")[1:-1]:
+        words = line.split(None, 7)
+        if len(words) < 7:
+            return True
+        # Of a socket without a name the inode's number is the end. Blanks may begin a name.
+        name = line[line.index(words[6], 52 if len(line) > 52 else 0) + len(words[6]) :]
+        if name and name[:2] not in (b" /", b" @"):
+            return True
+    return False

@@ -14,7 +14,7 @@ from capsule.host.places import ROOT_OWN
 from capsule.policy.mounts import CONTENT_SIZE, FROM_HOST, Mount, MountKind
 from capsule.policy.policy import IdMap, System
 
-from .found import Found, Guarded, Survey, Watch, unasked_sockets
+from .found import Found, Guarded, Survey, Watch
 from .hides import Matches, Tree, find_place, program_trees
 from .kept import check_kept, check_lower, keep_directory
 from .lookup import check_kind, follow, read_file, trusts_root
@@ -32,10 +32,15 @@ if TYPE_CHECKING:
 _TREES = (MountKind.READ_ONLY, MountKind.READ_WRITE, MountKind.OVERLAY)
 
 
-def examine(
-    policy: Policy, *, cwd_shown: str | None, shown: Sequence[tuple[str, str]], uid: int
+def survey_mounts(
+    policy: Policy,
+    unasked: Survey,
+    *,
+    cwd_shown: str | None,
+    shown: Sequence[tuple[str, str]],
+    uid: int,
 ) -> Survey:
-    """As `survey.survey`."""
+    """As `survey.survey`, which has found what is shown unasked to hold."""
     trusted = trusts_root(uid, host_root=policy.id_map is IdMap.HOST_ROOT)
     root = ""
     if policy.root is not None:
@@ -48,12 +53,11 @@ def examine(
         programs = policy.root is None and policy.system is not System.NEEDED
         look.find_hides(policy.mounts, programs=programs)
     look.check_sockets(policy.root)
-    hidden, notes = unasked_sockets(cwd_shown)
     covers = look.covers()
-    look.hidden |= {place: False for place, _ in hidden if not _is_covered(place, covers)}
-    look.notes += notes
+    look.hidden |= {place: False for place, _ in unasked.hidden if not _is_covered(place, covers)}
+    look.notes += unasked.notes
     look.guard(guards)
-    return look.survey().replace(root=root)
+    return look.survey().replace(root=root, cwd=unasked.cwd)
 
 
 def _guards(policy: Policy) -> tuple[Guard, ...]:
@@ -306,7 +310,7 @@ class _Look:
                 for number, below in shown.showing(f"{one.path.rstrip('/')}/{path}"):
                     self._protect(below, trees[number].mount.at)
         if self._guarded:
-            from capsule.policy.protected import check_places
+            from .guards import check_places
 
             check_places(self._guarded)
 
@@ -322,9 +326,8 @@ class _Look:
 
     def _guard_tree(self, one: Found, guards: tuple[Guard, ...]) -> list[str]:
         """Remember what is in a writable tree; the paths in it that are to be protected."""
-        from capsule.policy.protected import within
-
         from .guarded import first_look
+        from .guards import within
 
         at = one.mount.at
         looked = first_look(one.path, within(guards, one.path))

@@ -1,35 +1,21 @@
-"""Names in a writable tree that trusted tools of the host later execute or obey, and how to find them.
+"""Names in a writable tree that trusted tools of the host later execute or obey.
 
 What counts: it takes effect unasked, when somebody enters the directory, opens it in an editor, uses
 git in it, or logs in. What is run because somebody asks for it (a Makefile, the scripts of a
 package.json, conftest.py, .venv) is the work itself and not guarded. No such list is complete.
 
-`sightings.look` finds what matches in a tree, before a capsule (`examine`) and after it (`aftermath`),
-by the same rules, so that what is found only after it is new. It is given
-``within(in_force(policy.protect, policy.unprotect), tree)``.
+`files.guarded` finds what matches in a tree, before a capsule and after it, by the same rules, so that
+what is found only after it is new. `files.guards` says where a guard counts in a tree.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-
 from capsule.base.errors import PolicyError
-from capsule.base.text import printable
 from capsule.base.values import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-# A tree is looked through breadth first: its top, and so many levels below it,
-GUARD_DEPTH = 4
-# until so many entries were seen. What lies at the top is looked up directly and always found.
-GUARD_ENTRIES = 20_000
-# Each is a mount: of what is protected, and of every directory above it in its tree.
-MOST_GUARDED = 2048
-# PATH_MAX, with the NUL.
-_PATH_BYTES = 4095
 
 
 class Guard(Value):
@@ -192,7 +178,7 @@ _HOME = {
 }
 
 # Not a path: where Capsule and its Python are installed, if that is in the tree.
-_ITSELF = "capsule-itself"
+ITSELF = "capsule-itself"
 
 TABLE: tuple[Guard, ...] = (
     # As a directory it is the repository itself, which commits change.
@@ -200,13 +186,9 @@ TABLE: tuple[Guard, ...] = (
     *(Guard(name, True, why) for name, why in _ANYWHERE.items()),
     *(Guard(name, False, why) for name, why in _TOP.items()),
     *(Guard(name, False, why, home=True) for name, why in _HOME.items()),
-    Guard(_ITSELF, False, "its code runs at the next start of a capsule", home=True),
+    Guard(ITSELF, False, "its code runs at the next start of a capsule", home=True),
 )
 _BY_NAME = {guard.name: guard for guard in TABLE}
-
-# Of these, the repository of a submodule, a linked working tree and a bare repository has its own.
-IN_GIT = (".git/hooks", ".git/config", ".git/config.worktree", ".git/commondir")
-REPOSITORIES = ("modules", "worktrees")
 
 
 # --- which guards count ---------------------------------------------------------------------
@@ -246,129 +228,6 @@ def _given(name: str) -> Guard:
     return Guard(name if guard is None else f"**/{name}", True, "the policy names it")
 
 
-def check_places(places: Iterable[str]) -> None:
-    """Whether all these places, of what is protected and of what is above, can be mounts.
-
-    Raises:
-        PolicyError: they are too many, or the path of one is longer than the kernel takes.
-    """
-    number = 0
-    for place in places:
-        number += 1
-        if len(os.fsencode(place)) > _PATH_BYTES:
-            message = f"mounts: a protected path is longer than {_PATH_BYTES} bytes: {printable(place)}"
-            hint = "show its tree at a shorter place (--rw PATH:/AT), or leave the name out (unprotect)"
-            raise PolicyError(message, field="mounts", value=place, hint=hint)
-    if number > MOST_GUARDED:
-        message = f"mounts: protected paths in writable trees, and the directories above them: {number}"
-        message += f"; at most {MOST_GUARDED} can be protected"
-        hint = "show smaller trees, or leave names out of the protected ones (unprotect)"
-        raise PolicyError(message, field="mounts", value=number, hint=hint)
-
-
 def named(names: Iterable[str]) -> tuple[Guard, ...]:
     """The guards whose `Guard.name` these are, as `in_force` gave them."""
     return tuple(_BY_NAME.get(name) or Guard(name, True, "the policy names it") for name in names)
-
-
-def within(guards: Iterable[Guard], tree: str) -> tuple[Guard, ...]:
-    """The guards as they count in the tree at this path of the host, which has no link in it.
-
-    A guard of home directories becomes one for a place in this tree, or is left out; likewise if the
-    tree is itself part of what a guard names, as *project*/.git is.
-    """
-    homes = _homes(tree)
-    found: dict[tuple[str, bool], Guard] = {}
-    for guard in guards:
-        for one in _placed(guard, tree, homes):
-            found.setdefault((one.path, one.unless_directory), one)
-    return tuple(found.values())
-
-
-def _placed(guard: Guard, tree: str, homes: list[str]) -> list[Guard]:
-    """One guard for each place that it has in a tree."""
-    top = tree.rstrip("/") + "/"
-    placed = [
-        guard.replace(anywhere=False, home=False, at=place[len(top) :])
-        for place in _places(guard, tree, homes)
-        if place.startswith(top)
-    ]
-    return placed if guard.home else [guard, *placed]
-
-
-def _places(guard: Guard, tree: str, homes: list[str]) -> list[str]:
-    """Paths of the host that a guard names, besides those that its name says in a tree."""
-    if guard.name == _ITSELF:
-        own = (sys.prefix, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        return [os.path.realpath(path) for path in own]
-    path = guard.path
-    if not guard.anywhere:
-        return [f"{home}/{path}" for home in homes]
-    parts = path.split("/")
-    beginnings = ["/" + "/".join(parts[:end]) for end in range(1, len(parts))]
-    return [
-        f"{tree.removesuffix(beginning)}/{path}" for beginning in beginnings if tree.endswith(beginning)
-    ]
-
-
-def _homes(tree: str) -> list[str]:
-    """The caller's home directories and that of the tree's owner, without a link."""
-    import pwd
-
-    homes = [os.environ.get("HOME", "")]
-    uids = {os.geteuid()}
-    try:
-        uids.add(os.stat(tree).st_uid)
-    except OSError:
-        pass
-    for uid in uids:
-        try:
-            homes.append(pwd.getpwuid(uid).pw_dir)
-        except KeyError:
-            continue
-    real = {os.path.realpath(home) for home in homes if home.startswith("/")}
-    return sorted(real - {"/"})
-
-
-def match(relative: str, guards: Iterable[Guard], kind: str = "directory") -> Guard | None:
-    """The guard that protects a path, because it names that or a directory above it.
-
-    Nothing is looked at. Names compare byte for byte; `sightings` knows file systems that fold case.
-
-    Args:
-        relative: the path from the tree's top.
-        guards: as `in_force` or `within` gives them.
-        kind: what stands there; "symlink" also matches where a link in the place of a directory would
-            lead to what a guard names.
-    """
-    parts = relative.split("/")
-    for guard in guards:
-        if not (guard.home and not guard.at) and _matches(guard, parts, kind):
-            return guard
-    return None
-
-
-def _matches(guard: Guard, parts: list[str], kind: str) -> bool:
-    name = guard.path.split("/")
-    starts = range(len(parts)) if guard.anywhere else range(1)
-    if any(_matches_from(guard, name, parts[start:], kind) for start in starts):
-        return True
-    # The tree may be a .git directory itself.
-    whole = parts if guard.anywhere else [".git", *parts]
-    return guard.name in IN_GIT and _in_repository(name[-1], whole)
-
-
-def _matches_from(guard: Guard, name: list[str], parts: list[str], kind: str) -> bool:
-    if guard.unless_directory:
-        return parts == name and kind != "directory"
-    if parts[: len(name)] == name:
-        return True
-    return kind == "symlink" and parts == name[: len(parts)]
-
-
-def _in_repository(last: str, parts: list[str]) -> bool:
-    """Whether it may be such a name in the repository of a submodule or a linked working tree."""
-    for number, part in enumerate(parts[:-2]):
-        if part == ".git" and parts[number + 1] in REPOSITORIES and last in parts[number + 2 :]:
-            return True
-    return False

@@ -14,9 +14,9 @@ import pytest
 from capsule import HostError
 from capsule.changes.set_aside import set_aside
 from capsule.files import guarded
+from capsule.files.guards import within
 from capsule.files.trees import links as leads
 from capsule.files.trees.cursor import LIST, Way
-from capsule.policy.protected import within
 from tests.unit.trees import ALL, hook, mode, open_all, tree_of, watch
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from capsule import PolicyError
-from capsule.files import guarded
-from capsule.policy import protected
-from capsule.policy.protected import TABLE, Guard, check_places, in_force, match, named, within
+from capsule.files import guarded, guards
+from capsule.files.guards import check_places, match, within
+from capsule.policy.protected import TABLE, Guard, in_force, named
 from tests.support import needs
 
 ALL = in_force((), ())
@@ -21,8 +21,8 @@ ALL = in_force((), ())
 def look(
     tree: Path,
     chosen: Iterable[Guard] = ALL,
-    depth: int = protected.GUARD_DEPTH,
-    most: int = protected.GUARD_ENTRIES,
+    depth: int = guards.GUARD_DEPTH,
+    most: int = guards.GUARD_ENTRIES,
 ) -> guarded.View:
     """What the guards find in a tree."""
     top = os.open(tree, os.O_PATH | os.O_DIRECTORY)
@@ -199,7 +199,7 @@ def test_capsule_itself_is_protected_where_it_lies_in_a_tree(
     """Its Python's prefix, whatever that is called, and its own package; it can be left out."""
     make(tmp_path, "project/tools/lib/site-packages/x", "src/capsule/policy/protected.py")
     monkeypatch.setattr("sys.prefix", str(tmp_path / "project/tools"))
-    monkeypatch.setattr(protected, "__file__", str(tmp_path / "src/capsule/policy/protected.py"))
+    monkeypatch.setattr(guards, "_PACKAGE", str(tmp_path / "src/capsule"))
     assert found(tmp_path) == {"project/tools": "capsule-itself", "src/capsule": "capsule-itself"}
     assert found(tmp_path / "project") == {"tools": "capsule-itself"}
     assert found(tmp_path / "project/tools") == {}
@@ -236,7 +236,7 @@ def test_names_are_found_at_the_top_and_below(tmp_path: Path) -> None:
     info = (tmp_path / "sub/.git").stat()
     (pointer,) = (sight for sight in seen.found if sight.path == "sub/.git")
     assert (pointer.identity, pointer.kind) == (f"{info.st_dev}:{info.st_ino}", "file")
-    assert (seen.depth, seen.closed) == (protected.GUARD_DEPTH, ())
+    assert (seen.depth, seen.closed) == (guards.GUARD_DEPTH, ())
 
 
 def test_repositories_without_the_name_are_found(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_names_of_any_bytes_and_deep_trees_are_looked_through(tmp_path: Path) ->
         os.close(deep)
         deep = below
     os.close(deep)
-    assert look(tmp_path).depth == protected.GUARD_DEPTH
+    assert look(tmp_path).depth == guards.GUARD_DEPTH
 
 
 def test_names_that_fold_to_a_protected_one_are_looked_up() -> None:
