@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 
+from capsule.base import signals
 from capsule.base.descriptors import Descriptors
 from capsule.base.errors import CapsuleError, PolicyError
-from capsule.base.text import shown
 from capsule.files.survey import survey as _survey
 from capsule.host.host import probe
-from capsule.launcher.spawn import FIRST_USER_FD, cannot_start
+from capsule.launcher.spawn import cannot_start
 from capsule.planner.plan import Plan, Terminal, make_plan
 from capsule.policy.policy import Limits, Policy
 from capsule.process.launch import end, launch
-from capsule.process.streams import Encoding, Streams
+from capsule.process.stdio import (
+    DEVNULL,
+    PIPE,
+    Streams,
+    checked_fds,
+    encoding_of,
+    input_bytes,
+    open_stdio,
+    pairs_of,
+    sources_of,
+)
 from capsule.program.command import resolve
-
-from .base import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,9 +42,6 @@ if TYPE_CHECKING:
 
     Args = Sequence[str | bytes | os.PathLike[str]]
     Stdio = int | IO[Any] | None
-
-# The values of subprocess, so that either module's names do; INHERIT is Capsule's own.
-PIPE, STDOUT, DEVNULL, INHERIT = -1, -2, -3, -4
 
 
 def run(
@@ -137,8 +141,8 @@ def start(
         PolicyError, HostError, SetupError: as `run`.
     """
     policy = override(policy, overrides)
-    coding = _encoding(text, encoding, errors)
-    streams = Streams(input=_input_bytes(input, coding), encoding=coding)
+    coding = encoding_of(text, encoding, errors)
+    streams = Streams(input=input_bytes(input, coding), encoding=coding)
     given = PIPE if input is not None else DEVNULL if stdin is None else stdin
     try:
         with signals.Held() as held:
@@ -158,15 +162,15 @@ def _start(
     terminal: Terminal | None,
     held: signals.Held,
 ) -> Process:
-    passed = _checked_fds(pass_fds)
-    pairs = _pairs(passed)
+    passed = checked_fds(pass_fds)
+    pairs = pairs_of(passed)
     host = _host(policy)
     command = resolve(args, policy)
     survey = look(policy, command)
     plan = make_plan(policy, host, command, survey, descriptors=pairs, terminal=terminal)
     with streams, Descriptors(plan.owner) as theirs:
-        stdio = _open_stdio(given, streams, theirs)
-        sources = _padded(passed, pairs)
+        stdio = open_stdio(given, streams, theirs)
+        sources = sources_of(passed, pairs)
         closing = _closing(plan, policy)
         leaf = None
         try:
@@ -266,109 +270,3 @@ def override(policy: Policy | None, overrides: Mapping[str, Any]) -> Policy:
     if limits:
         given["limits"] = given.get("limits", policy.limits).replace(**limits)
     return policy.replace(**given) if given else policy
-
-
-# --- descriptors ---------------------------------------------------------------------------
-
-
-def _encoding(text: bool, encoding: str | None, errors: str | None) -> Encoding | None:
-    if not (text or encoding or errors):
-        return None
-    try:
-        codecs.lookup(encoding or "utf-8")
-        codecs.lookup_error(errors or "replace")
-    except LookupError as error:
-        hint = "name a codec and an error handler of Python's codecs module"
-        raise PolicyError(f"encoding: {error}", field="encoding", hint=hint) from None
-    return Encoding(encoding or "utf-8", errors or "replace")
-
-
-def _input_bytes(data: bytes | str | None, coding: Encoding | None) -> bytes:
-    if isinstance(data, str):
-        if coding is None:
-            hint = "pass text=True, or bytes"
-            message = "input: text needs text=True"
-            raise PolicyError(message, field="input", value="...", hint=hint)
-        return data.encode(coding.encoding)
-    if data is not None and not isinstance(data, (bytes, bytearray, memoryview)):
-        raise _not_bytes(data)
-    return b"" if data is None else bytes(data)
-
-
-def _not_bytes(data: object) -> PolicyError:
-    hint = "pass bytes, or str with text=True"
-    return PolicyError(f"input: not bytes: {shown(data)}", field="input", value=data, hint=hint)
-
-
-def _null(theirs: Descriptors) -> int:
-    return theirs.own(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
-
-
-def _open_stdio(
-    given: tuple[Stdio, Stdio, Stdio], streams: Streams, theirs: Descriptors
-) -> tuple[int, int, int]:
-    stdin, stdout, stderr = given
-    in_ = _open_stdin(stdin, streams, theirs)
-    out = _open_output(stdout, "stdout", streams, theirs, 1)
-    if stderr == STDOUT:
-        return in_, out, out
-    return in_, out, _open_output(stderr, "stderr", streams, theirs, 2)
-
-
-def _open_stdin(given: Stdio, streams: Streams, theirs: Descriptors) -> int:
-    if given != PIPE:
-        return _open(given, "stdin", 0, theirs)
-    read, streams.stdin = theirs.pipe()
-    theirs.keep((streams.stdin,))
-    return read
-
-
-def _open_output(given: Stdio, name: str, streams: Streams, theirs: Descriptors, number: int) -> int:
-    if given != PIPE:
-        return _open(given, name, number, theirs)
-    read, write = theirs.pipe()
-    theirs.keep((read,))
-    setattr(streams, name, read)
-    return write
-
-
-def _open(given: Stdio, name: str, number: int, theirs: Descriptors) -> int:
-    """The descriptor that is meant. One of the caller's own that is closed becomes /dev/null."""
-    if given == DEVNULL or given is None:
-        return _null(theirs)
-    fd = number if given == INHERIT else given if isinstance(given, int) else given.fileno()
-    try:
-        os.fstat(fd)
-    except OSError:
-        if given == INHERIT:
-            return _null(theirs)
-        hint = "pass one that is open, or PIPE, DEVNULL or INHERIT"
-        message = f"{name}: descriptor {fd} is not open"
-        raise PolicyError(message, field=name, value=fd, hint=hint) from None
-    return fd
-
-
-def _checked_fds(fds: Iterable[int]) -> tuple[int, ...]:
-    passed = tuple(sorted(set(fds)))
-    for fd in passed:
-        try:
-            os.fstat(fd)
-        except OSError:
-            message = f"pass_fds: descriptor {fd} is not open"
-            hint = "open it before the call, and close it after"
-            raise PolicyError(message, field="pass_fds", value=fd, hint=hint) from None
-        if fd <= 2:
-            hint = "descriptors 0 to 2 are stdin, stdout and stderr"
-            raise PolicyError(f"pass_fds: {fd} is standard", field="pass_fds", value=fd, hint=hint)
-    return passed
-
-
-def _pairs(passed: Sequence[int]) -> list[tuple[int, int]]:
-    """(Where the launcher gets it, the command's number). The former lie above all of the latter."""
-    base = max(FIRST_USER_FD, passed[-1] + 1) if passed else FIRST_USER_FD
-    return [(base + i, fd) for i, fd in enumerate(passed)]
-
-
-def _padded(passed: Sequence[int], pairs: Sequence[tuple[int, int]]) -> dict[int, int]:
-    """What spawn puts where: launcher's number to the caller's."""
-    return {ours: fd for (ours, _), fd in zip(pairs, passed, strict=True)}

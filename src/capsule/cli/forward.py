@@ -50,10 +50,12 @@ class Forwarding:
 
     def begin(self, process: Process, suspend: Callable[[], None], resume: Callable[[], None]) -> None:
         """There is a command now."""
+        from capsule.process.handle import loop_of
+
         self._process = process
         # A signal between the last line of Python and poll(2) would be noticed after it only.
         self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        process.watch(self._wake[0], 1, lambda: os.read(self._wake[0], 4096))  # POLLIN
+        loop_of(process).watch(self._wake[0], 1, lambda: os.read(self._wake[0], 4096))  # POLLIN
         signals.set_wakeup(self._wake[1])
         signals.set_timer(0)
         self._handle(signals.SIGTSTP, lambda *_: suspend())

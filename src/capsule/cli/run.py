@@ -7,6 +7,7 @@ import os
 from capsule import api
 from capsule.base import signals
 from capsule.base.errors import CapsuleError
+from capsule.process.stdio import DEVNULL, INHERIT, PIPE
 
 from .forward import Forwarding, die_of
 from .request import effective, place_error
@@ -103,10 +104,7 @@ def _run_command(options: Options, policy: Policy, ending: _Ending) -> Result:
     captured = options.last("--json") == "-"
     ttys = [fd for fd in (0, 1, 2) if os.isatty(fd) and not (captured and fd > 0)]
     limited = policy.limits.output is not None
-    stdio = [
-        api.DEVNULL if fd in ttys else api.PIPE if fd > 0 and limited else api.INHERIT
-        for fd in (0, 1, 2)
-    ]
+    stdio = [DEVNULL if fd in ttys else PIPE if fd > 0 and limited else INHERIT for fd in (0, 1, 2)]
     terminal = _terminal(ttys)
     if options.has("--verbose"):
         from . import report
@@ -123,8 +121,10 @@ def _run_command(options: Options, policy: Policy, ending: _Ending) -> Result:
             terminal=terminal,
         ) as process,
     ):
+        from capsule.process.handle import loop_of
+
         if not captured:
-            process.pass_through(1, 2)
+            loop_of(process).pass_through(1, 2)
         ending.passed_on = forwarding.passed_on
         return _attend(process, forwarding, ttys, ending)
 
@@ -157,6 +157,8 @@ def _attend(process: Process, forwarding: Forwarding, ttys: list[int], ending: _
 
 def _suspend(process: Process) -> None:
     """Stop the command with us, as a shell's job, and continue it with us."""
-    process.signal_group(signals.SIGTSTP)
+    from capsule.process.handle import loop_of
+
+    loop_of(process).signal_group(signals.SIGTSTP)
     os.kill(os.getpid(), signals.SIGSTOP)
     process.send_signal(signals.SIGCONT, group=True)

@@ -15,7 +15,8 @@ import tty
 
 from capsule.base import signals
 from capsule.planner.plan import Terminal
-from capsule.process.streams import write_all
+from capsule.process.handle import loop_of
+from capsule.process.loop import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Relay:
 
     def __init__(self, process: Process, master: int, keyboard: int | None, screen: int) -> None:
         self._process = process
+        self._loop = loop_of(process)
         self._master = master
         self._keyboard = keyboard
         self._screen = screen
@@ -60,15 +62,15 @@ class Relay:
     def __enter__(self) -> None:
         """Begin. When the block ends, the terminal's mode is restored, whatever happened."""
         os.set_blocking(self._master, False)
-        self._process.watch(self._master, select.POLLIN, self._show)
-        self._process.watch(self._wake, select.POLLIN, lambda: os.eventfd_read(self._wake))
-        self._process.on_stop(self.stopped)
-        self._process.on_end = self._show_rest
+        self._loop.watch(self._master, select.POLLIN, self._show)
+        self._loop.watch(self._wake, select.POLLIN, lambda: os.eventfd_read(self._wake))
+        self._loop.on_stop(self.stopped)
+        self._loop.on_end = self._show_rest
         self.resume()
 
     def __exit__(self, *_exception: object) -> None:
         self._release_keyboard()
-        self._process.unwatch(self._wake)
+        self._loop.unwatch(self._wake)
         os.close(self._wake)
 
     # --- the two directions
@@ -82,9 +84,9 @@ class Relay:
         except OSError:
             data = b""
         if not data:
-            self._process.unwatch(self._master)
+            self._loop.unwatch(self._master)
             return
-        self._write(self._process.count_output(data))
+        self._write(self._loop.count_output(data))
 
     def _write(self, data: bytes) -> None:
         """To the screen, for as long as there is one: a window may be closed."""
@@ -102,7 +104,7 @@ class Relay:
         """What was written last is still in the pty when the command has ended."""
         with contextlib.suppress(OSError):
             while data := os.read(self._master, _CHUNK):
-                self._write(self._process.count_output(data))
+                self._write(self._loop.count_output(data))
 
     def _type(self) -> None:
         """From the keyboard to the pty. While the pty is full, no more is read."""
@@ -120,8 +122,8 @@ class Relay:
         with contextlib.suppress(BlockingIOError):
             self._typed = self._typed[os.write(self._master, self._typed) :]
         if self._typed:
-            self._process.unwatch(self._keyboard)
-            self._process.watch(self._master, select.POLLIN | select.POLLOUT, self._both)
+            self._loop.unwatch(self._keyboard)
+            self._loop.watch(self._master, select.POLLIN | select.POLLOUT, self._both)
 
     def _note_keys(self, data: bytes) -> None:
         """Remember which signals keys have made: a shell that waits for us would have got them too."""
@@ -133,11 +135,11 @@ class Relay:
     def _hang_up(self) -> None:
         """The user's terminal is gone: so is the capsule's, whose kernel side tells all that use it."""
         if self._keyboard is not None:
-            self._process.unwatch(self._keyboard)
+            self._loop.unwatch(self._keyboard)
             self._keyboard = None
-        self._process.unwatch(self._master)
+        self._loop.unwatch(self._master)
         # First the signal: who has its end of file before that ends of its own accord.
-        self._process.signal_group(signals.SIGHUP)
+        self._loop.signal_group(signals.SIGHUP)
         os.close(self._master)
         self._master = self._screen = -1
         self._process.terminal = None
@@ -148,8 +150,8 @@ class Relay:
         with contextlib.suppress(BlockingIOError, OSError):
             self._typed = self._typed[os.write(self._master, self._typed) :]
         if not self._typed and self._keyboard is not None:
-            self._process.watch(self._master, select.POLLIN, self._show)
-            self._process.watch(self._keyboard, select.POLLIN, self._type)
+            self._loop.watch(self._master, select.POLLIN, self._show)
+            self._loop.watch(self._keyboard, select.POLLIN, self._type)
 
     # --- the user's terminal
 
@@ -182,7 +184,7 @@ class Relay:
         except (OSError, termios.error):
             return
         if not self._typed:
-            self._process.watch(self._keyboard, select.POLLIN, self._type)
+            self._loop.watch(self._keyboard, select.POLLIN, self._type)
             # From a signal's handler this changes a poll(2) that goes on: it has to begin anew.
             os.eventfd_write(self._wake, 1)
 
@@ -190,7 +192,7 @@ class Relay:
         if self._keyboard is None or self._saved is None:
             return
         saved, self._saved = self._saved, None
-        self._process.unwatch(self._keyboard)
+        self._loop.unwatch(self._keyboard)
         with contextlib.suppress(termios.error, OSError):
             termios.tcsetattr(self._keyboard, termios.TCSADRAIN, saved)  # type: ignore[arg-type]
 
@@ -211,7 +213,7 @@ class Relay:
     def suspend(self) -> None:
         """We are to stop, and so is the command."""
         self._release_keyboard()
-        self._process.signal_group(signals.SIGTSTP)
+        self._loop.signal_group(signals.SIGTSTP)
         os.kill(os.getpid(), signals.SIGSTOP)
         self.resume()
         self._process.send_signal(signals.SIGCONT, group=True)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import select
 import time
 
 from capsule.base import signals
 from capsule.launcher import spawn
 
+from .loop import Capture, Loop
 from .outcome import omitted, usage, verdict
-from .records import Records
+from .records import TO_GROUP, Records
 from .result import Result
-from .streams import Capture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
     from typing import IO, Any, Self
 
@@ -29,12 +28,7 @@ if TYPE_CHECKING:
 
     from .launch import Running
     from .result import Usage
-    from .streams import Streams
-
-_TO_GROUP = 0x80
-# Milliseconds between two looks at what a cgroup holds, on a kernel that keeps no peak of it.
-SAMPLING = 20.0
-_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
+    from .stdio import Streams
 
 
 class Process:
@@ -74,9 +68,7 @@ class Process:
         self._limits = limits
         self._streams = streams
         self._capture = Capture(streams, limits.output)
-        self._watched: dict[int, tuple[int, Callable[[], object]]] = {}
-        self._poller = select.poll()
-        self.on_end: Callable[[], None] | None = None
+        self._loop = Loop(running, self._records, streams, self._capture, leaf)
         self._filter = plan.filter
         self._killed = False
         self._result: Result | None = None
@@ -112,7 +104,7 @@ class Process:
 
     def poll(self) -> Result | None:
         """Return the result if the command has ended, else None, at once."""
-        if self._result is None and self._pump(0):
+        if self._result is None and self._loop.run(0):
             return self._finish()
         return self._result
 
@@ -130,7 +122,7 @@ class Process:
         """
         if self._result is None:
             self._streams.close_stdin()
-            if not self._pump(timeout):
+            if not self._loop.run(timeout):
                 raise TimeoutError(f"{self.args[0]} still runs after {timeout} s")
             return self._finish()
         return self._result
@@ -149,13 +141,7 @@ class Process:
             self.kill()
             return
         if self._running is not None:
-            self._records.tell(int(number) | (_TO_GROUP if group else 0))
-
-    def signal_group(self, number: int) -> None:
-        """Send a signal to the command's group and wait, for a moment, for it to stop or end of it."""
-        self.send_signal(number, group=True)
-        if self._running is not None and not self._records.has_ended():
-            self._records.read_stop(0.1)
+            self._records.tell(int(number) | (TO_GROUP if group else 0))
 
     def terminate(self) -> None:
         """Send SIGTERM to the command."""
@@ -165,13 +151,8 @@ class Process:
         """Kill everything in the capsule, at once."""
         if not self._records.has_ended():
             self._killed = self._running is not None
-            self._kill_init()
-
-    def _kill_init(self) -> None:
-        if self._running is not None:
-            if self._leaf is not None:
-                self._leaf.hurry()
-            signals.send_by_pidfd(self._running.pidfd, signals.SIGKILL)
+            if self._running is not None:
+                self._loop.kill()
 
     def __enter__(self) -> Self:
         return self
@@ -240,98 +221,11 @@ class Process:
                 self._closing.close()
                 self._closing = None
 
-    # --- the loop
-
-    def watch(self, fd: int, events: int, handler: Callable[[], object]) -> None:
-        """Have `wait` call a handler whenever poll(2) reports one of the events."""
-        self._watched[fd] = (events, handler)
-        self._poller.register(fd, events)
-
-    def unwatch(self, fd: int) -> None:
-        """Undo `watch`."""
-        if self._watched.pop(fd, None) is not None:
-            self._poller.unregister(fd)
-
-    def on_stop(self, handler: Callable[[int], None]) -> None:
-        """Have a handler called with the signal that stops the command."""
-        self._records.on_stop = handler
-
-    def pass_through(self, stdout: int, stderr: int) -> None:
-        """Write what the command writes on to descriptors of ours instead of keeping it."""
-        self._capture.pass_through(stdout, stderr)
-
-    def _pump(self, timeout: float | None) -> bool:
-        """Move output and input until the end (true) or the timeout (false)."""
-        if self._running is None or self._records.has_ended():
-            return True
-        until = None if timeout is None else time.monotonic() + timeout
-        self._watch_streams(self._running)
-        while not self._records.has_ended():
-            events = self._poller.poll(self._patience(until))
-            for fd, _ in events:
-                # A handler before this one may have ended the watch.
-                if fd in self._watched:
-                    self._watched[fd][1]()
-            if until is not None and time.monotonic() >= until:
-                break
-        return self._records.has_ended()
-
-    def _patience(self, until: float | None) -> float | None:
-        """Milliseconds to wait for anything to happen."""
-        left = None if until is None else max(0.0, until - time.monotonic()) * 1000
-        if self._leaf is None or not self._leaf.sampled:
-            return left
-        self._leaf.sample()
-        return SAMPLING if left is None else min(left, SAMPLING)
-
-    def _watch_streams(self, running: Running) -> None:
-        self.watch(running.status, _READABLE, self._records.read)
-        self.watch(running.pidfd, select.POLLIN, self._records.notice_end)
-        for fd in self._outputs():
-            os.set_blocking(fd, False)
-            self.watch(fd, _READABLE, self._reader(fd))
-        if self._streams.stdin >= 0 and self._streams.input:
-            os.set_blocking(self._streams.stdin, False)
-            self.watch(self._streams.stdin, select.POLLOUT, self._write_input)
-
-    def _reader(self, fd: int) -> Callable[[], object]:
-        return lambda: self._read_output(fd)
-
-    def _outputs(self) -> list[int]:
-        return [fd for fd in (self._streams.stdout, self._streams.stderr) if fd >= 0]
-
-    def _read_output(self, fd: int) -> bool:
-        """Take what there is of one stream. False once there is no more for now."""
-        data = self._capture.read(fd)
-        if data is None:
-            self.unwatch(fd)
-        if self._capture.met:
-            self._kill_init()
-        if data:
-            self._capture.keep(fd, data)
-        return bool(data) and not self._capture.met
-
-    def count_output(self, data: bytes) -> bytes:
-        """What of it is within the limit. Beyond, everything is killed."""
-        kept = self._capture.count(data)
-        if self._capture.met:
-            self._kill_init()
-        return kept
-
-    def _write_input(self) -> None:
-        fd = self._streams.stdin
-        if self._streams.write_input():
-            self.unwatch(fd)
-
     # --- the end ------------------------------------------------------------------------
 
     def _finish(self) -> Result:
         """All inside is dead: what is in the pipes is all there will ever be."""
-        for fd in self._outputs():
-            while self._read_output(fd):
-                pass
-        if self.on_end is not None:
-            self.on_end()
+        self._loop.drain()
         with signals.Held():
             self._result = self._make_result()
             self._release()
@@ -387,3 +281,8 @@ class Process:
         from capsule.confine.seccomp.denials import explain  # only where something was refused
 
         return explain(self._records.refused, self._filter)
+
+
+def loop_of(process: Process) -> Loop:
+    """The loop of a process, for a front end that puts itself between the command and a person."""
+    return process._loop

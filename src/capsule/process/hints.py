@@ -6,21 +6,17 @@ import errno
 import os
 
 from capsule.base.errors import HostError
-from capsule.base.paths import is_below
 from capsule.base.text import printable
 from capsule.host.host import version
 from capsule.launcher import steps as s
-from capsule.policy.mounts import MountKind
-from capsule.program.scripts import hops, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from capsule.files.found import Survey
     from capsule.host.host import Host
     from capsule.launcher.steps import Step
-    from capsule.policy.mounts import Mount
     from capsule.program.command import Command
 
     Hint = str | Callable[["Step"], str]
@@ -48,9 +44,6 @@ _SWAPPED = (
     "look who else writes there, and try again"
 )
 _KIND = "a file can only be put over a file, a directory over a directory"
-
-
-_SHOWING = (MountKind.READ_ONLY, MountKind.READ_WRITE, MountKind.OVERLAY)
 
 
 def _missing(step: Step) -> str:
@@ -226,7 +219,9 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
 def hint_for(step: Step, error: int, host: Host, command: Command | None, survey: Survey) -> str | None:
     """Return what to do about a failed step, or None if nothing better than its errno is known."""
     if isinstance(step, s.Exec) and command is not None and error in (errno.ENOENT, errno.EACCES):
-        return _exec_hint(error, host, command, survey)
+        from .exec_hint import exec_hint
+
+        return exec_hint(error, host, command, survey)
     if isinstance(step, s.Overlay) and step[2] != step.NONE:
         return _kept_hint(step, error, survey)
     return _row(step, error)
@@ -253,62 +248,6 @@ def _kept_hint(step: s.Overlay, error: int, survey: Survey) -> str | None:
     return f"{hint or 'look at what lies there'}; its layer is kept in {found.keep}"
 
 
-def _exec_hint(error: int, host: Host, command: Command, survey: Survey) -> str:
-    name = command.args[0]
-    if command.found is None and error == errno.ENOENT:
-        if "/" in name:
-            return f"there is no {name}; inside, only what is shown exists: see `capsule plan`"
-        return f"no directory of PATH has {name}: install it, or correct the name"
-    covered = _covered(command, survey)
-    if covered is not None:
-        return covered
-    if error == errno.ENOENT:
-        return (
-            f"{command.found} is there, but the interpreter that it names (its #! line or its dynamic "
-            "loader) is not in the view: show it with --ro"
-        )
-    if command.found is None:
-        return f"{name} is there but is not executable: chmod +x"
-    if host.uid == 0:
-        return (
-            f"started by root, the command runs as an unprivileged user of the host, who may not "
-            f"execute {command.found}: check the permissions of it and of the directories above it"
-        )
-    return f"{command.found} may not be executed: check its permissions"
-
-
-def _covered(command: Command, survey: Survey) -> str | None:
-    """That the policy itself covers the program, or what the kernel loads it with; None if not so."""
-    if command.found is None or not (survey.found or survey.hidden):
-        return None
-    for path, what in _loaded(command):
-        for place in hops(path):
-            mount = _mount_over(place, survey)
-            if mount is not None:
-                return f"{mount} covers {what} {path}: leave it out, or show {place} with --ro after it"
-    return None
-
-
-def _mount_over(place: str, survey: Survey) -> str | None:
-    """What of the policy covers a place: the innermost of its mounts that holds it, if it hides."""
-    patterns = [at for at, _ in survey.hidden if is_below(place, at)]
-    if patterns:
-        return f"the policy's hide of {patterns[0]}"
-    over = [one.mount for one in survey.found if is_below(place, one.mount.at)]
-    mount = max(over, key=lambda mount: len(mount.at), default=None)
-    if mount is None:
-        return None
-    name = f"the policy's {mount.kind.value.replace('_', '-')} at {mount.at}"
-    if mount.noexec:
-        return f"{name}, which is noexec,"
-    return None if mount.kind in _SHOWING and _shows(mount, place) else name
-
-
-def _shows(mount: Mount, place: str) -> bool:
-    """Whether the source of a mount has what stands on the host at a place."""
-    return os.path.lexists(mount.source + place.removeprefix(mount.at))
-
-
 def host_error_for(step: Step, error: int, host: Host) -> HostError | None:
     """What the host as such cannot give, whatever the policy says of it; None if that is not it."""
     # With a layer that is kept, EPERM may come from the directory that keeps it; but before 5.11 it
@@ -331,16 +270,3 @@ def exit_code_for(step: Step, error: int, command: Command | None) -> int:
     if not isinstance(step, s.Exec):
         return 125
     return 127 if error == errno.ENOENT and (command is None or command.found is None) else 126
-
-
-def _loaded(command: Command) -> Iterator[tuple[str, str]]:
-    """(Path, what it is) of the program and of all that the kernel opens to execute it."""
-    from capsule.program.elf import read  # only where something failed
-
-    what, last = "the program", ""
-    for last in programs(str(command.found), ""):
-        yield last, what
-        what = "the interpreter"
-    image = read(last)
-    if image is not None and image.interpreter:
-        yield image.interpreter, "the dynamic loader"

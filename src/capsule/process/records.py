@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     Record = tuple[int, ...]
 
+# Beside the number of a signal on the lifeline: it is for the foreground process group.
+TO_GROUP = 0x80
+
 
 class Records:
     """The records of one capsule. To be used until its descriptors are closed.

@@ -24,7 +24,7 @@ from capsule.process import outcome as verdict
 from capsule.process.handle import Process
 from capsule.process.launch import Running
 from capsule.process.result import Outcome, Usage
-from capsule.process.streams import Streams
+from capsule.process.stdio import Streams
 
 STARTED, FEATURES, READY, STOPPED, ENDED, REFUSED = range(1, 7)
 COMMAND, DEADLINE = range(2)

@@ -1,0 +1,213 @@
+"""The loop that runs while a command does: what it writes is read, what it is to read is written."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from capsule.base import signals
+
+from .records import TO_GROUP
+from .stdio import CHUNK
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from capsule.confine.cgroup import Leaf
+
+    from .launch import Running
+    from .records import Records
+    from .stdio import Streams
+
+# Milliseconds between two looks at what a cgroup holds, on a kernel that keeps no peak of it.
+SAMPLING = 20.0
+_READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
+
+
+class Loop:
+    """What goes between us and one capsule.
+
+    Attributes:
+        capture: what was read of its output.
+        on_end: called when all inside is dead and the pipes are empty.
+    """
+
+    def __init__(
+        self,
+        running: Running,
+        records: Records,
+        streams: Streams,
+        capture: Capture,
+        leaf: Leaf | None,
+    ) -> None:
+        self.capture = capture
+        self.on_end: Callable[[], None] | None = None
+        self._running = running
+        self._records = records
+        self._streams = streams
+        self._leaf = leaf
+        self._watched: dict[int, tuple[int, Callable[[], object]]] = {}
+        self._poller = select.poll()
+
+    def kill(self) -> None:
+        """Kill init, and with it everything inside. Not after the descriptors were closed."""
+        if self._leaf is not None:
+            self._leaf.hurry()
+        signals.send_by_pidfd(self._running.pidfd, signals.SIGKILL)
+
+    def watch(self, fd: int, events: int, handler: Callable[[], object]) -> None:
+        """Have `run` call a handler whenever poll(2) reports one of the events."""
+        self._watched[fd] = (events, handler)
+        self._poller.register(fd, events)
+
+    def unwatch(self, fd: int) -> None:
+        """Undo `watch`."""
+        if self._watched.pop(fd, None) is not None:
+            self._poller.unregister(fd)
+
+    def on_stop(self, handler: Callable[[int], None]) -> None:
+        """Have a handler called with the signal that stops the command."""
+        self._records.on_stop = handler
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the command's group and wait, for a moment, for it to stop or end of it."""
+        if not self._records.has_ended():
+            self._records.tell(number | TO_GROUP)
+            self._records.read_stop(0.1)
+
+    def pass_through(self, stdout: int, stderr: int) -> None:
+        """Write what the command writes on to descriptors of ours instead of keeping it."""
+        self.capture.pass_through(stdout, stderr)
+
+    def run(self, timeout: float | None) -> bool:
+        """Move output and input until the end (true) or the timeout (false)."""
+        if self._records.has_ended():
+            return True
+        until = None if timeout is None else time.monotonic() + timeout
+        self._watch_streams()
+        while not self._records.has_ended():
+            events = self._poller.poll(self._patience(until))
+            for fd, _ in events:
+                # A handler before this one may have ended the watch.
+                if fd in self._watched:
+                    self._watched[fd][1]()
+            if until is not None and time.monotonic() >= until:
+                break
+        return self._records.has_ended()
+
+    def drain(self) -> None:
+        """All inside is dead: what is in the pipes is all there will ever be."""
+        for fd in self._outputs():
+            while self._read_output(fd):
+                pass
+        if self.on_end is not None:
+            self.on_end()
+
+    def _patience(self, until: float | None) -> float | None:
+        """Milliseconds to wait for anything to happen."""
+        left = None if until is None else max(0.0, until - time.monotonic()) * 1000
+        if self._leaf is None or not self._leaf.sampled:
+            return left
+        self._leaf.sample()
+        return SAMPLING if left is None else min(left, SAMPLING)
+
+    def _watch_streams(self) -> None:
+        self.watch(self._running.status, _READABLE, self._records.read)
+        self.watch(self._running.pidfd, select.POLLIN, self._records.notice_end)
+        for fd in self._outputs():
+            os.set_blocking(fd, False)
+            self.watch(fd, _READABLE, self._reader(fd))
+        if self._streams.stdin >= 0 and self._streams.input:
+            os.set_blocking(self._streams.stdin, False)
+            self.watch(self._streams.stdin, select.POLLOUT, self._write_input)
+
+    def _reader(self, fd: int) -> Callable[[], object]:
+        return lambda: self._read_output(fd)
+
+    def _outputs(self) -> list[int]:
+        return [fd for fd in (self._streams.stdout, self._streams.stderr) if fd >= 0]
+
+    def _read_output(self, fd: int) -> bool:
+        """Take what there is of one stream. False once there is no more for now."""
+        data = self.capture.read(fd)
+        if data is None:
+            self.unwatch(fd)
+        if self.capture.met:
+            self.kill()
+        if data:
+            self.capture.keep(fd, data)
+        return bool(data) and not self.capture.met
+
+    def count_output(self, data: bytes) -> bytes:
+        """What of it is within the limit. Beyond, everything is killed."""
+        kept = self.capture.count(data)
+        if self.capture.met:
+            self.kill()
+        return kept
+
+    def _write_input(self) -> None:
+        fd = self._streams.stdin
+        if self._streams.write_input():
+            self.unwatch(fd)
+
+
+class Capture:
+    """What was read of the command's output, up to a limit over all of it.
+
+    Attributes:
+        met: whether there was more.
+    """
+
+    def __init__(self, streams: Streams, limit: int | None) -> None:
+        self.met = False
+        self._streams = streams
+        self._limit = limit
+        self._size = 0
+        self._kept: dict[int, bytearray] = {}
+        self._sinks: dict[int, int] = {}
+
+    def pass_through(self, stdout: int, stderr: int) -> None:
+        """Write what comes on to descriptors of ours instead of keeping it."""
+        self._sinks = {self._streams.stdout: stdout, self._streams.stderr: stderr}
+
+    def read(self, fd: int) -> bytes | None:
+        """What there is of one stream, within the limit: b"" if nothing for now, None at its end."""
+        data = self._streams.buffered(fd)
+        try:
+            data += os.read(fd, CHUNK)
+        except BlockingIOError:
+            if not data:
+                return b""
+        return self.count(data) if data else None
+
+    def keep(self, fd: int, data: bytes) -> None:
+        """Keep what was read, or write it on."""
+        if fd in self._sinks:
+            write_all(self._sinks[fd], data)
+        else:
+            self._kept.setdefault(fd, bytearray()).extend(data)
+
+    def count(self, data: bytes) -> bytes:
+        """What of it is within the limit."""
+        room = len(data) if self._limit is None else max(0, self._limit - self._size)
+        self._size += len(data)
+        self.met = self.met or len(data) > room
+        return data[:room]
+
+    def text(self, fd: int) -> Any:
+        """All that was kept of a stream, None if nothing was to be."""
+        if fd < 0 or fd in self._sinks:
+            return None
+        return self._streams.decode(bytes(self._kept.get(fd, b"")))
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it, waiting for room where the descriptor does not block."""
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:
+            select.select([], [fd], [])
