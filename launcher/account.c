@@ -132,7 +132,8 @@ static void each_process(void (*visit)(int, const char *, struct account *), str
 	closedir(proc);
 }
 
-/* Who ends between two of these looks is missing from one of them, or in both; the next is right.
+/*
+ * Who ends between two of these looks is missing from one of them, or in both; the next is right.
  */
 static struct account account(void)
 {

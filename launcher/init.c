@@ -12,22 +12,18 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <string.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
-#include <termios.h>
 #include <time.h>
 
-/* A byte of the lifeline is a signal's number, with this bit if it is for the whole process group.
+/*
+ * A byte of the lifeline is a signal's number, with this bit if it is for the whole process group.
  */
 #define TO_GROUP 0x80
 
-/* Children or signals that are taken before init looks at the deadline again: what is inside can
- * make them without end. */
+/* How many are taken before init looks at the deadline again: they may be made without end. */
 #define AT_ONCE 64
 
 int64_t clock_ns(clockid_t clock)
@@ -66,71 +62,11 @@ int step_deadline(const struct step *step)
 	return 0;
 }
 
-/* Without waiting: whoever takes it may do so later, so it must fit into the socket. */
-int send_descriptor(int socket, int fd)
-{
-	char byte = 0, room[CMSG_SPACE(sizeof(int))] = {0};
-	struct iovec data = {.iov_base = &byte, .iov_len = 1};
-	struct msghdr message = {
-		.msg_iov = &data,
-		.msg_iovlen = 1,
-		.msg_control = room,
-		.msg_controllen = sizeof room,
-	};
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(header), &fd, sizeof fd);
-	return sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -1 : 0;
-}
-
-/* The supervisor takes gifts when the command runs. */
-int send_gift(int fd)
-{
-	return send_descriptor(GIFT_FD, fd);
-}
-
-/*
- * A terminal of the capsule's own, from its own devpts, so that what runs inside never holds the
- * user's. Init becomes its controlling process; the command, in a process group of its own whose
- * parent is in the same session, can be stopped and continued from the keyboard.
- */
-int step_terminal(const struct step *step)
-{
-	cleanup_fd int master = open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
-	struct winsize size = {
-		.ws_row = (unsigned short)step->arg[1].number,
-		.ws_col = (unsigned short)step->arg[2].number,
-	};
-	struct termios mode;
-	int locked = 0;
-
-	state.slave_at = (unsigned)step->arg[0].number;
-	if (master < 0 || ioctl(master, TIOCSPTLCK, &locked) < 0)
-		return -1;
-	state.slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
-	if (state.slave < 0 || ioctl(state.slave, TIOCSCTTY, 0) < 0)
-		return -1;
-	if (ioctl(state.slave, TIOCSWINSZ, &size) < 0 || tcgetattr(state.slave, &mode) < 0)
-		return -1;
-	mode.c_iflag |= IUTF8;
-	/* Output alone goes to a terminal that is not raw: leave newlines to that one. */
-	if ((state.slave_at & 1) == 0)
-		mode.c_oflag &= ~(tcflag_t)OPOST;
-	if (tcsetattr(state.slave, TCSANOW, &mode) < 0)
-		return -1;
-	/* The supervisor is the only one who holds it from here on. */
-	return send_gift(master);
-}
-
 struct watch {
 	pid_t command;
 	int status; /* the command's wait status, once it ended */
 	bool ended;
-	bool stop_told; /* since the supervisor's last word: a flood of stops cannot fill the pipe
-			 */
+	bool stop_told; /* since the supervisor's last word: a flood cannot fill the pipe */
 	bool behind;	/* there may be more to take, of which poll(2) will not tell again */
 	int64_t started;
 };
@@ -203,15 +139,8 @@ static _Noreturn void end(struct watch *watch, enum end_reason reason)
 	_exit(0);
 }
 
-/* Process group in the foreground of the terminal, else the command's own. */
-static pid_t foreground(const struct watch *watch)
-{
-	pid_t group = state.slave >= 0 ? tcgetpgrp(state.slave) : -1;
-
-	return group > 1 ? group : watch->command;
-}
-
-/* Bytes of the lifeline are signals to pass on, 0 asks for an account; its end is the supervisor's.
+/*
+ * Bytes of the lifeline are signals to pass on, 0 asks for an account; its end is the supervisor's.
  */
 static void hear_supervisor(struct watch *watch)
 {
@@ -229,11 +158,13 @@ static void hear_supervisor(struct watch *watch)
 		if (number == 0 && report_usage() < 0)
 			_exit(EXIT_SETUP);
 		if (number != 0)
-			kill(words[i] & TO_GROUP ? -foreground(watch) : watch->command, number);
+			kill(words[i] & TO_GROUP ? -foreground(watch->command) : watch->command,
+			     number);
 	}
 }
 
-/* Signals that came from outside the namespace, where the sender has no pid, are for the command.
+/*
+ * Signals that came from outside the namespace, where the sender has no pid, are for the command.
  */
 static void hear_signals(struct watch *watch, int signals)
 {
@@ -318,8 +249,7 @@ static _Noreturn void watch_over(struct watch *watch, int signals)
 	}
 }
 
-/* Keep what init itself uses. A descriptor of the command's that stayed open here would never
- * close. */
+/* Keep what init itself uses: a descriptor of the command's would never close while it is here. */
 static void close_unused(int signals)
 {
 	const int keep[] = {STATUS_FD, LIFELINE_FD,    SUPERVISOR_FD,	   state.slave,
@@ -354,33 +284,38 @@ static void wait_for_maps(void)
 	close(state.go);
 }
 
+/* Init's last step. What the filter needs is made before there are two of us. */
+int step_fork(const struct step *step)
+{
+	size_t next = (size_t)(step - state.plan->step) + 1, failed = next - 1;
+	sigset_t all;
+
+	/* All are blocked since the launcher's first lines; the descriptor takes them in turn. */
+	sigfillset(&all);
+	state.signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (state.signals < 0)
+		return -1;
+	if (prepare_filter(&failed) < 0)
+		fail((int)failed, errno);
+	state.started = now_ns();
+	state.command = fork();
+	if (state.command == 0)
+		command_main(next);
+	return state.command < 0 ? -1 : 0;
+}
+
 _Noreturn void init_main(size_t first_step)
 {
 	size_t first_of_command = plan_phase_end(state.plan, first_step, INIT);
 	const struct record ready = {.kind = RECORD_READY, .value = {1}};
 	struct watch watch = {0};
-	size_t failed = first_of_command;
-	sigset_t all;
-	int signals;
 
 	wait_for_maps();
 	run_steps(first_step, first_of_command);
-	/* All signals are blocked since the launcher's first lines; the descriptor takes them in
-	 * turn. */
-	sigfillset(&all);
-	signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (signals < 0)
-		fail((int)first_of_command, errno);
-	if (prepare_filter(&failed) < 0)
-		fail((int)failed, errno);
-	watch.started = now_ns();
-	watch.command = fork();
-	if (watch.command < 0)
-		fail((int)first_of_command, errno);
-	if (watch.command == 0)
-		command_main(first_of_command);
 	if (send_record(&ready) < 0)
 		_exit(EXIT_SETUP);
-	close_unused(signals);
-	watch_over(&watch, signals);
+	watch.command = state.command;
+	watch.started = state.started;
+	close_unused(state.signals);
+	watch_over(&watch, state.signals);
 }

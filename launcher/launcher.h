@@ -18,6 +18,9 @@ struct state {
 	int cgroup;	      /* launcher: the capsule's own cgroup, or -1 */
 	int cpu_stat;	      /* init: that cgroup's account of CPU time, or -1 */
 	uint64_t deadline_ms; /* init: 0 is none */
+	pid_t command;	      /* init: the command, once it is forked */
+	int64_t started;      /* init: when it was */
+	int signals;	      /* init: a descriptor of all signals */
 	int slave;	      /* init: the terminal for the command, or -1 */
 	unsigned slave_at;    /* bits 0-2: which of descriptors 0-2 are the terminal */
 	mode_t umask;	      /* the caller's, for the command */
@@ -33,17 +36,23 @@ _Noreturn void fail(int step, int error);
 /* main.c: perform steps FROM..TO; does not return if one fails. */
 void run_steps(size_t from, size_t to);
 
-/* init.c: nanoseconds of a clock, 0 if it is gone; of CLOCK_MONOTONIC; microseconds of a timeval.
+/*
+ * init.c: nanoseconds of a clock, 0 if it is gone; of CLOCK_MONOTONIC; microseconds of a timeval.
  */
 int64_t clock_ns(clockid_t clock);
 int64_t now_ns(void);
 int64_t microseconds(struct timeval time);
 
-/* init.c: send a descriptor over a socket; to the supervisor. */
+/* terminal.c: send a descriptor over a socket; to the supervisor. */
 int send_descriptor(int socket, int fd);
 int send_gift(int fd);
 
-/* view.c: turn hexadecimal digits into the bytes that they are, in place. How many, or -1. */
+/* terminal.c: the command takes the terminal, if there is one; the process group in its foreground,
+ * else the command's own. */
+int take_terminal(void);
+pid_t foreground(pid_t command);
+
+/* root.c: turn hexadecimal digits into the bytes that they are, in place. How many, or -1. */
 ssize_t decode_hex(char *text);
 
 /* seccomp.c, before the fork: what the plan's filter needs. The step that failed is in *FAILED. */
@@ -70,7 +79,7 @@ int make_user_namespace(const char *uid_map, const char *gid_map);
 /* init.c: PID 1 from its first to its last instruction. */
 _Noreturn void init_main(size_t first_step);
 
-/* confine.c: the command from fork to execve. */
+/* command.c: the command from fork to execve. */
 _Noreturn void command_main(size_t first_step);
 
 /* main.c: send one record to the supervisor. */

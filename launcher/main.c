@@ -3,9 +3,9 @@
  * instruction.
  *
  *	supervisor  (Python, host)   decides; holds the lifeline and a pidfd of init
- *	 ├─ launcher (this, host)    reads the plan, clones init into the namespaces, writes the id
- * maps, ends └─ init     (PID 1 inside)  init.c: mounts, pivot_root, network, hostname; forks;
- * reaps; reports └─ command              confine.c: what cannot be undone, then execve
+ *	 ├─ launcher (this, host)    reads the plan, clones init, writes the id maps, ends
+ *	 └─ init     (PID 1 inside)  init.c: mounts, network, hostname; forks; reaps; reports
+ *	     └─ command              command.c: what cannot be undone, then execve
  *
  * It performs the plan's steps one by one and decides nothing. The first step that fails is
  * reported on the error pipe as (step, errno), and everything dies. There are no options, no
@@ -18,7 +18,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 
 #define STEP(function, word, phases, signature) {word, phases, signature, step_##function},
@@ -32,6 +31,7 @@ struct state state = {.go = -1,
 		      .cgroup = -1,
 		      .cpu_stat = -1,
 		      .slave = -1,
+		      .signals = -1,
 		      .error_fd = ERROR_FD,
 		      .listener_fd = -1};
 
@@ -58,7 +58,8 @@ int send_record(const struct record *record)
 	return write_all(STATUS_FD, record, sizeof *record);
 }
 
-/* Set close-on-exec on our own descriptors: a command that held the error pipe could forge reports.
+/*
+ * Set close-on-exec on our own descriptors: a command that held the error pipe could forge reports.
  */
 static int secure_descriptors(void)
 {
@@ -166,8 +167,7 @@ int main(void)
 	state.plan = &plan;
 	end = plan_phase_end(&plan, 0, LAUNCH);
 	run_steps(0, end);
-	/* Init waits for this: the maps are complete. Its reader is gone only if init is, who said
-	 * why. */
+	/* Init waits for this: the maps are complete. Without a reader, init has failed and said why. */
 	if (state.go >= 0)
 		(void)!write(state.go, "", 1);
 	_exit(0);

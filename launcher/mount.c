@@ -1,9 +1,8 @@
 /*
- * What the capsule's files come from: copies of mount trees of the host, and file systems of its
- * own.
+ * What the capsule's files come from: copies of trees of the host, and file systems of its own.
  *
  * All that comes from the host is taken first, as detached mounts. Then pivot_root makes an empty
- * tmpfs the root and lets the host's tree go; view.c builds in it.
+ * tmpfs the root and lets the host's tree go; root.c builds in it.
  */
 #include "mount.h"
 
@@ -15,7 +14,7 @@
 #include <sys/sysmacros.h>
 
 #define TREES_MAX 1024
-#define OURS_MAX 256
+#define OURS_MAX 1024
 
 /* How a source is resolved; src/capsule/launcher/steps.py says the same. */
 enum { NO_LINKS = 1, DIRECTORY = 2 };
@@ -185,7 +184,8 @@ int new_tmpfs(const struct tmpfs *want)
 	return fd;
 }
 
-/* Before the old root goes: the kernel gives a new procfs only to who can see a whole one already.
+/*
+ * Before the old root goes: the kernel gives a new procfs only to who can see a whole one already.
  */
 int step_proc(const struct step *step)
 {
@@ -213,18 +213,6 @@ int step_sysctl(const struct step *step)
 	return fd < 0 ? -1 : write_all(fd, value, strlen(value));
 }
 
-/*
- * From the caller's ids to those of the capsule. Sources are opened before this, with the caller's
- * own rights; files are made after it, for a file system takes no owner that the id map lacks.
- */
-int step_identity(const struct step *step)
-{
-	uid_t uid = (uid_t)step->arg[0].number;
-	gid_t gid = (gid_t)step->arg[1].number;
-
-	return setresgid(gid, gid, gid) < 0 ? -1 : setresuid(uid, uid, uid);
-}
-
 /* An empty tmpfs becomes the root, and the host's tree is let go. */
 int step_pivot_root(const struct step *step)
 {
@@ -244,8 +232,7 @@ int step_pivot_root(const struct step *step)
 	if (syscall(SYS_move_mount, root, "", top, "",
 		    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0)
 		return -1;
-	/* With both arguments the same, the old root lies over the new one, and one umount2 takes
-	 * it. */
+	/* With the same for both, the old root lies over the new one, and one umount2 takes it. */
 	if (fchdir(root) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||
 	    umount2(".", MNT_DETACH) < 0)
 		return -1;

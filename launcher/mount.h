@@ -1,5 +1,5 @@
 /*
- * Detached mounts: what mount.c makes and view.c attaches.
+ * Detached mounts: what mount.c makes and root.c attaches.
  */
 #ifndef CAPSULE_MOUNT_H
 #define CAPSULE_MOUNT_H
@@ -25,7 +25,10 @@ int new_file_system(const char *type, const struct option *option, size_t count,
 		    uint64_t attributes);
 int new_tmpfs(const struct tmpfs *want);
 
-/* view.c: attach MOUNTED at PATH in the new root, making the place if that is in a file system of
+/* root.c: PATH in the new root. Links are followed within it, those of /proc not at all. */
+int open_in_root(const char *path, uint64_t flags);
+
+/* root.c: attach MOUNTED at PATH in the new root, making the place if that is in a file system of
  * our own. */
 int attach(int mounted, const char *path);
 

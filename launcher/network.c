@@ -8,7 +8,8 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-/* A new network namespace has a loopback interface that is down; the kernel adds 127.0.0.1 and ::1.
+/*
+ * A new network namespace has a loopback interface that is down; the kernel adds 127.0.0.1 and ::1.
  */
 int step_loopback(const struct step *step)
 {

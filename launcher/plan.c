@@ -3,9 +3,8 @@
  *
  *	capsule-plan 1 NUL { WORD NUL COUNT NUL { ARGUMENT NUL } }
  *
- * Everything is checked before anything is done: an unknown step, a wrong number of arguments, a
- * number that is none, a relative path, a step out of its phase or bytes left over refuse the
- * whole.
+ * Everything is checked before anything is done. What refuses the whole: an unknown step, a wrong
+ * number of arguments, a number that is none, a relative path, a step out of its phase, bytes left.
  */
 #include "plan.h"
 
@@ -102,20 +101,23 @@ size_t plan_phase_end(const struct plan *plan, size_t from, enum phase phase)
 	return from;
 }
 
-/* The phases follow each other, and the end is there: either an exec or a stop, once, at the end.
+/*
+ * The phases follow each other, and the end is there: either an exec or a stop, once, at the end.
+ * Where there is a command, the step before its first one forks it.
  */
 static bool check_order(const struct plan *plan)
 {
-	size_t at = plan_phase_end(plan, 0, LAUNCH);
+	size_t command = plan_phase_end(plan, plan_phase_end(plan, 0, LAUNCH), INIT);
+	bool has_command = command < plan->count;
 
-	at = plan_phase_end(plan, at, INIT);
-	if (plan_phase_end(plan, at, COMMAND) != plan->count || plan->count == 0)
+	if (plan_phase_end(plan, command, COMMAND) != plan->count || command == 0)
 		return false;
 	for (size_t i = 0; i < plan->count; i++) {
 		const char *word = plan->step[i].kind->word;
 		bool ends = strcmp(word, "exec") == 0 || strcmp(word, "stop") == 0;
+		bool forks = strcmp(word, "fork") == 0;
 
-		if (ends != (i + 1 == plan->count))
+		if (ends != (i + 1 == plan->count) || forks != (has_command && i + 1 == command))
 			return false;
 	}
 	return true;

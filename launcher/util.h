@@ -84,7 +84,8 @@ static inline int write_all(int fd, const void *data, size_t size)
 	return 0;
 }
 
-/* Numbers of system calls younger than the oldest C library we build with; the same on every CPU.
+/*
+ * Numbers of system calls younger than the oldest C library we build with; the same on every CPU.
  */
 #ifndef SYS_open_tree
 #define SYS_open_tree 428

@@ -282,6 +282,8 @@ def test_a_step_that_fails_ends_the_launch(out: Path, kind: str) -> None:
     assert control.files == ["ran"]
     assert control.marks.startswith(b"ran\n")
     for index, step in enumerate(what.plan.steps):
+        if isinstance(step, s.Fork):
+            continue  # no other step can stand for it; see test_a_fork_that_fails_says_so
         ran = attempt(what._replace(plan=broken(what.plan, index)))
         assert isinstance(ran.error, SetupError), (index, step, ran)
         assert ran.error.index == index
@@ -438,6 +440,18 @@ def test_a_call_that_fails_ends_the_launch(out: Path, watched: str) -> None:
     assert lab.sweep(lab.calls, [errno.EIO]) == ""
     # Each step was among them: every step of this plan asks the kernel for something.
     assert sorted(lab.steps) == list(range(len(lab.what.plan.steps)))
+
+
+def test_a_fork_that_fails_says_so(out: Path, watched: str) -> None:
+    """It is a step of its own: an error of it is not taken for one of the step that comes next."""
+    lab = Laboratory(stage(out, "default", watched=True), watched)
+    (fork,) = (call for call in lab.calls if (call.role, call.name) == ("init", "clone"))
+    ran = lab.run(fork, errno.EAGAIN)[0]
+    assert isinstance(ran.error, SetupError)
+    assert isinstance(ran.error.step, s.Fork)
+    assert str(ran.error).startswith("cannot start: fork the command: Resource temporarily")
+    assert "ulimit -u" in str(ran.error.hint)
+    assert not ran.anything
 
 
 @pytest.mark.parametrize("kind", ["default", "full", "old kernel"])

@@ -27,7 +27,8 @@ from tests.unit.wire import kinds
 
 VERSION = "capsule-plan 1"
 FEATURES, STOP = ("features", "0"), ("stop", "0")
-EXEC = ("exec", "4", "1", "/bin/true", "0", "0")
+FORK = ("fork", "0")
+EXEC = (*FORK, "exec", "4", "1", "/bin/true", "0", "0")
 CAP = 40 << 20
 MANY = "18446744073709551615"
 
@@ -71,8 +72,8 @@ MALFORMED: dict[str, bytes] = {
     "too many arguments": plan(("session", "1", "x"), EXEC),
     "an argument too many for a path": plan(("tree", "4", "/usr", "7", "0", "0"), EXEC),
     "no arguments": plan(("uid-map", "0"), STOP),
-    "more arguments than words": plan(("exec", "9", "1", "/bin/true", "0", "0")),
-    "many arguments": plan(("exec", MANY, "1", "/bin/true", "0", "0")),
+    "more arguments than words": plan(FORK, ("exec", "9", "1", "/bin/true", "0", "0")),
+    "many arguments": plan(FORK, ("exec", MANY, "1", "/bin/true", "0", "0")),
     "count is empty": plan(("stop", "")),
     "count with a sign": plan(("stop", "+0")),
     "count below zero": plan(("stop", "-0")),
@@ -90,19 +91,24 @@ MALFORMED: dict[str, bytes] = {
     "number overflows far": plan(("identity", "2", "9" * 30, "0"), EXEC),
     "number of other digits": plan(("identity", "2", "١", "0"), EXEC),
     "relative path": plan(("tree", "3", "usr", "7", "0"), EXEC),
-    "empty path": plan(("chdir", "1", ""), EXEC),
+    "empty path": plan(FORK, ("chdir", "1", ""), EXEC[2:]),
     "relative place of a link": plan(("symlink", "2", "/target", "place"), EXEC),
     "no end": plan(("session", "0")),
     "two execs": plan(EXEC, EXEC),
+    "no fork": plan(EXEC[2:]),
+    "two forks": plan(FORK, EXEC),
+    "a fork before init is done": plan(FORK, ("session", "0"), EXEC[2:]),
+    "a fork of nothing": plan(FORK, STOP),
+    "a fork is the end": plan(FORK),
     "exec is not the last": plan(EXEC, ("no-new-privs", "0")),
     "two stops": plan(STOP, STOP),
     "stop is not the last": plan(STOP, FEATURES),
     "stop and exec": plan(STOP, EXEC),
     "launcher after init": plan(("session", "0"), ("namespaces", "1", "0"), EXEC),
-    "init after command": plan(("no-new-privs", "0"), ("session", "0"), EXEC),
-    "launcher after command": plan(("capabilities", "0"), FEATURES, EXEC),
+    "init after command": plan(FORK, ("no-new-privs", "0"), ("session", "0"), EXEC[2:]),
+    "launcher after command": plan(FORK, ("capabilities", "0"), FEATURES, EXEC[2:]),
     "back to the launcher": plan(FEATURES, ("session", "0"), FEATURES, STOP),
-    "stop after command": plan(("no-new-privs", "0"), STOP),
+    "stop after command": plan(FORK, ("no-new-privs", "0"), STOP),
     "as large as allowed": padded(CAP),
 }
 TOO_LARGE = {"empty": b"", "over the cap": padded(CAP + 1), "far over the cap": b"\0" * (CAP * 2)}
@@ -111,7 +117,7 @@ GOOD: dict[str, bytes] = {
     "features": plan(FEATURES, STOP),
     "exec that is never reached": plan(EXEC),
     "a number as large as it gets": plan(("deadline", "1", MANY), EXEC),
-    "no words at all to execute": plan(("exec", "0")),
+    "no words at all to execute": plan(FORK, ("exec", "0")),
 }
 # What the kernel offers, and that the end is reached.
 EXPECTED_RECORDS = {"stop": 1, "features": 2}

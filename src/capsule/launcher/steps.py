@@ -97,7 +97,7 @@ def encode_more(steps: Iterable[Step]) -> bytes:
     return "\0".join(words).encode("utf-8", "surrogateescape")
 
 
-# --- on the host --------------------------------------------------------------------------------
+# --- on the host, then the files -----------------------------------------------------------------
 
 
 class Features(Step, word="features", text="ask the kernel what it offers"):
@@ -139,9 +139,6 @@ class GidMap(Step, word="gid-map", signature="s", text="map group ids (inside ou
 
 class MapHelper(Step, word="map-helper", signature="ps", text="map ids with {0}: {1}"):
     """Have newuidmap(1) or newgidmap(1) write a map. Arguments: the program, the map's numbers."""
-
-
-# --- what the files come from --------------------------------------------------------------------
 
 
 class Undumpable(Step, word="undumpable", text="make init undumpable"):
@@ -187,9 +184,6 @@ class Proc(Step, word="proc", text="make a proc file system of the new PID names
 
 class Sysctl(Step, word="sysctl", signature="ss", text="set {0} to {1}"):
     """Write a file of /proc/sys for a namespace of our own. Arguments: its name, the value."""
-
-
-# --- the new root --------------------------------------------------------------------------------
 
 
 class PivotRoot(
@@ -280,7 +274,7 @@ class Protect(Step, word="protect", signature="pn", text="bind {0} over itself (
     """Bind a path over itself. Arguments: the path, attributes."""
 
 
-# --- the machine ---------------------------------------------------------------------------------
+# --- what runs inside ----------------------------------------------------------------------------
 
 
 class Loopback(Step, word="loopback", text="bring up the loopback interface"):
@@ -318,6 +312,10 @@ class WatchMemory(
     text="end everything that holds more than {0} bytes of memory",
 ):
     """Kill everything that is seen to hold more memory. Arguments: bytes."""
+
+
+class Fork(Step, word="fork", text="fork the command"):
+    """fork(2) the command, which takes the steps after this one. The last that init takes."""
 
 
 class Stop(Step, word="stop", text="stop here"):

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 # What Capsule itself puts there: directories, links, small files, mount points.
 ROOT_SIZE, ROOT_INODES = 4 << 20, 4096
-# How many trees of the host the launcher holds, the new proc file system among them: TREES_MAX there.
-TREES = 1024
+# How many trees of the host the launcher holds, the new proc file system among them, and how many file
+# systems of its own: TREES_MAX and OURS_MAX of launcher/mount.c.
+TREES = FILE_SYSTEMS = 1024
 
 
 class Terminal(Value):
@@ -180,6 +181,7 @@ def _building(
         s.PivotRoot(ROOT_SIZE + _content_size(view), ROOT_INODES),
         *_build(view, sources),
     )
+    _check_file_systems(steps)
     return steps, view.notes
 
 
@@ -192,6 +194,19 @@ def _check_trees(count: int, policy: Policy) -> None:
         hint = f"each entry of {policy.root} is one: move some of them into a directory of it"
     message = f"{field}: {count} trees of the host; a capsule takes at most {TREES:,}"
     raise PolicyError(message, field=field, value=count, hint=hint)
+
+
+def _check_file_systems(steps: Iterable[s.Step]) -> None:
+    """The root, each tmpfs, each overlay whose layer is in memory."""
+    own = sum(
+        isinstance(step, s.PivotRoot | s.Tmpfs)
+        or (isinstance(step, s.Overlay) and step[2] == step.NONE)
+        for step in steps
+    )
+    if own > FILE_SYSTEMS:
+        message = f"mounts: {own} file systems in memory; a capsule has at most {FILE_SYSTEMS:,}"
+        hint = "ask for fewer tmpfs, overlays and hidden directories, or for one above several of them"
+        raise PolicyError(message, field="mounts", value=own, hint=hint)
 
 
 _last: tuple[object, Host, tuple[tuple[s.Step, ...], tuple[str, ...]], bytes] | None = None
@@ -360,6 +375,7 @@ def _machine(policy: Policy, terminal: Terminal | None, bounds: Bounds) -> Itera
         bits = sum(1 << fd for fd in terminal.descriptors)
         yield s.Terminal(bits, terminal.rows, terminal.columns)
     yield from bounds.init_steps
+    yield s.Fork()
 
 
 def _command_steps(

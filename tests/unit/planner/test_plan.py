@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from capsule.confine.seccomp import filters
 from capsule.confine.seccomp.spec import Seccomp
 from capsule.host.host import Host
 from capsule.launcher import steps as s
-from capsule.planner.plan import Plan, Terminal, make_plan
+from capsule.planner.plan import FILE_SYSTEMS, TREES, Plan, Terminal, make_plan
 from capsule.policy.mounts import Mount, MountKind
 from capsule.policy.policy import IdMap, Limits, Network, Policy
 from capsule.program.command import Command
@@ -431,3 +432,21 @@ def test_the_environment_is_not_in_the_text() -> None:
     plan = Case(command=COMMAND.replace(env=("TOKEN=hunter2",))).plan()
     assert "hunter2" not in str(plan)
     assert b"TOKEN=hunter2" in plan.encode()
+
+
+def test_the_launcher_s_own_limits_are_the_plan_s() -> None:
+    """What launcher/mount.c has room for is what a plan is refused for, with the policy's word."""
+    text = (Path(__file__).parents[3] / "launcher" / "mount.c").read_text(encoding="utf-8")
+    room = dict(re.findall(r"^#define (\w+_MAX) (\d+)$", text, re.MULTILINE))
+    assert room == {"TREES_MAX": str(TREES), "OURS_MAX": str(FILE_SYSTEMS)}
+
+
+def test_more_file_systems_than_the_launcher_holds() -> None:
+    """As many tmpfs as there is room for beside Capsule's own are planned; one more is refused."""
+    own = sum(isinstance(step, s.Tmpfs | s.PivotRoot) for step in Case().plan().steps)
+    mounts = [Mount.tmpfs(f"/t/{number}") for number in range(FILE_SYSTEMS - own)]
+    assert Case(Policy(mounts=mounts)).plan()
+    with pytest.raises(PolicyError, match="1025 file systems in memory") as caught:
+        Case(Policy(mounts=[*mounts, Mount.tmpfs("/more")])).plan()
+    assert caught.value.field == "mounts"
+    assert caught.value.hint

@@ -11,7 +11,8 @@
 /* The number of an upper layer that is to be made; src/capsule/launcher/steps.py says the same. */
 #define NO_TREE 4294967295u
 
-/* The kernel copies the mounts of layers, before 6.15 only such as are attached in our namespace.
+/*
+ * The kernel copies the mounts of layers, before 6.15 only such as are attached in our namespace.
  */
 static char top[] = "/.layers", lower_at[] = "/.layers/lower", upper_at[] = "/.layers/upper";
 
@@ -85,7 +86,8 @@ static int new_overlay(int lower, int upper, int work, uint64_t attributes)
 	return (now.f_flag & ~attributes & ST_RDONLY) != 0 ? fail_closing(fd) : fd;
 }
 
-/* The overlay of two layers that are attached. With GIVE, its upper layer goes to the supervisor.
+/*
+ * The overlay of two layers that are attached. With GIVE, its upper layer goes to the supervisor.
  */
 static int join(int lower, int upper, uint64_t attributes, bool give)
 {

@@ -1,0 +1,49 @@
+/*
+ * Plans that only ask: what this kernel, under the filters around us, lets us call.
+ */
+#include "launcher.h"
+
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+
+/* Whether the kernel has the call: anything but ENOSYS. Bad arguments make it harmless. */
+static bool has_call(long number)
+{
+	return syscall(number, -1, 0, 0, 0, 0) >= 0 || errno != ENOSYS;
+}
+
+/*
+ * The same, where no permission is needed either: a filter that answers EPERM takes the call away.
+ */
+static bool may_call(long number)
+{
+	return has_call(number) && errno != EPERM && errno != EACCES;
+}
+
+/* Tell the supervisor what this kernel, under these filters, lets us call. */
+int step_features(const struct step *step)
+{
+	struct record record = {.kind = RECORD_FEATURES};
+	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, 1 /* ..._VERSION */);
+
+	(void)step;
+	record.value[0] = may_call(SYS_mount_setattr);
+	record.value[1] = may_call(SYS_openat2);
+	record.value[2] =
+		has_call(SYS_fsopen) && may_call(SYS_open_tree) && has_call(SYS_move_mount);
+	record.value[3] = abi > 0 ? abi : 0;
+	record.value[4] = prctl(PR_GET_SECCOMP);
+	/* With no filter given: EFAULT where filters exist, EINVAL where they do not. */
+	record.value[5] = prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, NULL) < 0 && errno == EFAULT;
+	record.value[6] = can_listen(); /* last: it leaves a filter behind, of which this ends */
+	return send_record(&record);
+}
+
+/* The end of a plan that tries the host and runs nothing. */
+int step_stop(const struct step *step)
+{
+	const struct record ready = {.kind = RECORD_READY, .value = {1}};
+
+	(void)step;
+	_exit(send_record(&ready) < 0 ? EXIT_SETUP : 0);
+}
