@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import capsule
 from capsule import Mount, Policy
@@ -21,7 +22,7 @@ ALLOW_ALL = '{"defaultAction": "SCMP_ACT_ALLOW"}'
 MOST = 1.05
 FILES = 10_000
 # So that files belong to the same user inside.
-_SAME_IDS = {"uid": os.geteuid(), "gid": os.getegid()}
+_SAME_IDS: dict[str, Any] = {"uid": os.geteuid(), "gid": os.getegid()}
 
 _SOURCE = """
 #include <stdio.h>

@@ -29,12 +29,13 @@ from capsule.program.command import resolve
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from typing import IO, Any
+    from typing import IO, Any, Unpack
 
     from capsule.changes.closing import Closing
     from capsule.confine.cgroup import Leaf
     from capsule.files.found import Survey
     from capsule.host.host import Host
+    from capsule.policy.fields import Overrides
     from capsule.process.handle import Process
     from capsule.process.launch import Running
     from capsule.process.result import Result
@@ -57,7 +58,7 @@ def run(
     errors: str | None = None,
     check: bool = False,
     pass_fds: Iterable[int] = (),
-    **overrides: Any,
+    **overrides: Unpack[Overrides],
 ) -> Result:
     """Run a command in a capsule and return how it ended.
 
@@ -116,7 +117,7 @@ def start(
     errors: str | None = None,
     pass_fds: Iterable[int] = (),
     terminal: Terminal | None = None,
-    **overrides: Any,
+    **overrides: Unpack[Overrides],
 ) -> Process:
     """Start a command in a capsule and return once it runs.
 
@@ -144,44 +145,50 @@ def start(
     coding = encoding_of(text, encoding, errors)
     streams = Streams(input=input_bytes(input, coding), encoding=coding)
     given = PIPE if input is not None else DEVNULL if stdin is None else stdin
+    passed = checked_fds(pass_fds)
     try:
+        # Nothing is half made yet: a signal need not wait for a file system that does not answer.
+        compiled = _compile(args, policy, passed, terminal)
         with signals.Held() as held:
-            return _start(args, policy, streams, (given, stdout, stderr), pass_fds, terminal, held)
+            return _start(policy, compiled, streams, (given, stdout, stderr), passed, terminal, held)
     except CapsuleError:
         raise
     except OSError as error:
         raise cannot_start(error) from None
 
 
+def _compile(
+    args: Args, policy: Policy, passed: Sequence[int], terminal: Terminal | None
+) -> tuple[Plan, Host, Command, Survey]:
+    """The plan, and what it was made of."""
+    host = probe(cgroups=bool(policy.limits.of_tree()))
+    command = resolve(args, policy)
+    survey = look(policy, command)
+    pairs = pairs_of(passed)
+    plan = make_plan(policy, host, command, survey, descriptors=pairs, terminal=terminal)
+    return plan, host, command, survey
+
+
 def _start(
-    args: Args,
     policy: Policy,
+    compiled: tuple[Plan, Host, Command, Survey],
     streams: Streams,
     given: tuple[Stdio, Stdio, Stdio],
-    pass_fds: Iterable[int],
+    passed: Sequence[int],
     terminal: Terminal | None,
     held: signals.Held,
 ) -> Process:
-    passed = checked_fds(pass_fds)
-    pairs = pairs_of(passed)
-    host = _host(policy)
-    command = resolve(args, policy)
-    survey = look(policy, command)
-    plan = make_plan(policy, host, command, survey, descriptors=pairs, terminal=terminal)
+    plan, host = compiled[:2]
     with streams, Descriptors(plan.owner) as theirs:
         stdio = open_stdio(given, streams, theirs)
-        sources = sources_of(passed, pairs)
         closing = _closing(plan, policy)
         leaf = None
         try:
             leaf = _leaf(plan, host)
             running = launch(
-                plan,
-                host,
-                command,
-                survey,
+                *compiled,
                 stdio,
-                passed=sources,
+                passed=sources_of(passed),
                 held=held,
                 leaf=leaf,
                 meanwhile=_import_process,
@@ -204,10 +211,6 @@ def look(policy: Policy, command: Command) -> Survey:
     return _survey(policy, cwd_shown=working_directory, shown=command.shown, uid=uid)
 
 
-def _host(policy: Policy) -> Host:
-    return probe(cgroups=bool(policy.limits.of_tree()))
-
-
 def _import_process() -> None:
     """Import what is needed next, 2 ms of a first start, while the launcher is at work."""
     import capsule.process.handle  # noqa: F401
@@ -216,7 +219,7 @@ def _import_process() -> None:
 def _leaf(plan: Plan, host: Host) -> Leaf | None:
     if plan.cgroup is None or host.cgroup is None:
         return None
-    from .confine import cgroup  # only with limits that need one
+    from capsule.confine import cgroup  # only with limits that need one
 
     at = host.cgroup
     return cgroup.make(at.directory, at.controllers, dict(plan.cgroup), callers=at.callers)
@@ -248,7 +251,7 @@ def plan(
     policy: Policy | None = None,
     *,
     terminal: Terminal | None = None,
-    **overrides: Any,
+    **overrides: Unpack[Overrides],
 ) -> Plan:
     """Return every step that `run` would take, in order; nothing is executed.
 
@@ -257,9 +260,7 @@ def plan(
     Raises:
         PolicyError, HostError: as `run`.
     """
-    policy = override(policy, overrides)
-    host, command = _host(policy), resolve(args, policy)
-    return make_plan(policy, host, command, look(policy, command), terminal=terminal)
+    return _compile(args, override(policy, overrides), (), terminal)[0]
 
 
 def override(policy: Policy | None, overrides: Mapping[str, Any]) -> Policy:

@@ -15,7 +15,7 @@ import signal
 import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -98,7 +98,7 @@ class Ran(NamedTuple):
         return bool(self.marks or self.files)
 
 
-def the_policy(out: Path, **fields: object) -> Policy:
+def the_policy(out: Path, **fields: Any) -> Policy:
     """The default policy, but for a place to leave a mark in."""
     fields.setdefault("mounts", [Mount.read_write(out, at="/out")])
     return Policy(cwd="/", env={"PATH": "/usr/bin:/bin"}, **fields)

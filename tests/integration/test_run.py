@@ -366,7 +366,7 @@ def test_overrides_change_fields_of_the_policy_and_its_limits() -> None:
 def test_an_unknown_field_is_refused() -> None:
     """A misspelt keyword is never ignored."""
     with pytest.raises(capsule.PolicyError, match="unknown policy field 'time_out'") as caught:
-        capsule.run(["true"], time_out=5)
+        capsule.run(["true"], time_out=5)  # type: ignore[call-arg]
     assert caught.value.field == "time_out"
 
 

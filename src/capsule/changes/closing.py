@@ -132,7 +132,12 @@ def _open_tree(watch: Watch) -> int:
     """A writable tree, held from before the start: the command may move it or put a link in its way."""
     from capsule.files.trees.cursor import open_directory
 
-    fd = open_directory(watch.path)
+    try:
+        fd = open_directory(watch.path)
+    except OSError as error:
+        message = f"mounts: {printable(watch.path)}: {error.strerror}"
+        hint = "it could be looked at a moment ago: look who writes there, or closes it to you"
+        raise PolicyError(message, field="mounts", value=watch.path, hint=hint) from None
     status = os.fstat(fd)
     if (status.st_dev, status.st_ino) != watch.identity:
         os.close(fd)

@@ -51,12 +51,7 @@ def keep_directory(mount: Mount, lower: str, what: str, uid: int, *, trusted: bo
     try:
         fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        why = error.strerror
-        if error.errno in (errno.ELOOP, errno.ENOTDIR) and os.path.islink(place):
-            why = "it is a symbolic link"
-        hint = "name a directory of your own, or one to be made in a directory that exists"
-        message = f"{what}: cannot keep its upper layer in {path}: {why}"
-        raise PolicyError(message, field="mounts", value=path, hint=hint) from None
+        raise _cannot_keep(what, place, error) from None
     try:
         _check_owner(os.fstat(fd), path, what, uid)
         if os.listdir(fd):
@@ -148,14 +143,31 @@ def _marker(kept: int) -> bytes | None:
 
 
 def lock(kept: str, lower: str) -> int:
-    """A descriptor of the directory that keeps a layer: as long as it is open, that is reserved."""
-    fd = _open_kept(kept)
+    """A descriptor of the directory that keeps a layer: as long as it is open, that is reserved.
+
+    Raises:
+        PolicyError: it cannot be made or opened, or is in use.
+    """
+    what = f"mounts: overlay {printable(lower)}"
     try:
-        reserve(fd, kept, f"mounts: overlay {printable(lower)}")
+        fd = _open_kept(kept)
+    except OSError as error:
+        raise _cannot_keep(what, kept, error) from None
+    try:
+        reserve(fd, kept, what)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _cannot_keep(what: str, path: str, error: OSError) -> PolicyError:
+    why = error.strerror
+    if error.errno in (errno.ELOOP, errno.ENOTDIR) and os.path.islink(path):
+        why = "it is a symbolic link"
+    hint = "name a directory of your own, or one to be made in a directory that exists"
+    message = f"{what}: cannot keep its upper layer in {printable(path)}: {why}"
+    return PolicyError(message, field="mounts", value=path, hint=hint)
 
 
 def _open_kept(kept: str) -> int:
@@ -192,10 +204,22 @@ def reserve(kept: int, path: str, what: str) -> None:
 
 
 def take(fd: int, kept: str, lower: str, owner: tuple[int, int] | None) -> None:
-    """An empty directory is given to the command and marked; another one has to be so marked."""
-    if os.listdir(fd):
-        check_marker(fd, kept, lower, f"mounts: overlay {printable(lower)}")
-        return
+    """An empty directory is given to the command and marked; another one has to be so marked.
+
+    Raises:
+        PolicyError: it is not, or cannot be.
+    """
+    what = f"mounts: overlay {printable(lower)}"
+    try:
+        if os.listdir(fd):
+            check_marker(fd, kept, lower, what)
+        else:
+            _mark(fd, lower, owner)
+    except OSError as error:
+        raise _cannot_keep(what, kept, error) from None
+
+
+def _mark(fd: int, lower: str, owner: tuple[int, int] | None) -> None:
     if owner is not None and os.fstat(fd).st_uid == 0:
         os.fchown(fd, *owner)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

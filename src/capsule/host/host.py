@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from capsule.base import signals
 from capsule.base.descriptors import Descriptors
 from capsule.base.errors import HostError, InternalError
 from capsule.base.values import Value
@@ -110,7 +111,9 @@ def probe(*, refresh: bool = False, cgroups: bool = False) -> Host:
     """
     identity = (os.geteuid(), os.getegid())
     if refresh or identity not in _cache:
-        _cache[identity] = _probe(*identity)
+        # An exception of a handler would leave a launcher that nobody reaps.
+        with signals.Held():
+            _cache[identity] = _probe(*identity)
     return _with_cgroup(_cache[identity]) if cgroups else _cache[identity]
 
 

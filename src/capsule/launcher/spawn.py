@@ -74,11 +74,29 @@ def spawn(
         raise HostError("this process ignores SIGCHLD, so a capsule cannot be waited for", hint=hint)
     try:
         with Descriptors() as fds:
-            child = _spawn(fds, plan, stdio, passed or {}, launcher)
-            fds.keep((child.error, child.status, child.lifeline))
-            return child
-    except OSError as error:
-        raise cannot_start(error) from None
+            error, error_end = fds.pipe()
+            status, status_end = fds.pipe()
+            lifeline_end, lifeline = fds.pipe()
+            wanted = {
+                **dict(enumerate(stdio)),
+                PLAN_FD: _plan_file(fds, plan),
+                ERROR_FD: error_end,
+                STATUS_FD: status_end,
+                LIFELINE_FD: lifeline_end,
+                SUPERVISOR_FD: fds.own(os.pidfd_open(os.getpid())),
+                **(passed or {}),
+            }
+            pid = os.posix_spawn(launcher, ["capsule-launch"], {}, file_actions=_moves(wanted))
+            fds.keep((error, status, lifeline))
+            return Child(pid, error, status, lifeline)
+    except FileNotFoundError:
+        raise InternalError(f"the launcher is missing: {launcher}") from None
+    except PermissionError as refusal:
+        message = f"cannot execute the launcher {launcher}: {refusal.strerror}"
+        hint = "is it on a file system mounted noexec? Install Capsule on one that is not"
+        raise HostError(message, hint=hint) from None
+    except OSError as refusal:
+        raise cannot_start(refusal) from None
 
 
 def cannot_start(error: OSError) -> HostError:
@@ -91,44 +109,16 @@ def cannot_start(error: OSError) -> HostError:
         errno.ENOMEM: "the host is out of memory",
         errno.ENOEXEC: "the launcher is for another CPU: install Capsule for this one",
     }.get(error.errno or 0)
+    if error.filename is not None:
+        return HostError(f"cannot start: {os.fsdecode(error.filename)}: {error.strerror}", hint=hint)
     return HostError(f"cannot start the launcher: {error.strerror}", hint=hint)
 
 
-def _spawn(
-    fds: Descriptors,
-    plan: bytes,
-    stdio: Sequence[int],
-    passed: Mapping[int, int],
-    launcher: str,
-) -> Child:
+def _plan_file(fds: Descriptors, plan: bytes) -> int:
     memory = fds.own(os.memfd_create("capsule-plan", os.MFD_CLOEXEC))
     if os.write(memory, plan) != len(plan):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    error, error_end = fds.pipe()
-    status, status_end = fds.pipe()
-    lifeline_end, lifeline = fds.pipe()
-    supervisor = fds.own(os.pidfd_open(os.getpid()))
-    wanted = {
-        **dict(enumerate(stdio)),
-        PLAN_FD: memory,
-        ERROR_FD: error_end,
-        STATUS_FD: status_end,
-        LIFELINE_FD: lifeline_end,
-        SUPERVISOR_FD: supervisor,
-        **passed,
-    }
-    return Child(_execute(launcher, wanted), error, status, lifeline)
-
-
-def _execute(launcher: str, wanted: Mapping[int, int]) -> int:
-    try:
-        return os.posix_spawn(launcher, ["capsule-launch"], {}, file_actions=_moves(wanted))
-    except FileNotFoundError:
-        raise InternalError(f"the launcher is missing: {launcher}") from None
-    except PermissionError as error:
-        message = f"cannot execute the launcher {launcher}: {error.strerror}"
-        hint = "is it on a file system mounted noexec? Install Capsule on one that is not"
-        raise HostError(message, hint=hint) from None
+    return memory
 
 
 def _moves(wanted: Mapping[int, int]) -> list[tuple[int, int, int]]:

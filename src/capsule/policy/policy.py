@@ -16,7 +16,9 @@ from .units import parse_count, parse_cpus, parse_size, parse_time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
+    from typing import Any, Self, Unpack
+
+    from .fields import LimitFields, PolicyFields
 
 # Less does not even hold what sets a capsule up.
 LEAST_MEMORY, LEAST_FILES = 1 << 20, 16
@@ -109,6 +111,9 @@ class Limits(Value):
             open_files: int | str | None = None,
         ) -> None: ...
 
+        def replace(self, **changes: Unpack[LimitFields]) -> Self:  # type: ignore[override]
+            """Return a copy with the named fields changed, validated anew."""
+
     def __post_init__(self) -> None:
         for field in ("timeout", "cpu_time", "idle"):
             self._parse(field, parse_time)
@@ -188,12 +193,21 @@ class Policy(Value):
     seccomp: Seccomp = Seccomp()
     pretend_chown: bool = False
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        for name in kwargs:
-            if name not in self.__value_fields__:
-                hint = f"the fields are {', '.join(self.__value_fields__)}"
-                raise PolicyError(f"unknown policy field {name!r}", field=name, hint=hint)
-        super().__init__(*args, **kwargs)
+    if TYPE_CHECKING:
+
+        def __init__(self, **fields: Unpack[PolicyFields]) -> None: ...
+
+        def replace(self, **changes: Unpack[PolicyFields]) -> Self:  # type: ignore[override]
+            """Return a copy with the named fields changed, validated anew."""
+
+    else:
+
+        def __init__(self, *args, **kwargs):
+            for name in kwargs:
+                if name not in self.__value_fields__:
+                    hint = f"the fields are {', '.join(self.__value_fields__)}"
+                    raise PolicyError(f"unknown policy field {name!r}", field=name, hint=hint)
+            super().__init__(*args, **kwargs)
 
     def __post_init__(self) -> None:
         self._set("mounts", _mounts(self.mounts))

@@ -35,7 +35,8 @@ class Process:
     """A command that runs in a capsule. Made by `start`; there is no public constructor.
 
     Leaving the ``with`` block, or losing the last reference, kills and reaps everything. So does the
-    end of this process, however it ends.
+    end of this process, however it ends. After the block, `poll` returns the result: of a command that
+    still ran it is `Outcome.KILLED`, and says what was set aside.
 
     Attributes:
         args: the command's argument vector.
@@ -70,7 +71,7 @@ class Process:
         self._capture = Capture(streams, limits.output)
         self._loop = Loop(running, self._records, streams, self._capture, leaf)
         self._filter = plan.filter
-        self._killed = False
+        self._killed = self._reaped = False
         self._result: Result | None = None
 
     # --- streams ------------------------------------------------------------------------
@@ -208,43 +209,54 @@ class Process:
         return {} if self._closing is None else self._closing.layers
 
     def _end(self) -> None:
-        """Kill, reap and close, whatever state this is in."""
+        """Kill, reap and close, whatever state this is in; what came of it, `poll` returns."""
         with signals.Held():
-            self.kill()
-            self._release()
-        if self._closing is not None:
             try:
-                if self._result is None:
-                    with signals.Held():
-                        self._closing.examine()
+                if self._running is not None:
+                    self.kill()
+                    self._reap(self._running)
+                    # It may have ended by itself before that.
+                    self._records.notice_end()
+                    self._conclude()
             finally:
-                self._closing.close()
-                self._closing = None
+                if self._closing is not None:
+                    self._closing.close()
+                    self._closing = None
 
     # --- the end ------------------------------------------------------------------------
 
     def _finish(self) -> Result:
         """All inside is dead: what is in the pipes is all there will ever be."""
         self._loop.drain()
+        # Held: what must not stay is not left because somebody is in a hurry.
         with signals.Held():
-            self._result = self._make_result()
-            self._release()
+            return self._conclude()
+
+    def _conclude(self) -> Result:
+        """Make the result, let go of everything, and look at what the command left on the host."""
+        self._result = self._make_result()
+        self._release()
         if self._leaf is not None and self._leaf.left:
-            notes = (f"the cgroup {self._leaf.path} could not be removed",)
-            self._result = self._result.replace(notes=notes)
+            note = f"the cgroup {self._leaf.path} could not be removed"
+            self._result = self._result.replace(notes=(note,))
         if self._closing is not None:
-            # Held: what must not stay is not left because somebody is in a hurry.
-            with signals.Held():
-                found = self._closing.examine()
-            self._result = self._result.replace(**found.__dict__)
+            found = self._closing.examine()
+            notes = (*self._result.notes, *found.notes)
+            self._result = self._result.replace(**{**found.__dict__, "notes": notes})
         return self._result
+
+    def _reap(self, running: Running) -> None:
+        """Once: its process id may be another's afterwards."""
+        if not self._reaped:
+            self._reaped = True
+            spawn.reap(running.pid)
 
     def _release(self) -> None:
         """Reap init and close everything of ours."""
         running, self._running = self._running, None
         if running is None:
             return
-        spawn.reap(running.pid)
+        self._reap(running)
         if self._leaf is not None:
             self._leaf.remove()
         for fd in (running.pidfd, running.status, running.lifeline):

@@ -254,6 +254,6 @@ def pairs_of(passed: Sequence[int]) -> list[tuple[int, int]]:
     return [(base + i, fd) for i, fd in enumerate(passed)]
 
 
-def sources_of(passed: Sequence[int], pairs: Sequence[tuple[int, int]]) -> dict[int, int]:
+def sources_of(passed: Sequence[int]) -> dict[int, int]:
     """What spawn puts where: launcher's number to the caller's."""
-    return {ours: fd for (ours, _), fd in zip(pairs, passed, strict=True)}
+    return dict(pairs_of(passed))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -212,7 +213,7 @@ def test_an_option_sets_a_field(words: list[str], field: str, value: object) -> 
     """Each option sets the field that it names, and no other."""
     policy = policy_of(*words)
     assert getattr(policy, field) == value
-    rest = {"limits": Limits(output=None), field: value}
+    rest: dict[str, Any] = {"limits": Limits(output=None), field: value}
     assert policy == Policy(**rest)
 
 

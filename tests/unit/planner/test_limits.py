@@ -230,7 +230,7 @@ def test_the_cgroup_is_not_shown_writable(path: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["memory", ["output"], ["cpu_weight"], 5])
-def test_only_some_limits_can_be_degraded(value: object) -> None:
+def test_only_some_limits_can_be_degraded(value: Any) -> None:
     """And a text is no list of names."""
     with pytest.raises(
         PolicyError, match=r"allow_degraded: not (a list|one) of cpu_time, cpus, memory"

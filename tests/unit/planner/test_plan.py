@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -343,10 +343,11 @@ def test_a_map_without_its_means_is_refused(host: Host, says: str) -> None:
 def test_an_id_outside_of_the_range_is_refused(host: Host, largest: int) -> None:
     """The last id of the map is taken, the one after it is a PolicyError."""
     for field in ("uid", "gid"):
-        policy = Policy(id_map=IdMap.AUTO, **{field: largest})
+        given: dict[str, Any] = {field: largest}
+        policy = Policy(id_map=IdMap.AUTO, **given)
         Case(policy, host).plan()
         with pytest.raises(PolicyError) as caught:
-            Case(policy.replace(**{field: largest + 1}), host).plan()
+            Case(policy.replace(**{**given, field: largest + 1}), host).plan()
         assert (caught.value.field, caught.value.value) == (field, largest + 1)
 
 

@@ -184,7 +184,7 @@ def test_a_value_at_the_edge_is_taken(field: str, value: Any) -> None:
         ("network", "none", Network.NONE),
     ],
 )
-def test_a_choice_may_be_text(field: str, value: str, meant: object) -> None:
+def test_a_choice_may_be_text(field: str, value: Any, meant: object) -> None:
     """The word of the command line is the value's own."""
     assert getattr(Policy(**{field: value}), field) is meant
 
@@ -192,7 +192,7 @@ def test_a_choice_may_be_text(field: str, value: str, meant: object) -> None:
 def test_an_unknown_field_is_named() -> None:
     """A misspelt field is a PolicyError that names it and lists the fields there are."""
     with pytest.raises(PolicyError, match="'netwrok'") as caught:
-        Policy(netwrok="none")
+        Policy(netwrok="none")  # type: ignore[call-arg]
     assert caught.value.field == "netwrok"
     for field in Policy.__value_fields__:
         assert field in str(caught.value.hint)
@@ -204,7 +204,7 @@ def test_replace_validates() -> None:
     assert policy.replace(gid=6) == Policy(uid=5, gid=6)
     refused("uid", -1, lambda: policy.replace(uid=-1))
     with pytest.raises(PolicyError, match="unknown policy field 'x'"):
-        policy.replace(x=1)
+        policy.replace(x=1)  # type: ignore[call-arg]
 
 
 def test_limits() -> None:
@@ -292,15 +292,16 @@ def test_a_variable_that_execve_cannot_take(field: str, value: Any) -> None:
 def test_only_extra_env_passes_on() -> None:
     """None, "the caller's value", has no meaning in a whole environment."""
     with pytest.raises(PolicyError) as caught:
-        Policy(env={"A": None})
+        Policy(env={"A": None})  # type: ignore[arg-type]
     assert caught.value.field == "env"
 
 
 @pytest.mark.parametrize("field", ["env", "extra_env"])
 def test_a_variables_value_is_not_shown(field: str) -> None:
     """The error about a variable names it and keeps its value, which may be a secret."""
+    given: dict[str, Any] = {field: {"TOKEN": "hunter2\0"}}
     with pytest.raises(PolicyError) as caught:
-        Policy(**{field: {"TOKEN": "hunter2\0"}})
+        Policy(**given)
     assert "TOKEN" in str(caught.value)
     assert "hunter2" not in str(caught.value)
 

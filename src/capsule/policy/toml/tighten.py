@@ -17,6 +17,8 @@ from .write import NO_LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from capsule.confine.seccomp.spec import Seccomp
     from capsule.policy.policy import Policy
 
@@ -49,7 +51,7 @@ def tighten_by(policy: Policy, document: Document) -> Policy:
     found = policy_of(document)
     for key, value in document.data.items():
         _check(document, key, value)
-    limits = {
+    limits: Any = {
         key: _stricter(getattr(policy.limits, key), getattr(found.limits, key))
         for key in document.data.get("limits", {})
     }
