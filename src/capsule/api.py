@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 
-from capsule.base import signals
 from capsule.base.descriptors import Descriptors
 from capsule.base.errors import CapsuleError, PolicyError
-from capsule.files.survey import survey as _survey
+from capsule.files.survey import survey
 from capsule.host.host import probe
 from capsule.launcher.spawn import cannot_start
 from capsule.planner.plan import Plan, Terminal, make_plan
@@ -26,6 +25,8 @@ from capsule.process.stdio import (
 )
 from capsule.program.command import resolve
 
+from .base import signals
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from capsule.confine.cgroup import Leaf
     from capsule.files.found import Survey
     from capsule.host.host import Host
-    from capsule.policy.fields import Overrides
+    from capsule.policy.policy import Overrides
     from capsule.process.handle import Process
     from capsule.process.launch import Running
     from capsule.process.result import Result
@@ -147,9 +148,9 @@ def start(
     given = PIPE if input is not None else DEVNULL if stdin is None else stdin
     passed = checked_fds(pass_fds)
     try:
-        # Nothing is half made yet: a signal need not wait for a file system that does not answer.
-        compiled = _compile(args, policy, passed, terminal)
-        with signals.Held() as held:
+        with signals.Held(breathing=True) as held:
+            compiled = _compile(args, policy, passed, terminal)
+            held.stop_breathing()
             return _start(policy, compiled, streams, (given, stdout, stderr), passed, terminal, held)
     except CapsuleError:
         raise
@@ -163,10 +164,10 @@ def _compile(
     """The plan, and what it was made of."""
     host = probe(cgroups=bool(policy.limits.of_tree()))
     command = resolve(args, policy)
-    survey = look(policy, command)
+    found = look(policy, command)
     pairs = pairs_of(passed)
-    plan = make_plan(policy, host, command, survey, descriptors=pairs, terminal=terminal)
-    return plan, host, command, survey
+    plan = make_plan(policy, host, command, found, descriptors=pairs, terminal=terminal)
+    return plan, host, command, found
 
 
 def _start(
@@ -208,7 +209,7 @@ def _start(
 def look(policy: Policy, command: Command) -> Survey:
     """Look at what lies where the policy points; see `files.survey`."""
     working_directory, uid = command.working_directory, os.geteuid()
-    return _survey(policy, cwd_shown=working_directory, shown=command.shown, uid=uid)
+    return survey(policy, cwd_shown=working_directory, shown=command.shown, uid=uid)
 
 
 def _import_process() -> None:
@@ -219,7 +220,7 @@ def _import_process() -> None:
 def _leaf(plan: Plan, host: Host) -> Leaf | None:
     if plan.cgroup is None or host.cgroup is None:
         return None
-    from capsule.confine import cgroup  # only with limits that need one
+    from .confine import cgroup  # only with limits that need one
 
     at = host.cgroup
     return cgroup.make(at.directory, at.controllers, dict(plan.cgroup), callers=at.callers)

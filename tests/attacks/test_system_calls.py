@@ -5,21 +5,35 @@ from __future__ import annotations
 import errno
 import json
 import os
-import platform
 import re
 import signal
 import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import capsule
-from capsule import Denial, Mount, Outcome, Policy, Seccomp
-from capsule.confine.seccomp import numbers, resolve
+from capsule import Denial, Mount, Outcome, Seccomp
+from capsule.confine.seccomp import resolve
 from capsule.confine.seccomp.rules import ALLOW, errno_of
+from tests.attacks.calls import (
+    _CALL,
+    _CLONE,
+    _LIBC,
+    ALLOW_ALL,
+    BAD_FD,
+    BAD_POINTER,
+    HIGH,
+    MACHINE,
+    NEW,
+    NEWTIME,
+    NEWUSER,
+    NUMBERS,
+    refused,
+    x86_64,
+)
 from tests.support import (
     CAPSULE,
     HANG,
@@ -27,62 +41,13 @@ from tests.support import (
     ask,
     ask_outside,
     assert_denied,
-    give,
     needs,
     probe_args,
     shared_directory,
 )
 from tests.unit.confine.seccomp import samples
 
-MACHINE = platform.machine()
-NUMBERS = numbers.numbers(MACHINE)
-x86_64 = pytest.mark.skipif(MACHINE != "x86_64", reason="this is about x86_64")
-
-# Where a call is let through, the kernel stumbles over these: nothing happens.
-BAD_POINTER, BAD_FD = 8, 0xFFFFFFF
-HIGH = 0x123 << 32
-SIGCHLD = 17
-NEW = {
-    "NEWNS": 0x20000, "NEWCGROUP": 0x2000000, "NEWUTS": 0x4000000, "NEWIPC": 0x8000000,
-    "NEWUSER": 0x10000000, "NEWPID": 0x20000000, "NEWNET": 0x40000000,
-}  # fmt: skip
-NEWTIME, NEWUSER = 0x80, 0x10000000
-
-_LIBC = """
-import ctypes
-libc = ctypes.CDLL(None, use_errno=True)
-libc.syscall.argtypes = (ctypes.c_long, *[ctypes.c_ulong] * 6)
-libc.syscall.restype = ctypes.c_long
-def call(number, args):
-    done = libc.syscall(number, *args, *[0] * (6 - len(args)))
-    return done, ctypes.get_errno() if done == -1 else 0
-"""
-
-# A call that is made, and not refused, if it ends in one of these ways.
-_CALL = f"""{_LIBC}
-done, error = call(given["number"], given["args"])
-if error not in given["reached"]:
-    raise OSError(error, "")
-"""
-
-# A process that is made by the bare call, as fork(2) makes one.
-_CLONE = f"""{_LIBC}
-done, error = call(given["number"], [given["flags"] | 17])
-if done == 0:
-    os._exit(0)
-if error:
-    raise OSError(error, "")
-os.waitpid(done, 0)
-"""
-
-
-def refused(name: str, args: tuple[int, ...], error: int, *reached: int, **options: Any) -> None:
-    """A call is reached outside and has this errno inside, in a capsule that goes on."""
-    given = {"number": NUMBERS[name], "args": args, "reached": reached or (0,)}
-    assert_denied(_CALL, error, outside=given, **options)
-
-
-# --- where it is ------------------------------------------------------------------------------
+# --- where it is --------------------------------------------------------------------------------
 
 _FILTERS = """
 import re, threading
@@ -119,7 +84,7 @@ def test_what_it_executes_is_under_it_too() -> None:
     assert result.stdout == "Seccomp:\t2\n"
 
 
-# --- namespaces -------------------------------------------------------------------------------
+# --- namespaces ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flag", [*NEW.values(), NEWTIME], ids=hex)
@@ -150,7 +115,7 @@ def test_nest_opens_the_door() -> None:
     refused("socket", (17, 3, 0), errno.EAFNOSUPPORT, 0, errno.EPERM, seccomp="nest")
 
 
-# --- other doors ------------------------------------------------------------------------------
+# --- other doors --------------------------------------------------------------------------------
 
 REACHED: list[tuple[str, tuple[int, ...], int, tuple[int, ...]]] = [
     ("mount", (BAD_POINTER, BAD_POINTER), errno.EPERM, (errno.EFAULT,)),
@@ -252,7 +217,7 @@ def test_every_refusal_of_the_table(profile: str) -> None:
     assert not result.denials_complete
 
 
-# --- other interfaces of the kernel -----------------------------------------------------------
+# --- other interfaces of the kernel -------------------------------------------------------------
 
 
 def _elf32(code: bytes) -> bytes:
@@ -313,7 +278,7 @@ tell(os.waitpid(pid, 0)[1])
     assert ask(code, seccomp=profile) & 0x7F == signal.SIGSYS
 
 
-# --- the account ------------------------------------------------------------------------------
+# --- the account --------------------------------------------------------------------------------
 
 _PTRACE = f"{_LIBC}\nfor _ in range(3): call({NUMBERS['ptrace']}, [0])\n"
 _TELLING = f"{_PTRACE}call({NUMBERS['socket']}, [38, 5, 0])\ncall({NUMBERS['socket']}, [2, 3, 1])\n"
@@ -457,20 +422,12 @@ def test_signals_while_it_is_answered() -> None:
         assert denial.count == 20000 if exact else denial.count > 0
 
 
-# A struct sock_fprog that allows everything, and the right to install it.
-_ALLOW_ALL = """
-libc.prctl(38, 1, 0, 0, 0)
-class Program(ctypes.Structure):
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
-program = Program(1, bytes.fromhex("060000000000ff7f"))
-"""
-
 _LISTENING = f"""
 import json, os, sys
 import capsule
 given = json.loads(sys.argv[1])
 {_LIBC}
-{_ALLOW_ALL}
+{ALLOW_ALL}
 listener, error = call({NUMBERS["seccomp"]}, [1, 8, ctypes.addressof(program)])
 assert listener >= 0, error
 result = capsule.run(given["command"], cwd="/")
@@ -501,174 +458,3 @@ def test_where_the_filter_refuses_to_hand_it_over() -> None:
 def test_the_command_does_not_hold_the_listener() -> None:
     """Neither descriptor of the hand-over is the command's."""
     assert ask("tell(sorted(os.listdir('/proc/self/fd')))") == ["0", "1", "2", "3"]
-
-
-# --- what is asked for ------------------------------------------------------------------------
-
-_ONE = f"{_LIBC}\ntell(call(given['number'], given['args'])[1])"
-
-
-def answer(name: str, *args: int, **options: Any) -> int:
-    """The errno of a call inside."""
-    found: int = ask(_ONE, None, {"number": NUMBERS[name], "args": args}, **options)
-    return found
-
-
-def test_allowed_and_denied_by_name() -> None:
-    """A call more, a call less, a group less; a rule that is lifted is lifted wholly."""
-    assert answer("unshare", 0, seccomp=Seccomp(allow=("unshare",))) == 0
-    assert answer("personality", 0x40000, seccomp=Seccomp(allow=("personality",))) == 0
-    assert answer("flock", BAD_FD, 1) == errno.EBADF
-    assert answer("flock", BAD_FD, 1, seccomp=Seccomp(deny=("flock",))) == errno.EPERM
-    assert answer("getitimer", 0, BAD_POINTER, seccomp=Seccomp(deny=("@timer",))) == errno.EPERM
-
-
-def test_profiles_of_system_calls() -> None:
-    """strict has no sockets and no System V IPC; debug has tracing; off has all."""
-    assert answer("socket", 2, 1, 0, seccomp="strict") == errno.EAFNOSUPPORT
-    assert answer("shmget", 0, 4096, 0o1000, seccomp="strict") == errno.EPERM
-    assert answer("shmget", 0, 4096, 0o1000) == 0
-    assert answer("ptrace", 0, seccomp="debug") == 0
-    assert answer("unshare", 0, seccomp="off") == 0
-
-
-def test_a_list_of_groups() -> None:
-    """What is in no group of the list is refused, and told."""
-    profile = "@system-service ~@ipc"
-    assert answer("shmget", 0, 4096, 0o1000, seccomp=profile) == errno.EPERM
-    result = capsule.run(
-        probe_args(f"{_LIBC}\ncall({NUMBERS['shmget']}, [0, 4096, 0])"), seccomp=profile
-    )
-    assert [d.call for d in result.denials] == ["shmget"]
-
-
-def test_a_file_in_dockers_format() -> None:
-    """An allow-list of somebody's is in force; its errno is its own."""
-    with shared_directory() as place:
-        rules = {
-            "defaultAction": "SCMP_ACT_ALLOW",
-            "syscalls": [{"names": ["getppid"], "action": "SCMP_ACT_ERRNO", "errnoRet": 77}],
-        }
-        (place / "rules.json").write_text(json.dumps(rules))
-        options = {"seccomp": f"{place}/rules.json"}
-        assert answer("getppid", **options) == 77
-        assert answer("unshare", 0, **options) == 0
-        done = subprocess.run(
-            [CAPSULE, "--seccomp", "rules.json", "true"], cwd=place, capture_output=True, timeout=HANG
-        )
-        assert (done.returncode, done.stderr) == (0, b"")
-        (place / "rules.json").write_text("{}")
-        done = subprocess.run(
-            [CAPSULE, "--seccomp", "rules.json", "true"], cwd=place, capture_output=True, timeout=HANG
-        )
-        assert done.returncode == 2
-        assert b"rules.json: defaultAction: is not text" in done.stderr
-
-
-# --- owners -----------------------------------------------------------------------------------
-
-_OWN = """
-open("/tmp/file", "w").close()
-def own(*ids):
-    try:
-        os.chown("/tmp/file", *ids)
-    except OSError as error:
-        return errno.errorcode[error.errno]
-    found = os.stat("/tmp/file")
-    return [found.st_uid, found.st_gid]
-tell([own(*given["own"]), own(-1, -1), own(*given["other"])])
-"""
-
-
-@pytest.mark.parametrize("ids", [(0, 0), (1000, 33)])
-def test_owners(ids: tuple[int, int]) -> None:
-    """To the own ids files can be given; to others EINVAL, as without a filter, but told."""
-    given = {"own": ids, "other": [7, 7]}
-    policy = Policy(uid=ids[0], gid=ids[1])
-    expected = [list(ids), list(ids), "EINVAL"]
-    assert ask(_OWN, policy, given) == ask(_OWN, policy, given, seccomp="off") == expected
-    result = capsule.run(probe_args(_OWN, given), policy)
-    assert result.denials == (Denial("chown", "uid 7", 1, errno.EINVAL, "--pretend-chown"),)
-    assert ask(_OWN, policy, given, pretend_chown=True) == [list(ids)] * 3
-
-
-def test_pretended_owners_for_tar() -> None:
-    """An archive of another user's files unpacks; without the option the message names it."""
-    with shared_directory() as place:
-        give(place)
-        (place / "f").write_text("content")
-        script = "tar --owner=1000 --group=1000 -cf o.tar f && tar xf o.tar -C /tmp && cat /tmp/f"
-        words = [CAPSULE, "--overlay", ".", "--", "sh", "-c", script]
-        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=HANG)
-        assert done.returncode != 0
-        assert "Cannot change ownership" in done.stderr
-        assert "--pretend-chown would allow it" in done.stderr
-        words.insert(1, "--pretend-chown")
-        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=HANG)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "content", "")
-
-
-# --- before anything runs ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--seccomp", "strickt"], "seccomp: no such profile: strickt"),
-        (["--allow-syscall", "pttrace"], "hint: did you mean ptrace"),
-        (["--deny-syscall", "execve"], "seccomp: default refuses execve, which starts the command"),
-        (["--seccomp", "off", "--deny-syscall", "ptrace"], "seccomp: seccomp is off"),
-        (["--seccomp", "off", "--pretend-chown"], "pretend_chown: seccomp is off"),
-        (["--seccomp", "/nowhere.json"], "seccomp: /nowhere.json: No such file or directory"),
-    ],
-)
-def test_wrong_words(options: list[str], message: str) -> None:
-    """They end with 2, name what is wrong, and nothing runs."""
-    done = subprocess.run([CAPSULE, *options, "echo", "ran"], capture_output=True, text=True, cwd="/")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert message in done.stderr
-    assert "The command was not run." in done.stderr
-
-
-def test_a_host_without_filters() -> None:
-    """Where none can be installed, nothing runs unless that is asked for."""
-    from capsule.base.errors import HostError
-    from capsule.files.found import Survey
-    from capsule.planner.plan import make_plan
-    from capsule.program.command import resolve as find
-
-    host = capsule.probe().replace(seccomp=False)
-    with pytest.raises(HostError, match="no filter of system calls") as caught:
-        make_plan(Policy(), host, find(["true"], Policy()), Survey())
-    assert "--seccomp off" in (caught.value.hint or "")
-    policy = Policy(seccomp=Seccomp("off"))
-    plan = make_plan(policy, host, find(["true"], policy), Survey())
-    assert plan.protections["seccomp"].startswith("off")
-
-
-def test_the_command_cannot_write_its_rules() -> None:
-    """A file of rules in a writable tree is read-only there, as a profile is; others are not."""
-    with shared_directory() as place:
-        give(place)
-        (place / "rules.json").write_text('{"defaultAction": "SCMP_ACT_ALLOW"}')
-        give(place / "rules.json")
-        script = "echo x >beside && echo x >rules.json"
-        words = [CAPSULE, "--seccomp", "rules.json", "--rw", ".", "sh", "-c", script]
-        done = subprocess.run(words, cwd=place, capture_output=True, text=True, timeout=HANG)
-        assert done.returncode != 0
-        assert "Read-only file system" in done.stderr
-        assert (place / "beside").read_text() == "x\n"
-        assert "SCMP_ACT_ALLOW" in (place / "rules.json").read_text()
-
-
-_OWN_FILTER = f"""{_LIBC}
-{_ALLOW_ALL}
-flags = (8, 0)  # SECCOMP_FILTER_FLAG_NEW_LISTENER, none
-tell([call({NUMBERS["seccomp"]}, [1, flag, ctypes.addressof(program)])[1] for flag in flags])
-"""
-
-
-def test_filters_of_its_own() -> None:
-    """A program can confine itself further; the one listener that a process can have is taken."""
-    assert ask_outside(_OWN_FILTER)[0] == 0
-    assert ask(_OWN_FILTER) == [errno.EBUSY, 0]

@@ -1,41 +1,30 @@
-"""The command line: each option from inside, exit statuses, reports, signals, odd callers."""
+"""The command line: each option from inside, plans, exit statuses."""
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 import os
-import random
 import re
-import select
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
 
 import pytest
 
 import capsule
+from tests.integration.command_line import both, cli, executable, host_variable, refused, shown
 from tests.support import (
-    CAPSULE,
     HANG,
     OUTSIDE_UID,
     PYTHON,
     REAL_ROOT,
-    await_end,
     closed_place,
-    descendants,
     give,
     needs,
     shared_directory,
 )
-
-Done = subprocess.CompletedProcess[bytes]
-# Moves the cursor, breaks the line, sets the window's title, is not UTF-8.
-HOSTILE = "a\nb\x1b[31m\x1b]0;x\x07\udcff\x9b"
 
 
 @pytest.fixture
@@ -45,52 +34,7 @@ def place() -> Iterator[Path]:
         yield directory
 
 
-def cli(*words: str, **options: Any) -> Done:
-    """Run the command. Whatever it is asked, it shows no traceback."""
-    settings: dict[str, Any] = {
-        "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
-        "cwd": "/", "timeout": HANG, **options,
-    }  # fmt: skip
-    done = subprocess.run([CAPSULE, *words], **settings)
-    assert b"Traceback" not in (done.stderr or b""), done.stderr.decode()
-    return done
-
-
-def in_shell(script: str, *words: str, **options: Any) -> Done:
-    """Run a shell script in which $capsule is the command."""
-    settings: dict[str, Any] = {"capture_output": True, "cwd": "/", "timeout": HANG, **options}
-    env = {**os.environ, "capsule": CAPSULE}
-    done = subprocess.run(["sh", "-c", script, "sh", *words], env=env, **settings)
-    assert b"Traceback" not in done.stderr, done.stderr.decode()
-    return done
-
-
-def shown(*words: str, **options: Any) -> str:
-    """What a run prints that ends with 0 and says nothing on standard error."""
-    done = cli(*words, **options)
-    assert (done.returncode, done.stderr) == (0, b"")
-    return done.stdout.decode()
-
-
-def refused(status: int, *words: str, **options: Any) -> str:
-    """The message of a run that does not start: three parts, each on a line, nothing on stdout."""
-    done = cli(*words, **options)
-    assert (done.returncode, done.stdout) == (status, b"")
-    lines = done.stderr.decode().splitlines()
-    assert lines[0].startswith("capsule: ")
-    assert lines[1].startswith("  ")
-    assert lines[1].endswith("The command was not run.")
-    assert all(line.startswith("  hint: ") for line in lines[2:])
-    assert len(lines) <= 3
-    return done.stderr.decode()
-
-
-def host_variable(**variables: str) -> dict[str, str]:
-    """The environment with these variables."""
-    return {**os.environ, **variables}
-
-
-# --- help and version -------------------------------------------------------------------------
+# --- help and version ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -117,7 +61,7 @@ def test_no_word_at_all() -> None:
     assert done.stderr.startswith(b"usage: capsule")
 
 
-# --- words ------------------------------------------------------------------------------------
+# --- words --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("before", [[], ["run"], ["--"], ["run", "--"], ["-q"], ["-q", "--"]])
@@ -142,12 +86,7 @@ def test_the_words_of_the_command_are_its_own() -> None:
     assert done.stdout == b"".join(os.fsencode(word) + b"\0" for word in words)
 
 
-# --- options, seen from inside ----------------------------------------------------------------
-
-
-def both(flag: str, value: str) -> tuple[list[str], list[str]]:
-    """An option in its two spellings."""
-    return [flag, value], [f"{flag}={value}"]
+# --- options, seen from inside ------------------------------------------------------------------
 
 
 def test_ro(place: Path) -> None:
@@ -319,7 +258,7 @@ def test_the_last_of_an_option_counts() -> None:
     assert shown("--ro", "/etc/passwd:/x", "--tmpfs", "/x", "sh", "-c", "cd /x && pwd") == "/x\n"
 
 
-# --- plan -------------------------------------------------------------------------------------
+# --- plan ---------------------------------------------------------------------------------------
 
 IN_THE_PLAN = {
     ("--ro", "/usr/bin:/seen"): r"attach .*/usr/bin.* /seen|attach .*/seen",
@@ -374,7 +313,7 @@ def test_a_step_has_its_number_in_the_plan() -> None:
     assert len(lines) == int(told[2])
 
 
-# --- exit statuses ----------------------------------------------------------------------------
+# --- exit statuses ------------------------------------------------------------------------------
 
 _MANY = """
 import json, sys
@@ -420,13 +359,6 @@ def test_a_signal_inside_does_not_kill_the_caller(name: str) -> None:
     """The process itself exits with 128+N: it dies of a signal only if one came to it as well."""
     done = cli("sh", "-c", f"kill -{name} $$")
     assert (done.returncode, done.stderr) == (128 + signal.Signals[f"SIG{name}"], b"")
-
-
-def executable(path: Path, text: str | bytes, mode: int = 0o755) -> str:
-    """A file to be executed."""
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    path.chmod(mode)
-    return str(path)
 
 
 def test_found_but_not_executable_is_126(place: Path) -> None:
@@ -501,473 +433,3 @@ def test_a_directory_that_may_not_be_read() -> None:
     """What the caller may not search, Capsule may not either."""
     path = f"{closed_place()}/inner"
     assert f"you may not open {path}" in refused(125, "--ro", f"{path}:/x", "true")
-
-
-# --- odd callers ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--version"],
-        ["--help"],
-        ["run", "--help"],
-        ["plan", "true"],
-        ["doctor"],
-        ["--json", "-", "true"],
-        ["--output", "1K", "echo", "hi"],
-    ],
-    ids=" ".join,
-)
-def test_a_full_disk(words: list[str]) -> None:
-    """What cannot be written is said in a line, and the status is 125."""
-    with open("/dev/full", "w") as full:
-        done = cli(*words, stdout=full)
-    assert done.returncode == 125
-    assert done.stderr.startswith(b"capsule: ")
-    assert b"No space left on device" in done.stderr.splitlines()[0]
-
-
-def test_a_full_disk_is_the_commands_own_matter() -> None:
-    """Output that goes straight through fails for the command, and its status counts."""
-    with open("/dev/full", "w") as full:
-        done = cli("sh", "-c", "echo hi || exit 7", stdout=full)
-    assert done.returncode == 7
-    assert b"capsule: " not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("words", "status"),
-    [
-        (["--version"], 141),
-        (["run", "--help"], 141),
-        (["plan", "true"], 141),
-        (["yes"], 141),
-        (["--output", "1G", "yes"], 141),
-        (["--json", "-", "true"], 125),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_the_reader_has_gone(words: list[str], status: int) -> None:
-    """A closed pipe ends the command line as it ends any program, without a traceback."""
-    read, write = os.pipe()
-    os.close(read)
-    try:
-        assert cli(*words, stdout=write).returncode == status
-    finally:
-        os.close(write)
-
-
-CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"]
-
-
-@pytest.mark.parametrize("closed", CLOSED)
-def test_closed_standard_streams(closed: str) -> None:
-    """Inside, what the caller has closed is /dev/null; the status is the same as with it open."""
-    inside = "for n in 0 1 2; do readlink /proc/self/fd/$n; done >/out/fds; ls /proc/self/fd >>/out/fds"
-    with shared_directory() as place:
-        words = f'--rw "$1:/out" sh -c "{inside.replace("$", chr(92) + "$")}"'
-        for more in ("", "--output 1M", "--timeout 20s"):
-            done = in_shell(f'"$capsule" {more} {words} {closed}', str(give(place)))
-            assert done.returncode == 0
-            streams = (place / "fds").read_text().splitlines()
-            for number, word in enumerate(("<&-", ">&-", "2>&-")):
-                # What --output counts goes through a pipe in any case.
-                wanted = "pipe:" if number and more == "--output 1M" else "/dev/null"
-                if word in closed.split() and number != 1:
-                    assert streams[number].startswith(wanted), streams
-
-
-@pytest.mark.parametrize("closed", CLOSED)
-@pytest.mark.parametrize(
-    ("words", "status"),
-    [("--version", 0), ("--help", 0), ("plan true", 0), ("true", 0), ("nosuch", 127), ("--nope", 2)],
-)
-def test_closed_streams_change_no_status(words: str, status: int, closed: str) -> None:
-    """What cannot be said is not said; the status is what it would have been."""
-    done = in_shell(f'"$capsule" {words} {closed}')
-    assert done.returncode == status
-
-
-def test_the_report_is_not_what_a_closed_stream_becomes(place: Path) -> None:
-    """With all streams closed, what the command writes to any descriptor does not get into --json."""
-    report = place / "report"
-    script = "for n in 0 1 2 3 4 5 6 7 8 9; do echo forged >&\\$n; done"
-    done = in_shell(f'"$capsule" --json "$1" sh -c "{script}" <&- >&- 2>&-', str(report))
-    assert done.returncode in (0, 1, 2)
-    told = json.loads(report.read_text())
-    assert told["outcome"] == "exited"
-    assert "forged" not in report.read_text().replace(script.replace("\\", ""), "")
-
-
-def test_the_working_directory_is_gone(place: Path) -> None:
-    """What counts from a deleted directory is refused; what does not is not."""
-    gone = 'cd "$1" && rmdir "$1" && shift && exec "$capsule" "$@"'
-    for words in (["true"], ["--ro", "x", "--chdir", "/", "true"], ["--root", "x", "true"]):
-        (place / "here").mkdir()
-        done = in_shell(gone, str(place / "here"), *words)
-        assert (done.returncode, done.stdout) == (2, b"")
-        assert b"the working directory" in done.stderr
-        assert b"gone" in done.stderr
-    (place / "here").mkdir()
-    assert in_shell(gone, str(place / "here"), "--chdir", "/usr", "pwd").stdout == b"/usr\n"
-
-
-def test_few_descriptors() -> None:
-    """A limit of open files that is too low is one clear message. The shell itself takes 13."""
-    for limit in (13, 14, 16, 20, 24):
-        done = in_shell(f'ulimit -n {limit}; exec "$capsule" true')
-        if done.returncode:
-            assert done.returncode == 125
-            assert done.stderr.startswith(b"capsule: ")
-            assert b"raise ulimit -n" in done.stderr
-
-
-# --- hostile names ----------------------------------------------------------------------------
-
-
-def assert_harmless(data: bytes) -> None:
-    """No byte moves a cursor, and no name has made a line of its own."""
-    text = data.decode("utf-8", "surrogateescape")
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text), text
-    assert not any(line.startswith("b") for line in text.splitlines()), text
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        [HOSTILE],
-        [f"/{HOSTILE}"],
-        [f"--{HOSTILE}"],
-        [f"-{HOSTILE}"],
-        ["-q" + HOSTILE, "true"],
-        ["--ro", f"/{HOSTILE}", "true"],
-        ["--ro", f"/usr:/usr/{HOSTILE}", "true"],
-        ["--rw", HOSTILE, "true"],
-        ["--tmpfs", HOSTILE, "true"],
-        ["--tmpfs", f"/x:{HOSTILE}", "true"],
-        ["--root", HOSTILE, "true"],
-        ["--chdir", f"/{HOSTILE}", "true"],
-        ["--json", f"/{HOSTILE}/x", "true"],
-        ["--hostname", HOSTILE, "true"],
-        ["--uid", HOSTILE, "true"],
-        ["--net", HOSTILE, "true"],
-        ["--env", f"={HOSTILE}", "true"],
-        ["--timeout", HOSTILE, "true"],
-        ["--output", HOSTILE, "true"],
-        ["doctor", HOSTILE],
-    ],
-    ids=lambda words: words[0].partition("\n")[0],
-)
-def test_a_hostile_name_in_a_message(words: list[str]) -> None:
-    """Control characters and newlines in names are shown escaped, whatever the message is about."""
-    for env in (None, host_variable(PYTHONIOENCODING="ascii")):
-        done = cli(*words, env=env)
-        assert done.returncode in (2, 125, 127)
-        assert done.stderr.startswith(b"capsule: ")
-        assert_harmless(done.stderr)
-
-
-def test_a_hostile_name_in_a_report(place: Path) -> None:
-    """So they are in a plan and in what -v says; --json holds them as they are."""
-    program = executable(place / HOSTILE, "#!/bin/sh\nexec sleep 1000\n")
-    for env in (None, host_variable(PYTHONIOENCODING="ascii:strict")):
-        plan = cli("plan", program, "é", HOSTILE, cwd=place, env=env)
-        assert plan.returncode == 0
-        assert_harmless(plan.stdout)
-        done = cli("-v", "--timeout", "50ms", program, HOSTILE, cwd=place, env=env)
-        assert done.returncode == 124
-        assert_harmless(done.stderr)
-        told = json.loads(cli("--json", "-", "true", HOSTILE, "é", env=env).stdout)
-        assert told["args"] == ["true", in_json(HOSTILE), "é"]
-
-
-def in_json(word: str) -> object:
-    """A word as --json writes it: text, or base64 of what is no text."""
-    data = os.fsencode(word)
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return {"base64": base64.b64encode(data).decode()}
-
-
-# --- --json -----------------------------------------------------------------------------------
-
-
-def report_of(*words: str, status: int) -> dict[str, Any]:
-    """What --json - writes, which is all there is on standard output."""
-    done = cli("--json", "-", *words)
-    assert done.returncode == status
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def test_the_whole_result(place: Path) -> None:
-    """A file gets every field of the result, and the output goes where it went without it."""
-    for spelling in both("--json", f"{place}/report"):
-        done = cli(*spelling, "sh", "-c", "echo out; echo err >&2; exit 3")
-        assert (done.returncode, done.stdout, done.stderr) == (3, b"out\n", b"err\n")
-        told = json.loads((place / "report").read_text())
-        fields = {*capsule.Result.__value_fields__, "signal", "exit_status"}
-        assert set(told) == fields
-        assert told["args"] == ["sh", "-c", "echo out; echo err >&2; exit 3"]
-        assert (told["outcome"], told["returncode"], told["exit_status"]) == ("exited", 3, 3)
-        assert (told["stdout"], told["stderr"], told["truncated"]) == (None, None, False)
-        assert set(told["usage"]) == set(capsule.Usage.__value_fields__)
-        assert told["usage"]["wall"] > 0
-        assert "net" in told["namespaces"]
-        assert told["protections"]["no_new_privs"] == "set"
-
-
-def test_the_output_is_in_the_report() -> None:
-    """With - the command's output is in the document, and standard output holds nothing else."""
-    told = report_of("sh", "-c", "echo out é; echo err >&2", status=0)
-    assert (told["stdout"], told["stderr"]) == ("out é\n", "err\n")
-    told = report_of("printf", r"\377\000\033", status=0)
-    assert base64.b64decode(told["stdout"]["base64"]) == b"\xff\0\x1b"
-    assert told["stderr"] == ""
-
-
-@pytest.mark.parametrize(
-    ("words", "status", "outcome", "number"),
-    [
-        (["sh", "-c", "kill -9 $$"], 137, "signaled", 9),
-        (["--timeout", "50ms", "sleep", "1000"], 124, "timed out", 9),
-        (["--output", "10", "yes"], 137, "output limit", 9),
-        (["true"], 0, "exited", None),
-    ],
-)
-def test_how_it_ended_is_in_the_report(
-    words: list[str], status: int, outcome: str, number: int | None
-) -> None:
-    """The outcome says for certain what the status only hints at."""
-    told = report_of(*words, status=status)
-    assert (told["outcome"], told["signal"], told["exit_status"]) == (outcome, number, status)
-    assert told["truncated"] == (outcome == "output limit")
-    if told["truncated"]:
-        assert told["stdout"] == "y\n" * 5
-
-
-@pytest.mark.parametrize(
-    ("words", "status", "kind"),
-    [
-        (["nosuch"], 127, "SetupError"),
-        (["/usr"], 126, "SetupError"),
-        (["--ro", "/nowhere", "true"], 125, "SetupError"),
-        (["--uid", "x", "true"], 2, "PolicyError"),
-        ([""], 2, "PolicyError"),
-    ],
-)
-def test_an_error_is_a_report_too(words: list[str], status: int, kind: str) -> None:
-    """If the command was not run, the document says why and what to do."""
-    error = report_of(*words, status=status)
-    assert error["outcome"] is None
-    told = error["error"]
-    assert (told["type"], told["exit_status"]) == (kind, status)
-    said = cli(*words).stderr.decode()
-    assert told["message"] in said
-    assert told["hint"] is None or told["hint"] in said
-    assert (told["errno"] is not None) == (told["step"] is not None) == (kind == "SetupError")
-
-
-def test_a_report_that_cannot_be_written(place: Path) -> None:
-    """A file that cannot be opened stops the run; one that cannot be written to is status 125."""
-    give(place)
-    touch = ["--rw", str(place), "touch", f"{place}/ran"]
-    assert "Is a directory" in refused(2, "--json", str(place), *touch)
-    assert not (place / "ran").exists()
-    done = cli("--json", "/dev/full", *touch)
-    assert (done.returncode, done.stdout) == (125, b"")
-    assert done.stderr == b"capsule: cannot write the result to /dev/full: No space left on device\n"
-    assert (place / "ran").exists()
-    # The command's own failure is not hidden by it.
-    assert cli("--json", "/dev/full", "nosuch").returncode == 127
-
-
-# --- signals ----------------------------------------------------------------------------------
-
-FORWARDED = ["SIGINT", "SIGQUIT", "SIGHUP", "SIGTERM", "SIGUSR1", "SIGUSR2"]
-READY = b"ready\n"
-
-
-def started(script: str, *before: str, **options: Any) -> subprocess.Popen[bytes]:
-    """A run of a shell script that says `ready` when it is."""
-    words = [*before, CAPSULE, "sh", "-c", script]
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, cwd="/", **options
-    )
-    assert process.stdout is not None
-    assert read_until(process.stdout, READY) == READY
-    return process
-
-
-def read_until(pipe: IO[bytes], end: bytes) -> bytes:
-    """Bytes up to an end, or up to the pipe's."""
-    data = b""
-    while not data.endswith(end):
-        assert select.select([pipe], [], [], HANG)[0], f"nothing came after {data!r}"
-        byte = os.read(pipe.fileno(), 1)
-        if not byte:
-            break
-        data += byte
-    return data
-
-
-def ended(process: subprocess.Popen[bytes]) -> tuple[int, bytes, bytes]:
-    """(Status or -signal, what else it wrote, what it said)."""
-    out, said = process.communicate(timeout=HANG)
-    assert b"Traceback" not in said
-    return process.returncode, out, said
-
-
-@pytest.mark.parametrize("name", FORWARDED)
-def test_a_signal_to_the_command_line_ends_both(name: str) -> None:
-    """It is passed on, and what it ends inside ends the command line by the same signal."""
-    process = started("echo ready; exec sleep 1000")
-    process.send_signal(signal.Signals[name])
-    assert ended(process) == (-signal.Signals[name], b"", b"")
-
-
-@pytest.mark.parametrize("name", FORWARDED)
-def test_a_command_that_takes_a_signal(name: str) -> None:
-    """What the command makes of the signal counts: its own status comes out."""
-    process = started(f"trap 'echo got; exit 5' {name[3:]}; echo ready; sleep 1000 & wait")
-    process.send_signal(signal.Signals[name])
-    assert ended(process) == (5, b"got\n", b"")
-
-
-def test_no_signal_is_lost() -> None:
-    """A signal that comes as soon as the command is there, again and again, is passed on each time."""
-    for _ in range(25):
-        process = started("trap 'exit 5' USR1; echo ready; sleep 1000 & wait")
-        process.send_signal(signal.SIGUSR1)
-        assert ended(process) == (5, b"", b"")
-
-
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"])
-def test_a_signal_that_was_ignored_stays_ignored(name: str) -> None:
-    """As under nohup(1): what the caller ignores is not passed on, what follows it is."""
-    script = f"trap 'echo no' {name[3:]}; trap 'echo yes; exit 0' USR1; echo ready; sleep 1000 & wait"
-    process = started(script, "sh", "-c", f"trap '' {name[3:]}; exec \"$@\"", "sh")
-    process.send_signal(signal.Signals[name])
-    process.send_signal(signal.SIGUSR1)
-    assert ended(process) == (0, b"yes\n", b"")
-
-
-def test_quit_leaves_no_core() -> None:
-    """The command line that dies of SIGQUIT does not dump its memory."""
-    process = started(
-        "echo ready; exec sleep 1000", "sh", "-c", 'ulimit -c $(ulimit -H -c); exec "$@"', "sh"
-    )
-    process.send_signal(signal.SIGQUIT)
-    _, status = os.waitpid(process.pid, 0)
-    process.returncode = -signal.SIGQUIT
-    ended(process)
-    assert os.WTERMSIG(status) == signal.SIGQUIT
-    assert not os.WCOREDUMP(status)
-
-
-def test_a_stop_is_a_stop_inside_too() -> None:
-    """SIGTSTP stops the command and then the command line; SIGCONT continues both."""
-    # A session of its own would be an orphaned process group, which nothing stops.
-    process = started("echo ready; exec sleep 1000", process_group=0)
-    process.send_signal(signal.SIGTSTP)
-    assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
-    # Below init.
-    (command,) = (s.pid for s in descendants(process.pid) if s.parent != process.pid)
-    await_state(command, "T")
-    process.send_signal(signal.SIGCONT)
-    await_state(command, "S")
-    process.send_signal(signal.SIGTERM)
-    assert ended(process)[0] == -signal.SIGTERM
-
-
-def await_state(pid: int, state: str) -> None:
-    """Wait for a process to be in a state; the kernel tells of it to its parent only, which is init."""
-    until = time.monotonic() + HANG
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != state:
-        assert time.monotonic() < until
-        time.sleep(0.001)
-
-
-def test_kill_ends_everything() -> None:
-    """SIGKILL of the command line leaves nobody of the capsule."""
-    process = started("setsid sleep 1000 & trap '' TERM; echo ready; wait")
-    inside = [s.pid for s in descendants(process.pid)]
-    assert len(inside) >= 3
-    process.kill()
-    assert ended(process)[0] == -signal.SIGKILL
-    assert all(await_end(pid) for pid in inside)
-
-
-# --- a signal during the start ----------------------------------------------------------------
-
-# The very script, in an interpreter that has told that it is about to run it.
-_TELLING = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-path = sys.argv[1]
-sys.argv[:] = sys.argv[1:]
-script = compile(open(path, "rb").read(), path, "exec")
-os.write(1, b"ready\\n")
-exec(script, {"__name__": "__main__"})
-"""
-
-
-def _interrupt_the_start(number: int, moment: float) -> None:
-    before = {s.pid for s in descendants(os.getpid())}
-    script = ("sh", "-c", "setsid sleep 1000 & exec sleep 1000")
-    process = subprocess.Popen(
-        [PYTHON, "-c", _TELLING, f"{CAPSULE}-python", *script],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd="/",
-    )
-    assert process.stdout is not None
-    assert read_until(process.stdout, READY) == READY
-    time.sleep(moment)
-    process.send_signal(number)
-    assert ended(process) == (-number, b"", b""), f"after {moment:.4f} s"
-    for found in descendants(os.getpid()):
-        assert found.pid in before or await_end(found.pid), found
-
-
-@pytest.mark.parametrize(("number", "count"), [(signal.SIGINT, 30), (signal.SIGTERM, 10)])
-def test_a_signal_at_any_moment_of_the_start(number: int, count: int) -> None:
-    """It ends the command line by that signal, without a word, and nobody is left."""
-    moments = random.Random(number)
-    for _ in range(count):
-        # The whole start takes some 30 ms; a few later ones find the command running.
-        _interrupt_the_start(number, moments.uniform(0, 0.05))
-
-
-def test_ctrl_c_during_the_imports(place: Path) -> None:
-    """The script lets SIGINT end it before it imports anything that takes time."""
-    (place / "capsule").mkdir()
-    (place / "capsule" / "__init__.py").write_text("import os\nos.kill(os.getpid(), 2)\n")
-    env = host_variable(PYTHONPATH=str(place), PYTHONDONTWRITEBYTECODE="1")
-    done = subprocess.run([PYTHON, f"{CAPSULE}-python", "true"], capture_output=True, env=env)
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
-
-
-def test_sigchld_was_ignored() -> None:
-    """A parent that ignores SIGCHLD, which a program inherits, changes nothing."""
-    code = (
-        "import os, signal, sys; signal.signal(17, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
-    )
-    done = subprocess.run(
-        [PYTHON, "-c", code, CAPSULE, "sh", "-c", "sleep 0; exit 9"],
-        capture_output=True,
-        timeout=HANG,
-        cwd="/",
-    )
-    assert (done.returncode, done.stderr) == (9, b"")
-
-
-def test_standard_input_is_the_commands() -> None:
-    """What the command leaves of its input is there for who comes next: Capsule reads none of it."""
-    script = '{ "$capsule" sh -c "read x; echo \\$x"; cat; }'
-    done = in_shell(script, input=b"one\ntwo\n")
-    assert done.stdout == b"one\ntwo\n"

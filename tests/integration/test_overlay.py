@@ -351,6 +351,16 @@ def test_a_kept_layer_goes_on_where_it_was(directory: Path, keep: Path) -> None:
     assert snapshot(directory) == before
 
 
+def test_where_no_layer_can_be_kept(directory: Path, keep: Path) -> None:
+    """A directory that cannot be made is named, with what to do; it is not the launcher's fault."""
+    for path in ("/proc/nothing", "/proc/nothing/layer", f"{keep}/no/layer"):
+        mount = Mount.overlay(directory, AT, keep=path)
+        with pytest.raises(capsule.PolicyError, match=f"upper layer in {path}: ") as caught:
+            capsule.run(["true"], mounts=(mount,), cwd="/")
+        assert caught.value.hint
+        assert "launcher" not in str(caught.value)
+
+
 def test_a_kept_layer_can_be_opened_later_and_applied(directory: Path, keep: Path) -> None:
     """Some changes, then all; afterwards the host's directory is as the overlay was."""
     mount = Mount.overlay(directory, AT, keep=keep / "layer")

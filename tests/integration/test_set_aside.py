@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import shutil
 import stat
 import subprocess
@@ -171,3 +172,29 @@ tell("made")
     tree.chmod(0o755)
     (tree / "closed").chmod(0o700)
     subprocess.run(["rm", "-rf", tree / ("d" * 100)], check=True, timeout=HANG)
+
+
+def test_a_run_that_is_left_early_says_what_was_set_aside(tree: Path) -> None:
+    """Leaving the block kills, and the result says so, and what was done to files of the host."""
+    script = "mkdir .idea; echo ready; exec sleep 1000"
+    with capsule.start(["sh", "-c", script], writable(tree)) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        assert process.poll() is None
+    result = process.poll()
+    assert result is not None
+    assert result is process.wait()
+    assert (result.outcome, result.returncode) == (capsule.Outcome.KILLED, -9)
+    assert result.detail == "killed by the caller"
+    assert set(aside(result)) == {f"{tree}/.idea"}
+    assert not (tree / ".idea").exists()
+
+
+def test_a_run_that_had_ended_when_it_was_left(tree: Path) -> None:
+    """What the command came to counts, though nobody waited for it."""
+    with capsule.start(["sh", "-c", "mkdir .idea; exit 3"], writable(tree)) as process:
+        assert select.select([process], [], [], HANG)[0]
+    result = process.poll()
+    assert result is not None
+    assert (result.outcome, result.returncode) == (capsule.Outcome.EXITED, 3)
+    assert set(aside(result)) == {f"{tree}/.idea"}

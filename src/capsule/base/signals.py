@@ -9,6 +9,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import errno
 import os
+from _thread import get_ident
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,24 +79,63 @@ def name(number: int) -> str:
         return f"signal {number}"
 
 
+# Of threads in a block that lets signals through now and then: the mask outside of it.
+_outside: dict[int, set[int]] = {}
+
+
 class Held:
     """A block that no signal handler cuts off: what is half made would have no owner.
 
     Handlers run in the main thread; in a process of several threads another one may still take the
     signal, and the handler then runs all the same.
+
+    Args:
+        breathing: whether `breathe` has an effect in it.
     """
 
+    def __init__(self, *, breathing: bool = False) -> None:
+        self._breathing = breathing
+
     def __enter__(self) -> Held:
-        self._before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+        self._before: set[int] = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
+        try:
+            # A handler of a signal that came before this runs in this very call.
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+        except BaseException:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
+            raise
+        if self._breathing:
+            _outside[get_ident()] = self._before
         return self
 
     def __exit__(self, *_exception: object) -> None:
+        self.stop_breathing()
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
+
+    def stop_breathing(self) -> None:
+        """From here on `breathe` has no effect: there is something half made."""
+        if self._breathing:
+            self._breathing = False
+            _outside.pop(get_ident(), None)
 
     def read(self, fd: int, size: int) -> bytes:
         """Read from a descriptor, while handlers may raise as they may outside of the block."""
-        now = _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
         try:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
             return os.read(fd, size)
         finally:
-            _signal.pthread_sigmask(_signal.SIG_SETMASK, now)
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+
+
+def breathe() -> None:
+    """Let the handlers of signals run that came meanwhile, which may raise.
+
+    To be called where something may take long and nothing is half made: all that is open is closed on
+    the way out. It has an effect in a breathing block of `Held` only.
+    """
+    before = _outside.get(get_ident()) if _outside else None
+    if before is not None:
+        try:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+        finally:
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())

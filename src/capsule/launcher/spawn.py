@@ -109,7 +109,7 @@ def cannot_start(error: OSError) -> HostError:
         errno.ENOMEM: "the host is out of memory",
         errno.ENOEXEC: "the launcher is for another CPU: install Capsule for this one",
     }.get(error.errno or 0)
-    if error.filename is not None:
+    if error.filename not in (None, LAUNCHER):
         return HostError(f"cannot start: {os.fsdecode(error.filename)}: {error.strerror}", hint=hint)
     return HostError(f"cannot start the launcher: {error.strerror}", hint=hint)
 

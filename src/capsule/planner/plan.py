@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
 # What Capsule itself puts there: directories, links, small files, mount points.
 ROOT_SIZE, ROOT_INODES = 4 << 20, 4096
-# How many trees of the host the launcher holds, the new proc file system among them, and how many file
-# systems of its own: TREES_MAX and OURS_MAX of launcher/mount.c.
+# Of the host, the new proc file system among them; of its own. TREES_MAX, OURS_MAX of launcher/mount.c.
 TREES = FILE_SYSTEMS = 1024
 
 
@@ -186,14 +185,13 @@ def _building(
 
 
 def _check_trees(count: int, policy: Policy) -> None:
-    if count <= TREES:
-        return
-    field = "mounts" if policy.root is None else "root"
-    hint = "show a directory above several of them instead of each"
-    if policy.root is not None:
-        hint = f"each entry of {policy.root} is one: move some of them into a directory of it"
-    message = f"{field}: {count} trees of the host; a capsule takes at most {TREES:,}"
-    raise PolicyError(message, field=field, value=count, hint=hint)
+    if count > TREES:
+        field = "mounts" if policy.root is None else "root"
+        hint = "show a directory above several of them instead of each"
+        if policy.root is not None:
+            hint = f"each entry of {policy.root} is one: move some of them into a directory of it"
+        message = f"{field}: {count} trees of the host; a capsule takes at most {TREES:,}"
+        raise PolicyError(message, field=field, value=count, hint=hint)
 
 
 def _check_file_systems(steps: Iterable[s.Step]) -> None:

@@ -15,10 +15,56 @@ from .units import parse_count, parse_cpus, parse_size, parse_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any, Self, Unpack
+    from collections.abc import Callable, Mapping, Sequence
+    from os import PathLike
+    from typing import Any, Literal, Self, TypedDict, Unpack
 
-    from .fields import LimitFields, PolicyFields
+    Size = int | str
+    Time = float | str
+    Variables = Mapping[str, str] | Mapping[bytes, bytes] | Sequence[tuple[str, str]]
+    Maybe = Variables | Mapping[str, str | None] | Sequence[tuple[str, str | None]]
+
+    class LimitFields(TypedDict, total=False):
+        """What `Limits` takes."""
+
+        timeout: Time | None
+        output: Size | None
+        cpu_time: Time | None
+        idle: Time | None
+        memory: Size | None
+        swap: Size | None
+        cpus: float | str | None
+        cpu_weight: int | str | None
+        pids: int | str | None
+        file_size: Size | None
+        open_files: int | str | None
+
+    class PolicyFields(TypedDict, total=False):
+        """What `Policy` takes."""
+
+        mounts: Sequence[Mount]
+        root: str | PathLike[str] | None
+        system: System | Literal["all", "needed"]
+        show_cwd: bool
+        protect: Sequence[str]
+        unprotect: Sequence[str]
+        network: Network | Literal["none", "host"]
+        hostname: str
+        uid: int
+        gid: int
+        id_map: IdMap | Literal["caller", "auto", "host-root"]
+        env: Variables | None
+        extra_env: Maybe
+        inherit_env: bool
+        cwd: str | PathLike[str] | None
+        limits: Limits
+        allow_degraded: Sequence[str]
+        seccomp: Seccomp | str
+        pretend_chown: bool
+
+    class Overrides(PolicyFields, LimitFields, total=False):
+        """What `run`, `start` and `plan` take besides: fields of the policy, or of its limits."""
+
 
 # Less does not even hold what sets a capsule up.
 LEAST_MEMORY, LEAST_FILES = 1 << 20, 16

@@ -217,7 +217,7 @@ class Process:
                     self._reap(self._running)
                     # It may have ended by itself before that.
                     self._records.notice_end()
-                    self._conclude()
+                    self._conclude(output=False)
             finally:
                 if self._closing is not None:
                     self._closing.close()
@@ -232,17 +232,22 @@ class Process:
         with signals.Held():
             return self._conclude()
 
-    def _conclude(self) -> Result:
-        """Make the result, let go of everything, and look at what the command left on the host."""
-        self._result = self._make_result()
-        self._release()
+    def _conclude(self, *, output: bool = True) -> Result:
+        """Make the result, let go of everything, and look at what the command left on the host.
+
+        Args:
+            output: whether what was read of its output is wanted, whose decoding may fail.
+        """
+        try:
+            result = self._make_result(output=output)
+        finally:
+            self._release()
+            found = None if self._closing is None else self._closing.examine()
+        notes = () if found is None else found.notes
         if self._leaf is not None and self._leaf.left:
-            note = f"the cgroup {self._leaf.path} could not be removed"
-            self._result = self._result.replace(notes=(note,))
-        if self._closing is not None:
-            found = self._closing.examine()
-            notes = (*self._result.notes, *found.notes)
-            self._result = self._result.replace(**{**found.__dict__, "notes": notes})
+            notes = (f"the cgroup {self._leaf.path} could not be removed", *notes)
+        more = {} if found is None else found.__dict__
+        self._result = result.replace(**{**more, "notes": notes})
         return self._result
 
     def _reap(self, running: Running) -> None:
@@ -266,7 +271,7 @@ class Process:
             os.close(self.terminal)
             self.terminal = None
 
-    def _make_result(self) -> Result:
+    def _make_result(self, *, output: bool) -> Result:
         ended, account = self._records.ended or None, self._account()
         used = usage(ended, account, self._wall())
         why = {"killed": self._killed, "truncated": self._capture.met}
@@ -275,8 +280,8 @@ class Process:
             args=self.args,
             outcome=outcome,
             returncode=returncode,
-            stdout=self._capture.text(self._streams.stdout),
-            stderr=self._capture.text(self._streams.stderr),
+            stdout=self._capture.text(self._streams.stdout) if output else None,
+            stderr=self._capture.text(self._streams.stderr) if output else None,
             truncated=self._capture.met,
             usage=used,
             namespaces=self.namespaces,

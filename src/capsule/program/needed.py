@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 
 from capsule.base.paths import is_below
+from capsule.base.signals import breathe
 from capsule.host.places import KERNEL
 
 from . import elf
@@ -46,6 +47,7 @@ def needed(found: str, search: str) -> tuple[tuple[str, str | None, str], ...]:
     places = _Places()
     reason = "the command"
     for program in programs(found, search):
+        breathe()
         places.add(program, reason)
         reason = "the interpreter of a script"
         _add_loaded(places, program)
@@ -67,6 +69,7 @@ def _add_loaded(places: _Places, program: str) -> None:
     for tree in trees(program, real):
         places.add(tree, "modules of the interpreter")
         for module in extensions(tree) if loader is not None else ():
+            breathe()
             for path in loader.of_module(module) if loader is not None else ():
                 places.add(path, "a library of a module")
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 
+from capsule.base.signals import breathe
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,6 +118,7 @@ def entries(
         while waiting:
             later: list[Entry | None] = []
             for directory in waiting:
+                breathe()
                 for entry in tree.look_into(directory):
                     if entry.kind == "directory" and _is_wanted(entry, deepest, enter):
                         tree.check(entry)

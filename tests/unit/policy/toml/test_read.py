@@ -6,9 +6,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,129 +18,16 @@ from capsule.cli.options import parse
 from capsule.cli.request import effective, place_error
 from capsule.confine.seccomp import filters
 from capsule.confine.seccomp.spec import Seccomp
-from capsule.policy import builtin, protected
 from capsule.policy.mounts import Mount, MountKind
-from capsule.policy.policy import IdMap, Limits, Network, Policy, System
+from capsule.policy.policy import Limits, Policy
 from capsule.policy.toml import document as toml_text
 from capsule.policy.toml import keys as shapes
-from capsule.policy.toml import tighten
+from tests.unit.policy.toml.policies import FLAG, MOUNTS, POLICIES
 
-# --- random policies ------------------------------------------------------------------------
-
-# What a path, a word or a variable can be: any bytes but NUL.
-_BYTES = st.binary(max_size=10).filter(lambda data: 0 not in data)
-# Text that TOML could take for something else.
-_SPECIAL = st.sampled_from(
-    [
-        "~/x",
-        "~",
-        "a\nb",
-        'q"q',
-        "'''",
-        '"""',
-        "\\",
-        "\\u0041",
-        "\x7f",
-        "\x1b[31m",
-        "é",
-        "𝄞",
-        "\r",
-        "\t",
-        "#",
-    ]
-)
-_WORD = _BYTES.map(os.fsdecode) | _SPECIAL
-_SOME = _WORD.filter(bool)
-_ABSOLUTE = _SOME.map(lambda word: f"/{word}")
-_SIZES = st.sampled_from([4096, 5000, "8K", "64M", 10**7, 2**40, 512 << 20])
-_MODES = st.integers(0, 0o777)
-_FLAG = st.booleans()
-_Any = st.SearchStrategy[Any]
+# --- there and back -----------------------------------------------------------------------------
 
 
-def _mount(make: Callable[..., Mount], *strategies: _Any, **named: _Any) -> st.SearchStrategy[Mount]:
-    """Mounts of a kind, without those that its function refuses."""
-
-    def attempt(values: tuple[tuple[object, ...], dict[str, object]]) -> Mount | None:
-        with contextlib.suppress(PolicyError):
-            return make(*values[0], **values[1])
-        return None
-
-    parts = st.tuples(*strategies)
-    keys: st.SearchStrategy[dict[str, object]] = st.fixed_dictionaries({}, optional=named)
-    made = st.tuples(parts, keys).map(attempt)
-    return made.flatmap(lambda mount: st.nothing() if mount is None else st.just(mount))
-
-
-_AT = st.none() | _ABSOLUTE
-_BIND = {"noexec": _FLAG, "optional": _FLAG}
-MOUNTS = {
-    MountKind.READ_ONLY: _mount(Mount.read_only, _ABSOLUTE | _SOME, _AT, **_BIND),
-    MountKind.READ_WRITE: _mount(Mount.read_write, _ABSOLUTE, _AT, **_BIND),
-    MountKind.OVERLAY: _mount(Mount.overlay, _ABSOLUTE, _AT, size=_SIZES, keep=_SOME, **_BIND),
-    MountKind.TMPFS: _mount(Mount.tmpfs, _ABSOLUTE, _SIZES, noexec=_FLAG),
-    MountKind.HIDE: _mount(Mount.hide, _ABSOLUTE | _SOME | st.just("~/*"), optional=_FLAG),
-    MountKind.SYMLINK: _mount(Mount.symlink, _SOME, _ABSOLUTE),
-    MountKind.DIRECTORY: _mount(Mount.directory, _ABSOLUTE, _MODES),
-    MountKind.FILE: _mount(Mount.file, _ABSOLUTE, _ABSOLUTE, mode=_MODES, optional=_FLAG),
-    MountKind.CONTENT: _mount(Mount.content, st.binary() | st.text(), _ABSOLUTE, mode=_MODES),
-    MountKind.DEVICE: _mount(Mount.device, _ABSOLUTE, _AT, optional=_FLAG),
-}
-
-
-def _in_force(mounts: list[Mount]) -> tuple[Mount, ...]:
-    """As many of the mounts, from the first on, as do not contradict each other."""
-    kept: tuple[Mount, ...] = ()
-    for mount in mounts:
-        with contextlib.suppress(PolicyError):
-            kept = Policy(mounts=(*kept, mount)).mounts
-    return kept
-
-
-_PART = _SOME.filter(lambda word: "/" not in word and word not in (".", ".."))
-_NAMES = st.lists(st.lists(_PART, min_size=1, max_size=2).map("/".join), max_size=3)
-_PLAIN = frozenset("*?[" + "".join(map(chr, (*range(32), *range(127, 160)))))
-_VARIABLE = _SOME.filter(lambda word: "=" not in word)
-POLICIES = st.builds(
-    Policy,
-    mounts=st.lists(st.one_of(*MOUNTS.values()), max_size=5).map(_in_force),
-    root=st.none() | _SOME,
-    system=st.sampled_from(list(System)),
-    show_cwd=_FLAG,
-    protect=_NAMES.map(lambda names: [name for name in names if _PLAIN.isdisjoint(name)]),
-    unprotect=st.lists(st.sampled_from([guard.name for guard in protected.TABLE]), max_size=3),
-    network=st.sampled_from(list(Network)),
-    hostname=st.from_regex(r"[a-z0-9][a-z0-9.-]{0,63}", fullmatch=True),
-    uid=st.integers(0, 2**32 - 2),
-    gid=st.integers(0, 2**32 - 2),
-    id_map=st.sampled_from(list(IdMap)),
-    env=st.none() | st.dictionaries(_VARIABLE, _WORD, max_size=3),
-    extra_env=st.dictionaries(_VARIABLE, st.none() | _WORD, max_size=3),
-    inherit_env=_FLAG,
-    cwd=st.none() | _SOME,
-    limits=st.builds(
-        Limits,
-        timeout=st.none()
-        | st.floats(min_value=0, exclude_min=True, max_value=1e8)
-        | st.integers(1, 10**6),
-        output=st.none() | st.integers(0, 2**63 - 1) | _SIZES,
-    ),
-    seccomp=st.builds(
-        Seccomp,
-        st.sampled_from(
-            ["default", "strict", "off", "@basic-io ~@chown", "/x/rules.json", "./~x.json"]
-        ),
-        st.lists(st.sampled_from(["ptrace", "@debug"])).map(tuple),
-        st.lists(st.sampled_from(["flock", "@sync"])).map(tuple),
-    ),
-    pretend_chown=_FLAG,
-)
-
-
-# --- there and back -------------------------------------------------------------------------
-
-
-@given(POLICIES, _FLAG)
+@given(POLICIES, FLAG)
 def test_what_is_written_loads_back(policy: Policy, everything: bool) -> None:
     """Any policy, whatever bytes its paths and variables have, is equal to what its TOML loads as."""
     text = profile.dump(policy, everything=everything)
@@ -198,7 +83,7 @@ def test_how_it_is_written() -> None:
     )
 
 
-# --- reading --------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -263,7 +148,7 @@ def test_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert profile.load("p.toml") == wanted
 
 
-# --- errors ---------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------
 
 
 def refused(text: str) -> PolicyError:
@@ -468,96 +353,7 @@ def test_a_pipe_is_a_file() -> None:
     os.close(read)
 
 
-# --- the built-in ones ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project in a home, which is the working directory."""
-    place = tmp_path / "home" / "project"
-    place.mkdir(parents=True)
-    monkeypatch.setenv("HOME", str(place.parent))
-    monkeypatch.chdir(place)
-    return place
-
-
-def test_the_built_in_profiles(project: Path) -> None:
-    """Each is the policy that docs/files.md describes."""
-    home = str(project.parent)
-    assert list(builtin.NAMES) == ["default", "strict", "dev", "offline-build"]
-    assert builtin.builtin("default") == Policy()
-    assert builtin.builtin("dev") == Policy(mounts=(Mount.read_write(project),))
-    assert builtin.builtin("strict") == Policy(
-        system=System.NEEDED,
-        show_cwd=False,
-        mounts=tuple(Mount.tmpfs(at, "64M", noexec=True) for at in ("/tmp", "/dev/shm", home)),
-    )
-    offline = builtin.builtin("offline-build")
-    assert offline.network is Network.NONE
-    assert offline.mounts[0] == Mount.read_write(project)
-    assert all(mount.optional for mount in offline.mounts[1:])
-    kinds = {mount.source.removeprefix(f"{home}/"): mount.kind for mount in offline.mounts[1:]}
-    assert kinds.pop(".rustup") is MountKind.READ_ONLY
-    assert set(kinds.values()) == {MountKind.OVERLAY}
-    assert {".cargo/registry", ".m2/repository", "go/pkg/mod", ".npm/_cacache"} <= set(kinds)
-
-
-@pytest.mark.usefixtures("project")
-def test_every_built_in_profile_loads_back() -> None:
-    """As TOML each is equal to itself; each has a maker and a line of text."""
-    assert set(builtin._MAKERS) == set(builtin.NAMES)
-    for name in builtin.NAMES:
-        policy = builtin.builtin(name)
-        assert profile.loads(profile.dump(policy)) == policy
-
-
-@pytest.mark.parametrize(
-    "secret",
-    [
-        ".cargo/credentials.toml", ".cargo/config.toml", ".m2/settings.xml", ".npmrc", ".pypirc",
-        ".gradle/gradle.properties", ".config/pip/pip.conf", ".ssh/id_ed25519", ".docker/config.json",
-        ".gem/credentials", ".config/gh/hosts.yml", ".git-credentials", ".yarnrc.yml", ".config/go/env",
-        ".local/share/uv/credentials/x", ".netrc",
-    ],
-)  # fmt: skip
-def test_no_profile_shows_a_credential(secret: str, project: Path) -> None:
-    """No mount of a built-in profile is at or above a file that is known to hold a token."""
-    path = f"{project.parent}/{secret}"
-    for name in builtin.NAMES:
-        for mount in builtin.builtin(name).mounts:
-            assert not mount.source or not f"{path}/".startswith(f"{mount.source}/")
-
-
-@pytest.mark.parametrize("name", ["dev", "offline-build"])
-def test_no_home_is_made_writable(name: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In /, a home, above one or in a shared directory they are refused, with the remedy."""
-    for place in ("/", project.parent, project.parent.parent, "/tmp", "/etc"):
-        monkeypatch.chdir(place)
-        with pytest.raises(PolicyError) as caught:
-            builtin.builtin(name)
-        assert caught.value.message.startswith(f"--profile {name} makes the working directory writable")
-        assert "--rw" in (caught.value.hint or "")
-    gone = project / "gone"
-    gone.mkdir()
-    monkeypatch.chdir(gone)
-    gone.rmdir()
-    with pytest.raises(PolicyError, match="gone"):
-        builtin.builtin(name)
-
-
-def test_a_project_in_a_cache(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The working directory is itself also where it is a cache, lies in one or holds one."""
-    home = project.parent
-    for place in ("go/pkg/mod", "go/pkg/mod/x", "go"):
-        (home / place).mkdir(parents=True, exist_ok=True)
-        monkeypatch.chdir(home / place)
-        mounts = builtin.builtin("offline-build").mounts
-        assert Mount.read_write(home / place) in mounts
-        own = next(mount for mount in reversed(mounts) if f"{home}/{place}".startswith(mount.at))
-        assert own.kind is MountKind.READ_WRITE
-
-
-# --- system calls -----------------------------------------------------------------------------
+# --- system calls -------------------------------------------------------------------------------
 
 
 def test_ways_to_write_what_system_calls_there_are() -> None:
@@ -584,206 +380,3 @@ def test_an_unknown_system_call_in_a_profile_is_placed() -> None:
         filters.load(policy.seccomp)
     place_error(options, caught.value)
     assert caught.value.message == "p.toml:2: seccomp: no such system call: pttrace"
-
-
-# --- a capsule.toml that is found -------------------------------------------------------------
-
-
-def tightened(text: str, *words: str) -> Policy:
-    """What these options come to where the working directory's capsule.toml holds this."""
-    Path("capsule.toml").write_text(text)
-    policy, note = effective(parse("run", [*words, "true"]))
-    assert note is not None
-    assert note.startswith("capsule.toml of the working directory applies")
-    return policy
-
-
-def test_what_a_found_file_may_do(project: Path) -> None:
-    """It hides, protects, lowers limits, takes the network and system calls away."""
-    text = (
-        'seccomp = { deny = ["ptrace", "flock"] }\nnetwork = "none"\n'
-        'protect = ["x"]\nlimits = { timeout = 5, output = "1K" }\n'
-        '[[mounts]]\nkind = "hide"\npattern = ".env"\n[[mounts]]\nkind = "hide"\npattern = "sub/key"\n'
-    )
-    words = ["--net=host", "--protect=y", "--timeout=5", "--ro=/data", "--allow-syscall=ptrace"]
-    assert tightened(text, *words) == Policy(
-        mounts=(Mount.read_only("/data"), Mount.hide(".env"), Mount.hide(project / "sub/key")),
-        protect=("x", "y"),
-        limits=Limits(5, 1024),
-        seccomp=Seccomp(deny=("flock", "ptrace")),
-    )
-    assert tightened("") == effective(parse("run", ["true"]))[0] == Policy(limits=Limits(output=None))
-
-
-@pytest.mark.usefixtures("project")
-@pytest.mark.parametrize(
-    ("limit", "flag", "found"),
-    [
-        ('memory = "64M"', "--memory=128M", Limits(None, None, memory=64 << 20)),
-        ('memory = "64M"', "--memory=32M", Limits(None, None, memory=32 << 20)),
-        ("pids = 9", "--swap=0", Limits(None, None, pids=9)),
-        ("swap = 0", "--swap=1G", Limits(None, None)),
-        ("cpus = 0.5", "--cpus=2", Limits(None, None, cpus=0.5)),
-        ("idle = 5", "--idle=3", Limits(None, None, idle=3)),
-    ],
-)
-def test_a_found_file_lowers_any_limit(limit: str, flag: str, found: Limits) -> None:
-    """The stricter of the two counts."""
-    assert tightened(f"[limits]\n{limit}", flag).limits == found
-
-
-@pytest.mark.usefixtures("project")
-def test_what_a_found_file_denies_is_denied() -> None:
-    """Whatever the caller allows: the same name or group, a name of the group, a group of the name."""
-    for allow in ("ptrace", "@debug"):
-        for deny in ("ptrace", "@debug"):
-            policy = tightened(f'seccomp.deny = ["{deny}"]', f"--allow-syscall={allow}")
-            found = filters.load(policy.seccomp, arch="x86_64")
-            assert found is not None
-            assert not found.request.rules().call("ptrace").allowed, (allow, deny)
-
-
-@pytest.mark.parametrize(
-    ("text", "words", "where"),
-    [
-        ('\nnetwork = "host"', [], "capsule.toml:2: network"),
-        ('\nnetwork = "host"', ["--net=host"], "capsule.toml:2: network"),
-        ("uid = 1", [], "capsule.toml:1: uid"),
-        ("env = {}", [], "capsule.toml:1: env"),
-        ("inherit_env = false", [], "capsule.toml:1: inherit_env"),
-        ('unprotect = ["all"]', [], "capsule.toml:1: unprotect"),
-        ("show_cwd = false", [], "capsule.toml:1: show_cwd"),
-        ('system = "needed"', [], "capsule.toml:1: system"),
-        ('seccomp = "strict"', [], "capsule.toml:1: seccomp"),
-        ('[seccomp]\ndeny = []\nprofile = "strict"', [], "capsule.toml:3: seccomp.profile"),
-        ('seccomp.allow = ["ptrace"]', [], "capsule.toml:1: seccomp.allow"),
-        ("pretend_chown = true", [], "capsule.toml:1: pretend_chown"),
-        ('[limits]\ntimeout = "none"', ["--timeout=5"], "capsule.toml:2: limits.timeout"),
-        ("limits.timeout = 'none'", [], "capsule.toml:1: limits.timeout"),
-        ('[limits]\noutput = "none"', ["--json=-"], "capsule.toml:2: limits.output"),
-        (
-            '[[mounts]]\nkind = "hide"\npattern = "x"\n[[mounts]]\nkind = "read_only"\nsource = "/x"',
-            [],
-            "capsule.toml:5: mounts[1].kind",
-        ),
-        ('[[mounts]]\nkind = "tmpfs"\nat = "/x"', [], "capsule.toml:2: mounts[0].kind"),
-    ],
-)
-@pytest.mark.usefixtures("project")
-def test_what_a_found_file_may_not_do(text: str, words: list[str], where: str) -> None:
-    """Any other key, or a looser value, is refused with its line and how to trust the file."""
-    with pytest.raises(PolicyError) as caught:
-        tightened(text, *words)
-    assert caught.value.message == (
-        f"{where}: a capsule.toml that is found in the working directory may only tighten"
-    )
-    assert "--profile ./capsule.toml" in (caught.value.hint or "")
-
-
-@pytest.mark.usefixtures("project")
-def test_of_two_limits_the_stricter_one_counts() -> None:
-    """A found file whose limit is higher than the run's own changes nothing; a lower one counts."""
-    words = ["--timeout=5", "--output=1K"]
-    for text, limits in (
-        ('limits = { timeout = 6, output = "2K" }', Limits(5, 1024)),
-        ("limits = { timeout = 4, output = 1 }", Limits(4, 1)),
-        ("limits = { timeout = 6, output = 1 }", Limits(5, 1)),
-    ):
-        assert tightened(text, *words).limits == limits
-    assert tightened("limits = { timeout = 6 }").limits == Limits(6, None)
-
-
-@pytest.mark.usefixtures("project")
-def test_every_other_key_is_refused() -> None:
-    """Of all fields only those that can take away are allowed; a new one is not."""
-    values = profile.dump(Policy(), everything=True) + 'root = "/"\ncwd = "/"\n'
-    lines = [line for line in values.split("\n[", 1)[0].splitlines() if line]
-    names = {line.split()[0] for line in lines}
-    allowed = {"network", "protect"}
-    for line in lines:
-        if line.split()[0] in allowed:
-            tightened(line)
-        else:
-            with pytest.raises(PolicyError, match="may only tighten"):
-                tightened(line)
-    assert allowed <= names
-
-
-@pytest.mark.usefixtures("project")
-def test_a_mistake_in_a_found_file() -> None:
-    """It is an error as in any profile, and one that hides what was asked for is one, too."""
-    with pytest.raises(PolicyError, match=r"capsule\.toml:1: limits\.timeout: not a time"):
-        tightened("limits = { timeout = 'soon' }")
-    with pytest.raises(PolicyError, match=r"capsule\.toml:1: nope: unknown key"):
-        tightened("nope = 1")
-    with pytest.raises(PolicyError, match=r"capsule\.toml:1: mounts: hide /a would hide tmpfs /a/b"):
-        tightened('[[mounts]]\nkind = "hide"\npattern = "/a"', "--tmpfs=/a/b")
-
-
-def test_a_found_file_that_is_named_is_trusted(project: Path) -> None:
-    """--profile ./capsule.toml, in whatever spelling, may do what any profile may."""
-    Path("capsule.toml").write_text("uid = 7\n")
-    for name in ("capsule.toml", "./capsule.toml", f"{project}/capsule.toml"):
-        policy, note = effective(parse("run", ["--profile", name, "true"]))
-        assert (policy.uid, note) == (7, None)
-    Path("other.toml").write_text("uid = 7\n")
-    for name in ("./other.toml", "strict"):
-        with pytest.raises(PolicyError, match="may only tighten"):
-            effective(parse("run", ["--profile", name, "true"]))
-
-
-@pytest.mark.usefixtures("project")
-def test_a_found_file_must_be_a_file() -> None:
-    """A link, a directory, a pipe or a file of more than 1 MiB is refused, and not waited for."""
-    file = Path("capsule.toml")
-    Path("real.toml").write_text("")
-    makers: dict[str, Callable[[], object]] = {
-        "a symbolic link": lambda: file.symlink_to("real.toml"),
-        "not a regular file": lambda: os.mkfifo(file),
-        "larger than 1 MiB": lambda: file.write_bytes(b"#" * (toml_text.LARGEST_FILE + 1)),
-    }
-    for why, make in makers.items():
-        make()
-        with pytest.raises(PolicyError) as caught:
-            effective(parse("run", ["true"]))
-        assert caught.value.message == f"capsule.toml: cannot be read: {why}"
-        file.unlink()
-    file.symlink_to("nowhere")
-    with pytest.raises(PolicyError, match="a symbolic link"):
-        effective(parse("run", ["true"]))
-    file.unlink()
-    file.mkdir()
-    with pytest.raises(PolicyError, match="not a regular file"):
-        effective(parse("run", ["true"]))
-
-
-def test_only_the_working_directory_is_looked_in(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file in the directory above, or in the one of --chdir, is not found."""
-    Path("capsule.toml").write_text("uid = 7\n")
-    (project / "sub").mkdir()
-    monkeypatch.chdir(project / "sub")
-    assert effective(parse("run", ["true"]))[1] is None
-    assert effective(parse("run", ["--chdir", str(project), "true"]))[1] is None
-
-
-@given(POLICIES, POLICIES)
-def test_a_found_file_never_loosens(asked: Policy, written: Policy) -> None:
-    """Whatever it holds: it is refused, or every part of the policy is as before or tighter."""
-    text = profile.dump(written)
-    document = toml_text.Document(text, "capsule.toml", "/")
-    with contextlib.suppress(PolicyError):
-        found_policy = tighten.tighten_by(asked, document)
-        assert found_policy.mounts[: len(asked.mounts)] == asked.mounts or {
-            mount.kind for mount in set(found_policy.mounts) - set(asked.mounts)
-        } <= {MountKind.HIDE}
-        assert set(asked.protect) <= set(found_policy.protect)
-        same = found_policy.replace(
-            mounts=asked.mounts, protect=asked.protect, network=asked.network, limits=asked.limits
-        )
-        assert same == asked
-        assert found_policy.network in (asked.network, Network.NONE)
-        for name in Limits.__value_fields__:
-            before, after = getattr(asked.limits, name), getattr(found_policy.limits, name)
-            assert before is None or (after is not None and after <= before)

@@ -19,7 +19,7 @@ from capsule.policy.policy import Limits, Policy
 from capsule.policy.toml import keys
 from capsule.policy.toml.schema import DIALECT, schema
 from capsule.policy.units import parse_size, parse_time
-from tests.unit.policy.toml.test_read import POLICIES
+from tests.unit.policy.toml.policies import POLICIES
 
 SCHEMA = schema()
 TYPES: dict[str, tuple[type, ...]] = {
