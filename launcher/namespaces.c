@@ -29,21 +29,20 @@ int step_cgroup(const struct step *step)
 }
 
 /*
- * As fork(2), into the namespaces and, if there is one, the cgroup: nothing of the capsule ever
- * runs outside of it. A cgroup namespace made by the same call would begin at our own cgroup, so
- * init makes it when it is in its own.
+ * As clone(2), into the cgroup as well: nothing of the capsule ever runs outside of it. A cgroup
+ * namespace made by the same call would begin at our own cgroup, so init makes it later.
  */
-static long clone_init(uint64_t namespaces)
+static long clone_into_cgroup(uint64_t flags)
 {
-	/* struct clone_args, which older headers lack: flags, ..., exit_signal, ..., cgroup. With
-	 * CLONE_PARENT the signal is our own, which is SIGCHLD. */
+	/*
+	 * struct clone_args, which older headers lack: flags, ..., exit_signal, ..., cgroup. With
+	 * CLONE_PARENT the signal is our own, which is SIGCHLD.
+	 */
 	uint64_t args[11] = {
-		[0] = (namespaces & ~(uint64_t)CLONE_NEWCGROUP) | CLONE_PARENT | INTO_CGROUP,
+		[0] = (flags & ~(uint64_t)CLONE_NEWCGROUP) | INTO_CGROUP,
 		[10] = (uint64_t)state.cgroup,
 	};
 
-	if (state.cgroup < 0)
-		return syscall(SYS_clone, namespaces | CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
 	return syscall(SYS_clone3, args, sizeof args);
 }
 
@@ -55,12 +54,16 @@ int step_namespaces(const struct step *step)
 {
 	struct record started = {.kind = RECORD_STARTED};
 	size_t next = (size_t)(step - state.plan->step) + 1;
+	uint64_t flags = step->arg[0].number | CLONE_PARENT;
 	int go[2];
 	long pid;
 
 	if (pipe2(go, O_CLOEXEC) < 0)
 		return -1;
-	pid = clone_init(step->arg[0].number);
+	if (state.cgroup < 0)
+		pid = syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);
+	else
+		pid = clone_into_cgroup(flags);
 	if (pid < 0)
 		return -1;
 	if (pid == 0) {

@@ -89,7 +89,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> object:
-    """What is imported when it is used."""
+    """Return what is imported when it is used."""
     import importlib
 
     if name == "profile":

@@ -1,4 +1,4 @@
-"""The glue: who reads this has read the architecture."""
+"""`run`, `start`, `plan`: who reads this has read the way of a run through the rooms."""
 
 from __future__ import annotations
 

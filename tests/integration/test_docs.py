@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import errno
 import io
 import os
 import re
@@ -28,10 +27,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import capsule
-from capsule.files.found import Survey
-from capsule.launcher import steps as s
-from capsule.process import hints
-from capsule.program.command import Command
+from capsule.launcher import spawn
 from tests.support import CAPSULE, HANG, give, shared_directory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,43 +187,6 @@ def test_console_examples(block: Block) -> None:
 
 # --- completeness -----------------------------------------------------------------------------
 
-_NAME = "NAME"
-
-
-def sample(kind: type[s.Step]) -> s.Step:
-    """A step whose path is the word that the page has for any path."""
-    return kind(*["PATH"] * 8)
-
-
-def hint_rows() -> set[tuple[str, str, str]]:
-    """(Word of the step, errno, hint) of all that the table of hints holds."""
-    rows = set()
-    for (kind, number), hint in hints.HINTS.items():
-        word = "any other" if kind is s.Step else kind.word
-        text = hint(sample(kind)) if callable(hint) else hint
-        rows.add((word, errno.errorcode[number], text))
-    return rows | exec_rows()
-
-
-def exec_rows() -> set[tuple[str, str, str]]:
-    """The same of exec, whose hints depend on where the program was found, and on who calls."""
-    user, root = capsule.Host(uid=1000), capsule.Host(uid=0)
-    step = s.Exec((), (_NAME,), ())
-    cases = [
-        (_NAME, None, errno.ENOENT, user),
-        (f"/{_NAME}", None, errno.ENOENT, user),
-        (_NAME, "PATH", errno.ENOENT, user),
-        (_NAME, None, errno.EACCES, user),
-        (_NAME, "PATH", errno.EACCES, user),
-        (_NAME, "PATH", errno.EACCES, root),
-    ]
-    rows = set()
-    for name, found, number, host in cases:
-        command = Command((name,), (), found, "/", (), "/root")
-        text = hints.hint_for(step, number, host, command, Survey())
-        rows.add(("exec", errno.errorcode[number], text or ""))
-    return rows
-
 
 def table_rows(page: str, heading: str) -> list[tuple[str, ...]]:
     """The cells of the table under a heading of a page, without its head."""
@@ -235,16 +194,6 @@ def table_rows(page: str, heading: str) -> list[tuple[str, ...]]:
     section = re.split(r"^#{1,3} ", section, flags=re.MULTILINE)[0]
     lines = [line for line in section.splitlines() if line.startswith("|")]
     return [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in lines[2:]]
-
-
-def test_every_hint_is_documented() -> None:
-    """The table of hints in docs/errors.md is the one in the code, row by row."""
-    rows = [
-        (word.strip("`"), number, text)
-        for word, number, text in table_rows("docs/errors.md", "## Hints")
-    ]
-    assert len(rows) == len(set(rows))
-    assert set(rows) == hint_rows()
 
 
 def test_the_tree_of_errors_is_the_code_s() -> None:
@@ -292,6 +241,37 @@ def test_every_module_is_documented() -> None:
     rows = table_rows("docs/architecture.md", "### Every file")
     documented = {cells[0].strip("`"): sorted(re.findall(r"`([\w.]+)`", cells[1])) for cells in rows}
     assert documented == rooms
+
+
+def test_the_numbers_of_records_are_the_launcher_s() -> None:
+    """docs/architecture.md has a row for each kind of record, with its number in C and Python."""
+    text = (ROOT / "launcher/util.h").read_text(encoding="utf-8")
+    kinds = re.findall(r"^\tRECORD_(\w+)", text, re.MULTILINE)
+    assert [getattr(spawn, kind) for kind in kinds] == list(range(1, len(kinds) + 1))
+    rows = table_rows("docs/architecture.md", "### The two pipes")
+    assert [cells[0] for cells in rows] == [
+        f"{number} {kind.lower()}" for number, kind in enumerate(kinds, 1)
+    ]
+    (size,) = re.findall(r"int64_t value\[(\d+)\]", text)
+    assert 8 * (1 + int(size)) == spawn.RECORD_SIZE
+    assert f"records of {spawn.RECORD_SIZE} bytes" in read("docs/architecture.md")
+
+
+def test_the_cap_of_a_plan_is_the_launcher_s() -> None:
+    """docs/architecture.md says from which size on a plan is refused."""
+    text = (ROOT / "launcher/plan.h").read_text(encoding="utf-8")
+    (megabytes,) = re.findall(r"^#define PLAN_MAX \((\d+)u << 20\)$", text, re.MULTILINE)
+    assert f"More than {megabytes} MiB is `E2BIG`." in read("docs/architecture.md")
+
+
+def test_the_descriptors_are_the_launcher_s() -> None:
+    """Python puts the launcher's descriptors where it looks for them."""
+    text = (ROOT / "launcher/util.h").read_text(encoding="utf-8")
+    found = {
+        name: int(number) for name, number in re.findall(r"^\t(\w+_FD) = (\d+),", text, re.MULTILINE)
+    }
+    assert found
+    assert found == {name: getattr(spawn, name) for name in found}
 
 
 def test_every_protection_is_documented() -> None:

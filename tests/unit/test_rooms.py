@@ -164,3 +164,15 @@ def test_what_is_public_is_said_where_it_is() -> None:
         value = getattr(capsule, name)
         if callable(value):
             assert value.__doc__, name
+
+
+def test_a_function_s_docstring_has_a_verb() -> None:
+    """It says what the function does, not what its result would be called."""
+    nouns = [
+        f"{name}:{node.name}"
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, Function) and not node.decorator_list
+        if (ast.get_docstring(node) or "").startswith(("What ", "Whether "))
+    ]
+    assert nouns == []

@@ -32,7 +32,7 @@ class CapsuleError(Exception):
         super().__init__(self.message)
 
     def __str__(self) -> str:
-        """What failed, that the command was not run, what to do: one part a line."""
+        """Return what failed, that the command was not run, what to do: one part a line."""
         lines = [self.message, "  The command was not run."]
         if self.hint:
             lines.append(f"  hint: {self.hint}")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def is_below(path: str, top: str) -> bool:
-    """Whether a path is *top* or lies below it. Both are normal and absolute."""
+    """Return whether a path is *top* or lies below it. Both are normal and absolute."""
     return path == top or path.startswith(top.rstrip("/") + "/")
 
 

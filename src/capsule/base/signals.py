@@ -40,7 +40,7 @@ SIG_IGN: int = _signal.SIG_IGN
 
 
 def get_handler(number: int) -> Handler:
-    """What is done on a signal: signal(2)."""
+    """Return what is done on a signal: signal(2)."""
     handler: Handler = _signal.getsignal(number)
     return handler
 

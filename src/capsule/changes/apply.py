@@ -65,7 +65,7 @@ class Applier:
         return tuple(applied)
 
     def _apply(self, change: Change, path: str) -> bool:
-        """Whether it was done: what is not wanted on the host is left out."""
+        """Return whether it was done: what is not wanted on the host is left out."""
         names = path.split("/") if path else []
         try:
             if not names:
@@ -265,7 +265,7 @@ def _unused_name() -> str:
 
 
 def stays_below(text: str, depth: int) -> bool:
-    """Whether a link's text cannot lead out of the tree, so many directories below whose top it lies.
+    """Return whether a link's text cannot lead out of the tree, so many directories below the top.
 
     ".." may stand only at the beginning, where it is the link's own directory that is left: behind the
     name of another link it would lead out of where that one leads to.

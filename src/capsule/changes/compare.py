@@ -51,14 +51,14 @@ class Protected:
         self._first = frozenset(guard.path.partition("/")[0] for guard in guards)
 
     def __call__(self, path: str, kind: str) -> bool:
-        """Whether this path from the overlay's top is one, if something of that kind is there."""
+        """Return whether this path from the overlay's top is one, if that kind of thing is there."""
         if self._first.isdisjoint(path.split("/")):
             return False
         return match(path, self._guards, kind) is not None
 
 
 def is_repository(*here: Cursor) -> bool:
-    """Whether git takes a directory for a repository: of these, each shows a part of what is in it."""
+    """Return whether git takes a directory for a repository; each of these shows a part of it."""
 
     def has(name: str) -> bool:
         return any(cursor.stat(name) is not None for cursor in here)
@@ -204,7 +204,7 @@ class Comparison:
         return below
 
     def _find_uncovered(self, directory: _Directory, names: set[str]) -> None:
-        """What the lower has in an opaque directory and the upper has not."""
+        """Take in what the lower has in an opaque directory and the upper has not."""
         fd = self._lower.open_list()
         try:
             there = self._list(fd)
@@ -247,7 +247,7 @@ class Comparison:
         return _attribute(f"/proc/self/fd/{self._upper.fd}/{name}", _WHITEOUT) is not None
 
     def _differs(self, name: str, now: os.stat_result, was: os.stat_result) -> bool:
-        """Whether two of one kind are different. What is not compared is."""
+        """Return whether two of one kind are different. What is not compared is."""
         kind = kind_of(now.st_mode)
         if kind == "symlink":
             texts = [os.readlink(name, dir_fd=cursor.fd) for cursor in (self._upper, self._lower)]

@@ -92,7 +92,7 @@ def _set_aside(
 
 
 def _is_new(sight: Sight, was: str) -> bool:
-    """Whether something else stood there at the start, or a link stands for something else now.
+    """Return whether something else stood there at the start, or a link stands for something else now.
 
     One that leads to nothing any more does no harm. What will be there is for the next run to find.
     """

@@ -110,7 +110,7 @@ class Options:
         return tuple(value for name, value in self.given if name == flag)
 
     def has(self, flag: str) -> bool:
-        """Whether a switch was given."""
+        """Return whether a switch was given."""
         return self.last(flag) is not None
 
 

@@ -22,7 +22,7 @@ _SHOW = {**FLAGS, "--all": ""}
 
 
 def main(words: list[str]) -> str:
-    """What to print.
+    """Return what to print.
 
     Raises:
         PolicyError: the words make no sense, or what they ask for.

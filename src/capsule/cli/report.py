@@ -68,7 +68,7 @@ def denial(result: Result) -> str:
 
 
 def tell(result: Result) -> None:
-    """What a run that did not succeed should be known for, beside its exit status."""
+    """Say what a run that did not succeed should be known for, beside its exit status."""
     if result.outcome not in (Outcome.EXITED, Outcome.SIGNALED):
         say(verdict(result))
     elif result.detail and not result.ok:
@@ -101,7 +101,7 @@ def _peak(usage: Usage) -> str:
 
 
 def tell_closing(result: Result) -> None:
-    """What was set aside and noticed at the end: the caller has to know, asked for or not."""
+    """Say what was set aside and noticed at the end: the caller has to know, asked for or not."""
     for one in result.set_aside:
         done = f"is now {printable(one.moved_to)}" if one.moved_to else f"stays: {one.error}"
         say(

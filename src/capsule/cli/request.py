@@ -26,7 +26,7 @@ FOUND_FILE = "capsule.toml"
 
 
 def effective(options: Options, *, guarded: bool = True) -> tuple[Policy, str | None]:
-    """What the options ask for, tightened by the working directory's capsule.toml; and a note on that.
+    """Return what the options ask for, tightened by a capsule.toml that is found; and a note on that.
 
     Args:
         options: the options.
@@ -68,7 +68,7 @@ def place_error(options: Options, error: CapsuleError) -> None:
 
 
 def to_policy(options: Options) -> Policy:
-    """What the options ask for, on top of the profile.
+    """Return what the options ask for, on top of the profile.
 
     Raises:
         PolicyError: a value cannot be meant.
@@ -116,7 +116,7 @@ def _profile(options: Options) -> tuple[Policy, bool]:
 
 
 def is_file_name(word: str) -> bool:
-    """Whether a --profile is a file, and not a built-in one's name."""
+    """Return whether a --profile is a file, and not a built-in one's name."""
     return "/" in word or word.endswith(".toml")
 
 
@@ -144,7 +144,7 @@ def _limits(options: Options, base: Limits, output_is_said: bool) -> Limits:
 
 
 def _seccomp(options: Options, base: Seccomp) -> Seccomp:
-    """What the options name wins over what the profile names."""
+    """Return what the options name wins over what the profile names."""
     allow, deny = options.all("--allow-syscall"), options.all("--deny-syscall")
     read = options.last("--seccomp")
     return base.replace(

@@ -65,7 +65,7 @@ def _report(options: Options) -> Report | None:
 
 
 def _say(options: Options, result: Result) -> None:
-    """What the caller has to know, or asked for. Of a run that succeeded that is nothing."""
+    """Say what the caller has to know, or asked for. Of a run that succeeded that is nothing."""
     verbose = options.has("--verbose")
     if result.ok and not (verbose or result.set_aside or result.notes):
         return

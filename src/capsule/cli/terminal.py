@@ -101,7 +101,7 @@ class Relay:
             self._screen = -1
 
     def _show_rest(self) -> None:
-        """What was written last is still in the pty when the command has ended."""
+        """Show what was written last: it is still in the pty when the command has ended."""
         with contextlib.suppress(OSError):
             while data := os.read(self._master, _CHUNK):
                 self._write(self._loop.count_output(data))

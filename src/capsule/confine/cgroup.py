@@ -215,7 +215,7 @@ class Leaf:
         self._peak_pids = max(self._peak_pids, self._number("pids.current") or 0)
 
     def account(self) -> Account:
-        """What was used up to now."""
+        """Return what was used up to now."""
         if self.sampled:
             self.sample()
         cpu, memory = self._table("cpu.stat"), self._table("memory.events")

@@ -54,7 +54,7 @@ class View(Value):
     deeper: bool = False
 
     def notes(self, tree: str, depth: int = GUARD_DEPTH) -> tuple[str, ...]:
-        """What was not looked at, in words, when so many levels were to be looked through."""
+        """Return what was not looked at, in words, when so many levels were to be looked through."""
         notes = [f"cannot look for protected names in {_join(tree, path)}" for path in self.closed]
         levels = f"{self.depth + 1} of {depth + 1} levels" if self.depth >= 0 else "its top"
         if self.depth < depth:
@@ -283,7 +283,7 @@ class _Search:
             self.found[place] = Sight(place, guard.name, identity, kind)
 
     def _is_same(self, place: str, link: str) -> bool:
-        """Whether a link can be the one that was found first. If not, it is new wherever it leads."""
+        """Return whether a link can be the one that was found first. If not, it is new."""
         return self._known is None or self._known.get(place, "").partition("\0")[0] == link
 
     def _close(self, path: str) -> None:
@@ -316,7 +316,7 @@ def _join(directory: str, name: str) -> str:
 
 
 def _folded(name: str) -> str:
-    """What names have in common that a file system that folds case may take for one.
+    """Return what names have in common that a file system that folds case may take for one.
 
     Only which names are looked up depends on it: whether they are one says the file system. ext4
     leaves out characters that have no width, so all that is not ASCII is left out here.
@@ -327,5 +327,5 @@ def _folded(name: str) -> str:
 
 
 def _is_repository(names: set[str]) -> bool:
-    """Whether git takes a directory with these names for a repository, whatever its own name is."""
+    """Return whether git takes a directory with these names for a repository, whatever it is called."""
     return "HEAD" in names and ({"objects", "refs"} <= names or "commondir" in names)

@@ -89,7 +89,7 @@ def _homes(tree: str) -> list[str]:
 
 
 def check_places(places: Iterable[str]) -> None:
-    """Whether all these places, of what is protected and of what is above, can be mounts.
+    """Check that all these places, of what is protected and of what is above, can be mounts.
 
     Raises:
         PolicyError: they are too many, or the path of one is longer than the kernel takes.
@@ -145,7 +145,7 @@ def _matches_from(guard: Guard, name: list[str], parts: list[str], kind: str) ->
 
 
 def _in_repository(last: str, parts: list[str]) -> bool:
-    """Whether it may be such a name in the repository of a submodule or a linked working tree."""
+    """Return whether it may be such a name in the repository of a submodule or a linked tree."""
     for number, part in enumerate(parts[:-2]):
         if part == ".git" and parts[number + 1] in REPOSITORIES and last in parts[number + 2 :]:
             return True

@@ -60,7 +60,7 @@ class Tree:
 
 
 def find_place(mount: Mount, trees: Sequence[Tree], mounts: Sequence[Mount]) -> Found | str:
-    """What a hide that names one place finds; or a note, if there is nothing.
+    """Return what a hide that names one place finds; or a note, if there is nothing.
 
     Raises:
         PolicyError: it is missing and not optional, or a symbolic link.
@@ -224,7 +224,7 @@ class Matches:
                 yield Tree(start, os.path.realpath(start))
 
     def _is_vain(self, pattern: Pattern, trees: Sequence[Tree]) -> bool:
-        """Whether it can match only what Capsule makes itself, or entries of the root."""
+        """Return whether it can match only what Capsule makes itself, or entries of the root."""
         start, depth = pattern.prefix, pattern.depth
         if start == "/" and depth is not None and any(map(pattern.matches, (*MADE, *SYSTEM))):
             return True
@@ -352,7 +352,7 @@ class _Search:
                 self._matches.notes.append(f"{target} is hidden, because {place} is a link to it")
 
     def _judge_closed(self, entry: Entry, top: int) -> None:
-        """What the caller cannot list, the command cannot either, unless it can change that."""
+        """Refuse or note what the caller cannot list: the command may be able to change that."""
         try:
             found = stat_beneath(top, entry.path)
         except OSError:

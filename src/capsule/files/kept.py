@@ -86,7 +86,7 @@ def check_kept(kept: str, apart: list[str], what: str) -> None:
 
 
 def check_lower(lower: str, writable: list[str], what: str) -> None:
-    """What changes in a lower directory itself is in no layer, and nobody would be told.
+    """Refuse a lower directory that can be written to: its changes are in no layer.
 
     Raises:
         PolicyError: it overlaps what the command can write to.
@@ -101,7 +101,7 @@ def check_lower(lower: str, writable: list[str], what: str) -> None:
 
 
 def check_marker(kept: int, path: str, lower: str, what: str) -> None:
-    """Whether a directory keeps an upper layer of this lower directory.
+    """Check that a directory keeps an upper layer of this lower directory.
 
     The kernel empties what lies in a directory for a layer under the names that it uses.
 
@@ -126,7 +126,7 @@ def check_marker(kept: int, path: str, lower: str, what: str) -> None:
 
 
 def _marker(kept: int) -> bytes | None:
-    """What the marker in such a directory says; None if there is none of the caller's making."""
+    """Return what the marker in such a directory says; None if there is none of the caller's making."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(_MARKER, flags, dir_fd=kept)
@@ -237,7 +237,7 @@ def open_upper(keep: str) -> int:
 
 
 def obstacle(keep: str) -> str | None:
-    """What lies where overlayfs wants a directory of its own, and is none; or None."""
+    """Return what lies where overlayfs wants a directory of its own, and is none; or None."""
     for name in (_UPPER, _WORK):
         part = os.path.join(keep, name)
         if os.path.lexists(part) and (os.path.islink(part) or not os.path.isdir(part)):

@@ -54,7 +54,7 @@ class Place:
 
 
 def trusts_root(uid: int, *, host_root: bool) -> bool:
-    """Whether only others than a capsule's command can act as uid 0 of the host.
+    """Return whether only others than a capsule's command can act as uid 0 of the host.
 
     In a container's user namespace its root is an ordinary caller, whose command has the same id.
     """
@@ -114,7 +114,7 @@ def _reversed_parts(path: str) -> list[str]:
 
 
 def _is_roots(found: os.stat_result) -> bool:
-    """Whether only root can replace what lies in a directory."""
+    """Return whether only root can replace what lies in a directory."""
     mode = found.st_mode
     return found.st_uid == 0 and (not mode & 0o022 or bool(mode & stat.S_ISVTX))
 
@@ -172,7 +172,7 @@ def _read_some(path: str, most: int) -> tuple[bytes, int]:
 
 
 def _is_of_devices(place: Place) -> bool:
-    """Whether a directory is part of /dev itself (not /dev/shm, /dev/pts), and holds only devices."""
+    """Return whether a directory is part of /dev itself (not of /dev/shm), and holds only devices."""
     assert place.stat is not None
     if not is_below(place.path, "/dev") or place.path == "/dev":
         return False

@@ -63,11 +63,11 @@ class Pattern:
         self.prefix = "/" + "/".join(_plain_start(self._parts))
 
     def may_match(self, name: str) -> bool:
-        """Whether a path with this last component can match. Cheap, and mostly says no."""
+        """Return whether a path with this last component can match. Cheap, and mostly says no."""
         return _fits_name(self._last, name)
 
     def matches(self, path: str) -> bool:
-        """Whether it matches the normal absolute path."""
+        """Return whether it matches the normal absolute path."""
         return _fits(self._parts, path.split("/")[1:], _fits_name)
 
 
@@ -136,7 +136,7 @@ def _fits_character(token: Token, character: str) -> bool:
 
 
 def _fits(pattern: Sequence[Any], text: Sequence[str], fits: Callable[[Any, str], bool]) -> bool:
-    """Whether each item of the text fits its own of the pattern, where None stands for any number.
+    """Return whether each item of the text fits its own of the pattern; None stands for any number.
 
     Only the last None is ever tried again, so that no pattern takes longer than the two lengths
     multiplied.

@@ -90,7 +90,7 @@ def _unasked_sockets(top: str | None) -> tuple[tuple[tuple[str, bool], ...], tup
 
 
 def _has_relative(table: bytes) -> bool:
-    """Whether a socket was bound by a relative name: the kernel keeps it so, and it may lie anywhere.
+    """Return whether a socket was bound by a relative name: kept as it is, it may lie anywhere.
 
     What is no plain line, because of a newline in a name, may be one.
     """

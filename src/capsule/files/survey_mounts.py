@@ -185,7 +185,7 @@ class _Look:
                 self._trees.append(Tree(path, os.path.realpath(path)))
 
     def find_hides(self, mounts: Sequence[Mount], *, programs: bool) -> None:
-        """What the hides of the policy cover, wherever it is shown.
+        """Find what the hides of the policy cover, wherever it is shown.
 
         Args:
             mounts: the mounts of the policy.
@@ -227,7 +227,7 @@ class _Look:
         self.notes += matches.notes + matches.idle()
 
     def _find_again(self, matches: Matches, *, programs: bool) -> None:
-        """What is hidden at one place is hidden wherever else a directory that holds it is shown.
+        """Hide what is hidden at one place wherever else a directory that holds it is shown.
 
         A mount of the hidden file or directory itself, or of something in it, was meant.
         """
@@ -356,7 +356,7 @@ def _inside(tree: str, link: str) -> str:
 
 
 def _is_covered(place: str, covers: set[str], at: str = "/") -> bool:
-    """Whether something else than the mount *at* stands at a place in it, or above that."""
+    """Return whether something else than the mount *at* stands at a place in it, or above that."""
     return any(one in covers for one in above(place) if one != at and is_below(one, at))
 
 

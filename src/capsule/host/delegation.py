@@ -74,7 +74,7 @@ def _find(own: str) -> Delegation:
 
 
 def _look(directory: str, mount: str) -> Delegation:
-    """What can be done in a directory."""
+    """Return what can be done in a directory."""
     # The root alone has no events.
     top = not os.path.exists(f"{directory}/cgroup.events")
     error = _writing_error(directory)
@@ -87,7 +87,7 @@ def _look(directory: str, mount: str) -> Delegation:
 
 
 def _may_use(directory: str, mount: str, *, callers: bool, top: bool) -> bool:
-    """Whether it is the caller's to divide. What a service manager divides, it alone may."""
+    """Return whether it is the caller's to divide. What a service manager divides, it alone may."""
     if top:
         return os.geteuid() == 0
     if not callers:
@@ -104,7 +104,7 @@ def _may_use(directory: str, mount: str, *, callers: bool, top: bool) -> bool:
 
 
 def _user_manager_says_so(unit: str) -> bool:
-    """Whether it is a unit of the caller's service manager that has Delegate=yes.
+    """Return whether it is a unit of the caller's service manager that has Delegate=yes.
 
     That one leaves no mark. Asking takes some milliseconds: once for a unit, since what was divided
     then looks like any delegated cgroup.

@@ -59,7 +59,7 @@ def home_inside(own: str, *, whole_root: bool) -> str:
 
 
 def may_show(path: str, homes: list[str]) -> bool:
-    """Whether a directory may be shown without being asked for."""
+    """Return whether a directory may be shown without being asked for."""
     for name in {path, real_path(path)}:
         if name == "/" or name in SHARED or any(is_below(home, name) for home in homes):
             return False

@@ -212,7 +212,7 @@ def version(kernel: str) -> tuple[int, ...]:
 
 
 def _has_capability(number: int) -> bool:
-    """Whether it is in the effective set; a container's root has few."""
+    """Return whether it is in the effective set; a container's root has few."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
             found = next(line for line in lines if line.startswith("CapEff:"))

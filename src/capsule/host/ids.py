@@ -20,7 +20,7 @@ class Range(Value):
 
 
 def has_initial_ids(*, unsure: bool) -> bool:
-    """Whether ids are the kernel's own: the initial user namespace, not a container's.
+    """Return whether ids are the kernel's own: the initial user namespace, not a container's.
 
     Args:
         unsure: the answer where /proc does not say.

@@ -100,7 +100,7 @@ def spawn(
 
 
 def cannot_start(error: OSError) -> HostError:
-    """What it means that the kernel gave us no process, descriptor or memory."""
+    """Return what it means that the kernel gave us no process, descriptor or memory."""
     hint = {
         errno.EBADF: "a descriptor is above this process's limit of open files: raise ulimit -n",
         errno.EMFILE: "too many open files in this process: close some or raise ulimit -n",

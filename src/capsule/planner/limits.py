@@ -144,7 +144,7 @@ def _sysctls(policy: Policy, host: Host, in_cgroup: bool) -> Iterator[s.Step]:
 
 
 def _has_pid_max(policy: Policy, host: Host) -> bool:
-    """Whether that is what bounds processes where RLIMIT_NPROC does not."""
+    """Return whether that is what bounds processes where RLIMIT_NPROC does not."""
     return not _counts_pids(policy, host) and version(host.kernel) >= OWN_PID_MAX
 
 

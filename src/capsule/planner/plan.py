@@ -264,7 +264,7 @@ def _launcher_steps(namespaces: s.Namespaces, ids: Ids, host: Host) -> Iterator[
 
 
 def _sources(view: View) -> list[Source]:
-    """What is taken from the host, in the order in which it is: the launcher's first.
+    """Return what is taken from the host, in the order in which it is: the launcher's first.
 
     Its place in this list is its number in the plan. The new proc file system is the last.
     """
@@ -309,7 +309,7 @@ def _take(view: View, sources: list[Source], ids: Ids, host: Host) -> Iterator[s
 
 
 def _content_size(view: View) -> int:
-    """What the files that the policy brings take in the root's tmpfs."""
+    """Return what the files that the policy brings take in the root's tmpfs."""
     sizes = (len(place[2]) // 2 for _, place in view.places if isinstance(place, s.Content))
     return sum(size + -size % 4096 for size in sizes)
 

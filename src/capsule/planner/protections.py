@@ -33,7 +33,7 @@ def kept_capabilities(policy: Policy) -> int:
 
 
 def protections(policy: Policy, ids: Ids, filter_: Filter | None, bounds: Bounds) -> dict[str, str]:
-    """What is promised, each with what enforces it."""
+    """Return what is promised, each with what enforces it."""
     network = (
         "network namespace with a loopback interface only"
         if policy.network is Network.NONE

@@ -213,7 +213,7 @@ def _place_private(places: Places, command: Command, ids: Ids, *, whole_root: bo
 
 
 def _place_mounts(places: Places, found: tuple[Found, ...], ids: Ids, mapping: Mapping | None) -> None:
-    """What the policy's mounts ask for, in its order."""
+    """Place what the policy's mounts ask for, in its order."""
     asked = {one.mount.at for one in found}
     for one in found:
         mount = one.mount
@@ -229,7 +229,7 @@ def _place_mounts(places: Places, found: tuple[Found, ...], ids: Ids, mapping: M
 
 
 def _cover(one: Found, there: Source | Layers | s.Step | None, ids: Ids) -> s.Step:
-    """What stands at a place that is hidden. Mounts that were given later may lie in a directory."""
+    """Return what stands at a hidden place. Mounts that were given later may lie in a directory."""
     at = one.mount.at
     if one.is_directory:
         return s.Tmpfs(at, HIDDEN_SIZE, HIDDEN_SIZE // 4096, 0o555, BOUND | s.NO_EXEC, *ids.set_up)
@@ -264,7 +264,7 @@ def _place_command(places: Places, notes: list[str], command: Command, survey: S
 
 
 def _place_guards(places: Places, survey: Survey) -> None:
-    """What patterns hide, and what is protected in writable trees."""
+    """Cover what patterns hide, and protect what guards name in writable trees."""
     for one in survey.guarded:
         places.setdefault(one.at, s.Protect(one.at, s.READ_ONLY if one.read_only else 0))
     for path, _ in survey.hidden:

@@ -273,7 +273,7 @@ def _mode(mode: int) -> int:
 
 
 def _check_place(mount: Mount) -> None:
-    """What Capsule makes itself cannot be replaced."""
+    """Refuse a place of what Capsule makes itself."""
     at = mount.at
     if at == "/":
         hint = "a whole root directory is Policy(root=...) or --root"

@@ -23,7 +23,7 @@ _SHOWING = (MountKind.READ_ONLY, MountKind.READ_WRITE, MountKind.OVERLAY)
 
 
 def exec_hint(error: int, host: Host, command: Command, survey: Survey) -> str:
-    """What to do about an ``execve`` that failed with ENOENT or EACCES."""
+    """Return what to do about an ``execve`` that failed with ENOENT or EACCES."""
     name = command.args[0]
     if command.found is None and error == errno.ENOENT:
         if "/" in name:
@@ -71,7 +71,7 @@ def _loaded(command: Command) -> Iterator[tuple[str, str]]:
 
 
 def _mount_over(place: str, survey: Survey) -> str | None:
-    """What of the policy covers a place: the innermost of its mounts that holds it, if it hides."""
+    """Return what of the policy covers a place: the innermost mount that holds it, if it hides."""
     patterns = [at for at, _ in survey.hidden if is_below(place, at)]
     if patterns:
         return f"the policy's hide of {patterns[0]}"
@@ -86,5 +86,5 @@ def _mount_over(place: str, survey: Survey) -> str | None:
 
 
 def _shows(mount: Mount, place: str) -> bool:
-    """Whether the source of a mount has what stands on the host at a place."""
+    """Return whether the source of a mount has what stands on the host at a place."""
     return os.path.lexists(mount.source + place.removeprefix(mount.at))

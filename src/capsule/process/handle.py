@@ -185,7 +185,7 @@ class Process:
         return f"<Process {self.args[0]!r} pid={self.pid} {state}>"
 
     def usage(self) -> Usage:
-        """What the command has used up to now; after the end, what it used in all.
+        """Return what the command has used up to now; after the end, what it used in all.
 
         Read from the cgroup where the capsule has one. Else init adds up what /proc says of the
         processes that there are and of those that were waited for.

@@ -228,7 +228,7 @@ def hint_for(step: Step, error: int, host: Host, command: Command | None, survey
 
 
 def _row(step: Step, error: int) -> str | None:
-    """What the table says."""
+    """Return what the table says."""
     kind = s.Tree if isinstance(step, s.MappedTree) else type(step)
     hint = HINTS.get((kind, error)) or HINTS.get((s.Step, error))
     return hint(step) if callable(hint) else hint
@@ -249,7 +249,7 @@ def _kept_hint(step: s.Overlay, error: int, survey: Survey) -> str | None:
 
 
 def host_error_for(step: Step, error: int, host: Host) -> HostError | None:
-    """What the host as such cannot give, whatever the policy says of it; None if that is not it."""
+    """Return what the host as such cannot give, whatever the policy says; None if that is not it."""
     # With a layer that is kept, EPERM may come from the directory that keeps it; but before 5.11 it
     # cannot come to that.
     kept = isinstance(step, s.Overlay) and step[2] != step.NONE and version(host.kernel) >= (5, 11)

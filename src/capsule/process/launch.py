@@ -142,7 +142,7 @@ class _Gifts:
             self._theirs.close()
 
     def take(self) -> tuple[int, ...]:
-        """What was sent. Init did so before the command ran, so this does not wait."""
+        """Return what was sent. Init did so before the command ran, so this does not wait."""
         from socket import CMSG_LEN, MSG_CMSG_CLOEXEC
 
         taken: list[int] = []

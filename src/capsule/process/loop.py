@@ -142,7 +142,7 @@ class Loop:
         return bool(data) and not self.capture.met
 
     def count_output(self, data: bytes) -> bytes:
-        """What of it is within the limit. Beyond, everything is killed."""
+        """Return what of it is within the limit. Beyond, everything is killed."""
         kept = self.capture.count(data)
         if self.capture.met:
             self.kill()
@@ -174,7 +174,7 @@ class Capture:
         self._sinks = {self._streams.stdout: stdout, self._streams.stderr: stderr}
 
     def read(self, fd: int) -> bytes | None:
-        """What there is of one stream, within the limit: b"" if nothing for now, None at its end."""
+        """Return what there is of one stream, within the limit: b"" if nothing, None at its end."""
         data = self._streams.buffered(fd)
         try:
             data += os.read(fd, CHUNK)
@@ -191,7 +191,7 @@ class Capture:
             self._kept.setdefault(fd, bytearray()).extend(data)
 
     def count(self, data: bytes) -> bytes:
-        """What of it is within the limit."""
+        """Return what of it is within the limit."""
         room = len(data) if self._limit is None else max(0, self._limit - self._size)
         self._size += len(data)
         self.met = self.met or len(data) > room

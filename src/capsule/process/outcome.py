@@ -72,7 +72,7 @@ def _done_to_it(
     killed: bool,
     truncated: bool,
 ) -> tuple[Outcome, str] | None:
-    """What ended the whole capsule; None if its command ended by itself."""
+    """Return what ended the whole capsule; None if its command ended by itself."""
     if truncated:
         return Outcome.OUTPUT_LIMIT, f"more than {limits.output} bytes of output"
     if account is not None and account.oom_kills:

@@ -41,7 +41,7 @@ class Records:
         self._lifeline = running.lifeline
 
     def has_ended(self) -> bool:
-        """Whether all inside is dead, or about to be."""
+        """Return whether all inside is dead, or about to be."""
         return self.ended is not None
 
     def read(self) -> None:
@@ -92,7 +92,7 @@ class Records:
                 pass  # it ended this moment
 
     def ask_usage(self) -> Record | None:
-        """What init says was used so far; None if it ended instead."""
+        """Return what init says was used so far; None if it ended instead."""
         self._answers.clear()
         self.tell(spawn.ASK_USAGE)
         waiting = select.poll()

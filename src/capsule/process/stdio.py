@@ -71,7 +71,7 @@ class Streams:
         return self._files.get(name)
 
     def buffered(self, fd: int) -> bytes:
-        """What the caller's own reader has fetched from the pipe but not handed out."""
+        """Return what the caller's own reader has fetched from the pipe but not handed out."""
         name = "stdout" if fd == self.stdout else "stderr"
         reader: Any = self._files.pop(name, None)
         if reader is None or reader.closed:
@@ -158,7 +158,7 @@ def encoding_of(text: bool, encoding: str | None, errors: str | None) -> Encodin
 
 
 def input_bytes(data: bytes | str | None, coding: Encoding | None) -> bytes:
-    """What is to be read from standard input, as bytes.
+    """Return what is to be read from standard input, as bytes.
 
     Raises:
         PolicyError: it is not as it has to be.
@@ -255,5 +255,5 @@ def pairs_of(passed: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def sources_of(passed: Sequence[int]) -> dict[int, int]:
-    """What spawn puts where: launcher's number to the caller's."""
+    """Return what spawn puts where: launcher's number to the caller's."""
     return dict(pairs_of(passed))

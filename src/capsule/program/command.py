@@ -138,7 +138,7 @@ def _words(args: Sequence[str | bytes | os.PathLike[str]]) -> tuple[str, ...]:
 
 
 def _root_entries(root: str) -> tuple[tuple[str, str | None], ...]:
-    """What lies directly in a directory that is to be the root, but for what Capsule makes itself."""
+    """Return what lies directly in a directory that is to be the root, but for what is made."""
     try:
         with os.scandir(root) as entries:
             found = {e.name: os.readlink(e.path) if e.is_symlink() else None for e in entries}
@@ -193,13 +193,13 @@ def _working_directory(policy: Policy, homes: list[str]) -> tuple[str, str | Non
 
 
 def _is_inside(path: str, homes: list[str]) -> bool:
-    """Whether a directory that is not shown still has a namesake in every capsule."""
+    """Return whether a directory that is not shown still has a namesake in every capsule."""
     places = ("/", "/tmp", "/var/tmp", "/etc", "/proc", "/dev", "/run", "/var")
     return path in places or is_below(homes[0], path)
 
 
 def _needs(found: str, search: str, homes: list[str], *, host_root: bool) -> Iterator[tuple[str, str]]:
-    """What lies outside of the system's places but has to be seen for the program to start.
+    """Yield what lies outside of the system's places but has to be seen for the program to start.
 
     The caller named the program and owns PATH. Where a link leads and what a first line says, the
     program itself may have made up: of that, a whole prefix is shown only if its programs are on PATH.

@@ -68,7 +68,7 @@ class Elf(Value):
     runpath: str | None = None
 
     def fits(self, other: Elf) -> bool:
-        """Whether both can be in one process."""
+        """Return whether both can be in one process."""
         return (self.bits, self.order, self.machine) == (other.bits, other.order, other.machine)
 
 

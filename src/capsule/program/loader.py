@@ -114,7 +114,7 @@ class Loader:
         return [part for part in parts if part.startswith("/") and len(part) < elf.LONGEST]
 
     def _closure(self, top: _Object, loaded: set[str]) -> Iterator[str]:
-        """What an object names and what that names, breadth first as the loader goes."""
+        """Yield what an object names and what that names, breadth first as the loader goes."""
         objects = [top]
         for owner in objects:
             self._look_ups -= len(owner.named)

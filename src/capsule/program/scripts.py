@@ -62,7 +62,7 @@ def _start(path: str) -> bytes:
 
 
 def _is_program(path: str) -> bool:
-    """Whether an untrusted first line may name it: it is one, and not just any file."""
+    """Return whether an untrusted first line may name it: it is one, and not just any file."""
     try:
         there = os.path.isfile(path) and os.access(path, os.X_OK)
     except ValueError:
@@ -71,7 +71,7 @@ def _is_program(path: str) -> bool:
 
 
 def is_executable(path: str) -> bool:
-    """Whether the caller may execute it."""
+    """Return whether the caller may execute it."""
     return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
@@ -86,7 +86,7 @@ def candidates(name: str, search: str, cwd: str) -> tuple[str, ...]:
 
 
 def _through_env(words: list[str], search: str) -> str | None:
-    """What env(1) executes: the first word that is neither an option nor a variable."""
+    """Return what env(1) executes: the first word that is neither an option nor a variable."""
     names = [word for word in words if not word.startswith("-") and "=" not in word]
     if not names or ("/" in names[0] and not names[0].startswith("/")):
         return None

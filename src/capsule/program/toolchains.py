@@ -36,7 +36,7 @@ class Clear:
         self._host_root = host_root
 
     def __call__(self, path: str) -> bool:
-        """Whether it is so of a path."""
+        """Return whether it is so of a path."""
         if real_path(path) == path:
             return True
         try:
@@ -170,7 +170,7 @@ def _prefixes(real: str) -> tuple[str, ...]:
 
 
 def _matches(prefix: str, patterns: tuple[str, ...]) -> Iterator[str]:
-    """What matches below a prefix, unless a link leads out of it; the system's places excepted."""
+    """Yield what matches below a prefix, unless a link leads out of it, but not into the system."""
     top = os.path.realpath(prefix)
     for pattern in patterns:
         for path in _glob(prefix, pattern.split("/")):

@@ -122,7 +122,7 @@ def conclude(failure: Failure, around: Surroundings) -> Conclusion:
 
 
 def _refused(around: Surroundings) -> Conclusion | None:
-    """What may refuse any step."""
+    """Return what may refuse any step."""
     return seccomp_filter(around) or _confined(around) or _apparmor(around)
 
 
@@ -222,7 +222,7 @@ def _apparmor(around: Surroundings) -> Conclusion | None:
 
 
 def apparmor_profile(launcher: str) -> str:
-    """What lets the launcher, and no other program, make user namespaces."""
+    """Return what lets the launcher, and no other program, make user namespaces."""
     path = "".join(f"\\{letter}" if letter in '\\"*?[]{}^' else letter for letter in launcher)
     return (
         "as root, write this to /etc/apparmor.d/capsule-launch:\n"

@@ -125,7 +125,7 @@ EMPTY_IN_PROC = ("/proc/sys/fs/binfmt_misc", "/proc/fs/nfsd")
 
 
 def untried(name: str, lacks: str, loses: str, *, required: bool = False) -> Check:
-    """What stands on something that is missing."""
+    """Return what stands on something that is missing."""
     return Check(name, State.UNTRIED, f"cannot be tried without: {lacks}", loses, required=required)
 
 
@@ -153,7 +153,7 @@ def mount_setattr(host: Host, around: Surroundings) -> Check | None:
 
 
 def covered_proc(around: Surroundings) -> Check:
-    """What is sure to fail once it can be tried."""
+    """Return what is sure to fail once it can be tried."""
     found, remedy = causes.covered_proc(around)
     return Check("proc", State.MISSING, found, NOTHING, remedy, required=True)
 
@@ -173,7 +173,7 @@ def landlock(host: Host, around: Surroundings) -> Check:
 
 
 def seccomp(host: Host) -> Check:
-    """Whether filters can be installed."""
+    """Return whether filters can be installed."""
     name, loses = "seccomp", "only --seccomp off works, with every system call allowed"
     if not host.seccomp:
         remedy = "run a kernel with CONFIG_SECCOMP_FILTER, outside of a filter that forbids prctl(2)"
@@ -220,7 +220,7 @@ def subordinate_ids(host: Host, failure: Failure | None, user: str) -> Check:
 
 
 def cgroup(own: Delegation) -> Check:
-    """Whether limits can be set on a capsule as a whole."""
+    """Return whether limits can be set on a capsule as a whole."""
     name, loses = "cgroup v2", "no limit of memory, CPU or processes over a capsule as a whole"
     found, remedy = conclude(own)
     if not remedy:

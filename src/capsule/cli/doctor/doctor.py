@@ -270,7 +270,7 @@ def _failure(error: CapsuleError) -> Failure:
 
 
 def look_around() -> Surroundings:
-    """What may keep Capsule from something here. Most of it is wanted only if something does."""
+    """Return what may keep Capsule from something here. Most of it is wanted only if something does."""
     status = dict(
         line.split(":\t", 1) for line in read_text("/proc/self/status").splitlines() if ":\t" in line
     )
@@ -304,7 +304,7 @@ def _profile(label: str) -> str:
 
 
 def _ask() -> dict[str, int]:
-    """What came of the trials that are made in a process of Python's, as far as it got."""
+    """Return what came of the trials that are made in a process of Python's, as far as it got."""
     import subprocess
 
     try:

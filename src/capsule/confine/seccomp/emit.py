@@ -188,7 +188,7 @@ def _implied(test: Test, known: Test) -> bool:
 
 
 def _returned(case: Case) -> int:
-    """What the program returns for a case."""
+    """Return what the program returns for a case."""
     error = errno_of(case.action)
     if not case.report or not error:
         return case.action

@@ -52,7 +52,7 @@ class Request(Value):
     document: bytes | None = None
 
     def rules(self) -> Rules:
-        """What it means.
+        """Return what it means.
 
         Raises:
             PolicyError: the specification or the file is wrong.
@@ -227,7 +227,7 @@ def _counts(rules: Rules, request: Request) -> str:
 
 
 def _opened(rules: Rules, request: Request) -> list[str]:
-    """What is allowed and would not be by default."""
+    """Return what is allowed and would not be by default."""
     from .resolve import profile
     from .rules import opened
 

@@ -110,7 +110,7 @@ def parse(document: bytes, path: str, arch: str) -> Rules:
 
 
 def _last(default: int, cases: Sequence[Case]) -> Case:
-    """What holds where no rule fits; what they looked at tells such refusals from each other."""
+    """Return what holds where no rule fits; what they looked at tells such refusals from each other."""
     looked_at = (case.argument for case in cases if case.argument is not None)
     return Case(default, (), _is_told(default), next(looked_at, None))
 
@@ -220,7 +220,7 @@ def _applies(reader: _Reader, rule: dict[str, Any], key: str) -> bool:
 
 
 def _conditions(reader: _Reader, table: dict[str, Any], key: str) -> Iterator[bool]:
-    """Whether each condition that is there holds."""
+    """Yield whether each condition that is there holds."""
     if [reader.text(item, where) for where, item in reader.items(table, "caps", key)]:
         yield False
     arches = [reader.text(item, where) for where, item in reader.items(table, "arches", key)]

@@ -68,7 +68,7 @@ class Overlaps:
 
 
 def lies_in(path: str, top: str) -> bool:
-    """Whether a path of the host is *top* or lies below it. Neither has a symbolic link in it."""
+    """Return whether a path of the host is *top* or lies below it. Neither has a link in it."""
     return bool(Overlaps([top]).holding(path))
 
 

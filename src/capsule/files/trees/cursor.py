@@ -22,7 +22,7 @@ WRITE = stat.S_IWUSR | stat.S_IXUSR
 
 
 def is_whiteout(info: os.stat_result) -> bool:
-    """Whether it is the device 0:0, with which an overlay says that something was deleted."""
+    """Return whether it is the device 0:0, with which an overlay says that something was deleted."""
     return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
 
 
@@ -250,7 +250,7 @@ class Cursor:
         return os.open(".", _READ | os.O_DIRECTORY, dir_fd=self.fd)
 
     def stat(self, name: str) -> os.stat_result | None:
-        """What stands under a name here, itself and not what it may be a link to; None if nothing."""
+        """Return what stands under a name here, not what it may be a link to; None if nothing."""
         try:
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:

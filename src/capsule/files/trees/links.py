@@ -14,7 +14,7 @@ _NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.
 
 
 def is_nothing(error: OSError) -> bool:
-    """Whether it says that nothing is there. What was not seen for want of a descriptor may be."""
+    """Return whether it says that nothing is there; what could not be opened may be."""
     if error.errno in EXHAUSTED:
         raise error
     return error.errno in _NOTHING
@@ -93,7 +93,7 @@ class Links:
         return self._at(here, opens)[0] if len(here) > len(self._tree) else "/" + "/".join(here)
 
     def _is_on_the_way(self, here: list[str]) -> bool:
-        """Whether it is the tree's top, or above it, or below it."""
+        """Return whether it is the tree's top, or above it, or below it."""
         return all(one == other for one, other in zip(here, self._tree, strict=False))
 
     def _at(self, here: list[str], opens: int) -> tuple[str, str]:

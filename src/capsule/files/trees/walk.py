@@ -199,7 +199,7 @@ def _is_wanted(entry: Entry, deepest: int | None, enter: Callable[[str], bool] |
 
 
 def _kind(item: os.DirEntry[str]) -> str:
-    """What lstat(2) says of what is no file, directory or link. "" if it is gone."""
+    """Return what lstat(2) says of what is no file, directory or link. "" if it is gone."""
     try:
         return kind_of(item.stat(follow_symlinks=False).st_mode)
     except OSError as error:
@@ -226,7 +226,7 @@ class _Tree:
         self._open.clear()
 
     def look_into(self, directory: Entry | None) -> list[Entry]:
-        """What lies in a directory, up to the first entry too many. It may turn out to be closed."""
+        """Return what lies in a directory, up to one entry too many. It may turn out to be closed."""
         found: list[Entry] = []
         try:
             fd = self._top if directory is None else self._reach(directory)

@@ -209,7 +209,7 @@ def encoded(data: bytes) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether UTF-8 has it: a surrogate stands for a byte that is no part of any character."""
+    """Return whether UTF-8 has it: a surrogate stands for a byte that is no part of any character."""
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 

@@ -132,7 +132,7 @@ def guarded(policy: Policy, name: str) -> Policy:
 
 
 def policy_of(document: Document) -> Policy:
-    """What a document asks for. Each key is checked by itself, so that an error has its line."""
+    """Return what a document asks for. Each key is checked by itself, so that an error has its line."""
     known = keys.of_policy()
     fields: dict[str, Any] = {}
     for name, value in document.data.items():
@@ -166,7 +166,7 @@ def value_of(document: Document, path: Path, shape: str, value: object) -> Any:
 def _located(
     document: Document, path: Path, given: Any, make: Callable[..., Any], fields: dict[str, Any]
 ) -> Any:
-    """What *make* returns; its error with the place of what was given."""
+    """Return what *make* returns; its error with the place of what was given."""
     try:
         return make(**fields)
     except PolicyError as error:

@@ -19,7 +19,7 @@ _TIME = r"^\s*((\d+\.?\d*|\.\d+)([Mm][Ss]|[SsMmHh]))*(\d+\.?\d*|\.\d+)?\s*$"
 
 
 def schema() -> Schema:
-    """What the command `capsule policy schema` prints."""
+    """Return what the command `capsule policy schema` prints."""
     return {
         "$schema": DIALECT,
         "title": "A profile of Capsule",

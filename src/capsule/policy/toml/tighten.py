@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def read(name: str, trusted: str | None = None) -> Document | None:
-    """What the file *name* holds; None if the caller named it.
+    """Return what the file *name* holds; None if the caller named it.
 
     Args:
         name: the file, of the working directory.
@@ -97,7 +97,7 @@ def _check(document: Document, key: str, value: object) -> None:
 
 
 def _more_denied(before: Seccomp, found: Seccomp) -> Seccomp:
-    """What it denies is refused even where the caller allows it: by name, as names say most."""
+    """Return what it denies is refused even where the caller allows it: by name, as names say most."""
     if not found.deny:
         return before
     from capsule.confine.seccomp import groups  # only where it is asked for
