@@ -15,6 +15,24 @@
 #include <sys/resource.h>
 #include <time.h>
 
+int64_t clock_ns(clockid_t clock)
+{
+	struct timespec now = {0};
+
+	clock_gettime(clock, &now);
+	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+int64_t now_ns(void)
+{
+	return clock_ns(CLOCK_MONOTONIC);
+}
+
+int64_t microseconds(struct timeval time)
+{
+	return (int64_t)time.tv_sec * 1000000 + time.tv_usec;
+}
+
 #define MS 1000000ll
 
 /* How often to look at the soonest and at the latest, and for memory, which grows quickly. */

@@ -16,7 +16,6 @@
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
-#include <time.h>
 
 /*
  * A byte of the lifeline is a signal's number, with this bit if it is for the whole process group.
@@ -25,24 +24,6 @@
 
 /* How many are taken before init looks at the deadline again: they may be made without end. */
 #define AT_ONCE 64
-
-int64_t clock_ns(clockid_t clock)
-{
-	struct timespec now = {0};
-
-	clock_gettime(clock, &now);
-	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-int64_t now_ns(void)
-{
-	return clock_ns(CLOCK_MONOTONIC);
-}
-
-int64_t microseconds(struct timeval time)
-{
-	return (int64_t)time.tv_sec * 1000000 + time.tv_usec;
-}
 
 int step_undumpable(const struct step *step)
 {

@@ -37,7 +37,7 @@ _Noreturn void fail(int step, int error);
 void run_steps(size_t from, size_t to);
 
 /*
- * init.c: nanoseconds of a clock, 0 if it is gone; of CLOCK_MONOTONIC; microseconds of a timeval.
+ * account.c: nanoseconds of a clock, 0 if it is gone; of CLOCK_MONOTONIC; microseconds of a timeval.
  */
 int64_t clock_ns(clockid_t clock);
 int64_t now_ns(void);
@@ -51,9 +51,6 @@ int send_gift(int fd);
  * else the command's own. */
 int take_terminal(void);
 pid_t foreground(pid_t command);
-
-/* root.c: turn hexadecimal digits into the bytes that they are, in place. How many, or -1. */
-ssize_t decode_hex(char *text);
 
 /* seccomp.c, before the fork: what the plan's filter needs. The step that failed is in *FAILED. */
 int prepare_filter(size_t *failed);

@@ -163,3 +163,28 @@ refuse:
 	errno = EPROTO;
 	return -1;
 }
+
+/* The value of a hexadecimal digit, or -1. */
+static int digit_value(char digit)
+{
+	if (digit >= '0' && digit <= '9')
+		return digit - '0';
+	return digit >= 'a' && digit <= 'f' ? digit - 'a' + 10 : -1;
+}
+
+ssize_t decode_hex(char *text)
+{
+	ssize_t size = 0;
+
+	for (const char *from = text; *from != '\0'; from += 2) {
+		int high = digit_value(from[0]);
+		int low = high < 0 ? -1 : digit_value(from[1]);
+
+		if (low < 0) {
+			errno = EPROTO;
+			return -1;
+		}
+		text[size++] = (char)(high << 4 | low);
+	}
+	return size;
+}

@@ -49,4 +49,7 @@ int plan_parse(struct plan *plan, char *text, size_t size);
 /* First step at or after FROM that does not belong to the PHASE. */
 size_t plan_phase_end(const struct plan *plan, size_t from, enum phase phase);
 
+/* Turn hexadecimal digits into the bytes that they are, in place. How many, or -1 with EPROTO. */
+ssize_t decode_hex(char *text);
+
 #endif

@@ -176,3 +176,16 @@ def test_a_function_s_docstring_has_a_verb() -> None:
         if (ast.get_docstring(node) or "").startswith(("What ", "Whether "))
     ]
     assert nouns == []
+
+
+def test_the_unit_tests_mirror_the_rooms() -> None:
+    """Each folder of theirs is a room, or a part of one."""
+    here = Path(__file__).parent
+    folders = {path.parent.relative_to(here) for path in here.rglob("test_*.py")} - {Path()}
+    assert [str(folder) for folder in folders if not (PACKAGE / folder / "__init__.py").exists()] == []
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].rglob("*.py")), ids=lambda p: p.stem)
+def test_a_test_file_is_short(path: Path) -> None:
+    """No file of tests is longer than 600 lines."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 600
