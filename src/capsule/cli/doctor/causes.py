@@ -61,7 +61,7 @@ class Surroundings(Value):
     kernel: tuple[int, int] = (5, 10)
     uid: int = 1000
     initial_ids: bool = True
-    launcher: str = "/usr/lib/python3/dist-packages/capsule/capsule-launch"
+    launcher: str = "/usr/lib/python3/dist-packages/capsule/launcher/capsule-launch"
     sysctls: Mapping[str, str] = {}
     filtered: bool = False
     answers: Mapping[str, int] = {}
