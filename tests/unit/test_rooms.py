@@ -48,7 +48,13 @@ def imports(name: str) -> list[str]:
     for node in ast.walk(MODULES[name]):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and not node.level:
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            # Within its own folder; from the package's own, that is every room.
+            assert node.level == 1, name
+            here = [part for part in Path(name).parent.parts if part]
+            module = [node.module] if node.module else []
+            found += [".".join(["capsule", *here, *module, alias.name]) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
             found += [f"{node.module}.{alias.name}" for alias in node.names]
     return [one for one in found if one.split(".")[0] == "capsule"]
 
