@@ -104,19 +104,21 @@ class Held:
         except BaseException:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
             raise
+        # A block within a breathing one that does not breathe itself holds its breath.
+        self._around = _outside.pop(get_ident(), None)
         if self._breathing:
             _outside[get_ident()] = self._before
         return self
 
     def __exit__(self, *_exception: object) -> None:
         self.stop_breathing()
+        if self._around is not None:
+            _outside[get_ident()] = self._around
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
 
     def stop_breathing(self) -> None:
         """From here on `breathe` has no effect: there is something half made."""
-        if self._breathing:
-            self._breathing = False
-            _outside.pop(get_ident(), None)
+        _outside.pop(get_ident(), None)
 
     def read(self, fd: int, size: int) -> bytes:
         """Read from a descriptor, while handlers may raise as they may outside of the block."""

@@ -47,7 +47,7 @@ class Surroundings(Value):
         launcher: path of the launcher, links resolved.
         sysctls: those of SYSCTLS that can be read.
         filtered: Capsule itself is under a seccomp filter.
-        answers: the errno that came of each of trials.CALLS, and of "overlay"; -1 for one that was
+        answers: the errno that came of each of trials.CALLS; -1 for one that was
             never answered.
         profile: the AppArmor profile that Capsule itself is under, or "".
         selinux: SELinux enforces.

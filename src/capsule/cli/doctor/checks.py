@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import errno
-import os
 
 from capsule.base.text import printable
 from capsule.base.values import Value
@@ -188,18 +187,14 @@ def seccomp(host: Host) -> Check:
     return Check(name, State.OK, found, loses, required=True)
 
 
-def overlay(around: Surroundings) -> Check:
-    """Overlay mounts by a caller who is not root."""
-    name, loses = "overlay", NO_OVERLAY
-    answer = around.answers.get("overlay")
-    if answer == 0:
-        return Check(name, State.OK, "a file changed and one removed in a user namespace", loses)
-    if answer is None:
-        return Check(name, State.UNTRIED, "not tried", loses)
-    found = "the trial was killed" if answer < 0 else f"refused: {os.strerror(answer)}"
-    remedy = "run Linux 5.11 or later; as root: modprobe overlay"
-    found, remedy = seccomp_filter(around, "mount") or (found, remedy)
-    return Check(name, State.MISSING, found, loses, remedy)
+def overlay(failure: Failure | None, around: Surroundings) -> Check:
+    """Overlay mounts by a caller who is not root, as the trial of one ended."""
+    if failure is None:
+        found = "made in a user namespace, its upper layer in memory"
+        return Check("overlay", State.OK, found, NO_OVERLAY)
+    told = seccomp_filter(around, "fsopen", "fsconfig", "fsmount")
+    found, remedy = told or (failure.message, f"{failure.hint}\nas root: modprobe overlay".strip())
+    return Check("overlay", State.MISSING, found, NO_OVERLAY, remedy)
 
 
 SUBORDINATE = "subordinate ids"

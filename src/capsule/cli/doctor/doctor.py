@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import takewhile
 
 from capsule import api
 from capsule.base.errors import CapsuleError
@@ -21,6 +22,7 @@ from capsule.launcher import spawn
 from capsule.launcher import steps as s
 from capsule.launcher.failure import SetupError
 from capsule.planner.plan import Plan, make_plan
+from capsule.policy.mounts import Mount
 from capsule.policy.policy import IdMap, Policy
 from capsule.process.launch import launch
 from capsule.program.command import resolve
@@ -208,11 +210,13 @@ class _Examination:
         return check
 
     def overlay(self) -> Check:
-        """As the trial in a process of its own ended; no matter if Capsule has no use for it."""
-        for name in ("user namespaces", "mount namespace"):
-            if self.done[name].fails:
-                return checks.untried("overlay", name, checks.NO_OVERLAY)
-        return checks.overlay(self.around)
+        """One over the host's programs: all of a plan that has one, up to where its command starts."""
+        if self.done["default policy"].fails:
+            return checks.untried("overlay", "default policy", checks.NO_OVERLAY)
+        plan = self.plan_of(POLICY.replace(mounts=[Mount.overlay("/usr", "/overlay")]))
+        steps = takewhile(lambda step: not isinstance(step, s.Fork), plan.steps)
+        failure = attempt((*steps, s.Stop()), self.host, plan.overlays)
+        return checks.overlay(failure, self.around)
 
     def subordinate_ids(self) -> Check:
         """The map of a whole range of ids."""
@@ -243,17 +247,20 @@ def select(plan: Plan, namespaces: Sequence[str], uses: Sequence[type[s.Step]]) 
     return (*(s.Namespaces(flags) if isinstance(c, s.Namespaces) else c for c in chosen), s.Stop())
 
 
-def attempt(steps: Sequence[s.Step], host: Host) -> Failure | None:
+def attempt(
+    steps: Sequence[s.Step], host: Host, overlays: Sequence[tuple[str, str, str]] = ()
+) -> Failure | None:
     """Take steps, the last of which is `Stop`. None if all went well; nothing is left either way."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        running = launch(Plan(steps=tuple(steps)), host, None, Survey(), (null, null, null))
+        plan = Plan(steps=tuple(steps), overlays=tuple(overlays))
+        running = launch(plan, host, None, Survey(), (null, null, null))
     except CapsuleError as error:
         return _failure(error)
     finally:
         os.close(null)
     spawn.reap(running.pid)
-    for fd in (running.pidfd, running.status, running.lifeline):
+    for fd in (running.pidfd, running.status, running.lifeline, *running.gifts):
         os.close(fd)
     return None
 
