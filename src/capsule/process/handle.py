@@ -215,9 +215,11 @@ class Process:
                 if self._running is not None:
                     self.kill()
                     self._reap(self._running)
-                    # It may have ended by itself before that.
-                    self._records.notice_end()
-                    self._conclude(output=False)
+                    try:
+                        # It may have ended by itself before that.
+                        self._records.notice_end()
+                    finally:
+                        self._conclude(output=False)
             finally:
                 if self._closing is not None:
                     self._closing.close()
