@@ -300,6 +300,8 @@ Excuse = tuple[str, Callable[[Call, str], bool], tuple[int, ...], str]
 ANY = tuple(errno.errorcode)
 HARMLESS: list[Excuse] = [
     ("openat2", lambda _call, _next: True, (errno.ENOENT,), "a place that is missing is made"),
+    ("openat2", lambda _call, _next: True, (errno.EAGAIN,),
+     "tried again: something was renamed on the way, on a busy host now and then"),
     ("read", lambda _call, _next: True, (errno.EINTR,), "tried again"),
     ("write", lambda _call, _next: True, (errno.EINTR,), "tried again"),
     ("pread64", lambda _call, _next: True, (errno.EINTR,), "tried again"),
