@@ -15,7 +15,6 @@ The rooms, from top to bottom; one imports itself and those below it, nothing el
     base                errors, values, text, paths, signals, descriptors
 """
 
-from capsule.api import plan, run, start
 from capsule.base.errors import CapsuleError, HostError, InternalError, PolicyError
 from capsule.confine.seccomp.spec import Seccomp
 from capsule.host.host import Host, probe
@@ -23,6 +22,8 @@ from capsule.planner.plan import Plan, Terminal
 from capsule.policy.mounts import Mount
 from capsule.policy.policy import IdMap, Limits, Network, Policy, System
 from capsule.process.stdio import DEVNULL, INHERIT, PIPE, STDOUT
+
+from .api import plan, run, start
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from capsule.base import signals
 from capsule.base.descriptors import Descriptors
 from capsule.base.errors import CapsuleError, PolicyError
 from capsule.files.survey import survey
@@ -25,6 +24,8 @@ from capsule.process.stdio import (
     sources_of,
 )
 from capsule.program.command import resolve
+
+from .base import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def _import_process() -> None:
 def _leaf(plan: Plan, host: Host) -> Leaf | None:
     if plan.cgroup is None or host.cgroup is None:
         return None
-    from capsule.confine import cgroup  # only with limits that need one
+    from .confine import cgroup  # only with limits that need one
 
     at = host.cgroup
     return cgroup.make(at.directory, at.controllers, dict(plan.cgroup), callers=at.callers)

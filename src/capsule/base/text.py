@@ -1,6 +1,12 @@
-"""Text for people: on one line, no longer than it needs to be, in units that need no fraction."""
+"""Text for people, on one line and no longer than it needs to be; and paths as text."""
 
 from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LONGEST_VALUE = 40
 
@@ -44,3 +50,18 @@ def round_size(size: int) -> str:
         if size >= unit:
             return f"{size / unit:.4g}{name}"
     return str(size)
+
+
+# --- normal absolute paths: nothing is looked up ------------------------------------------------
+
+
+def is_below(path: str, top: str) -> bool:
+    """Return whether a path is *top* or lies below it. Both are normal and absolute."""
+    return path == top or path.startswith(top.rstrip("/") + "/")
+
+
+def above(place: str) -> Iterator[str]:
+    """The place and all above it, but for the root."""
+    while place not in ("/", ""):
+        yield place
+        place = os.path.dirname(place)

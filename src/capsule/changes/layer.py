@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from capsule.base.paths import is_below
-from capsule.base.text import printable
+from capsule.base.text import is_below, printable
 from capsule.files.guards import within
 from capsule.files.kept import check_marker, open_upper, reserve
 from capsule.files.trees.cursor import Cursor, open_directory, open_file

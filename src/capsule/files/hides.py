@@ -6,7 +6,7 @@ import os
 import stat
 
 from capsule.base.errors import PolicyError
-from capsule.base.paths import above, is_below
+from capsule.base.text import above, is_below
 from capsule.files.trees.walk import TooMany, entries, open_beneath, stat_beneath
 from capsule.host.places import MADE, ROOT_OWN, SYSTEM
 from capsule.policy.mounts import FROM_HOST, Mount, MountKind

@@ -12,7 +12,7 @@ import os
 import stat
 
 from capsule.base.errors import PolicyError
-from capsule.base.paths import is_below
+from capsule.base.text import is_below
 from capsule.host.ids import has_initial_ids
 from capsule.policy.mounts import CONTENT_SIZE, MountKind
 

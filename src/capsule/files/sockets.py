@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from capsule.base.paths import is_below
-from capsule.base.text import listed, printable
+from capsule.base.text import is_below, listed, printable
 from capsule.files.trees.walk import TooMany, entries
 
 TYPE_CHECKING = False

@@ -6,8 +6,7 @@ import os
 import stat
 
 from capsule.base.errors import PolicyError
-from capsule.base.paths import above, is_below
-from capsule.base.text import listed, printable
+from capsule.base.text import above, is_below, listed, printable
 from capsule.files.trees.aliases import Overlaps, linked_files
 from capsule.host.ids import group_of
 from capsule.host.places import ROOT_OWN

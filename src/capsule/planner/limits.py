@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 from capsule.base.errors import HostError, PolicyError
-from capsule.base.paths import is_below
-from capsule.base.text import describe_size
+from capsule.base.text import describe_size, is_below
 from capsule.base.values import Value
 from capsule.host.host import version
 from capsule.launcher import steps as s

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from capsule.base.paths import is_below
-from capsule.base.text import printable
+from capsule.base.text import is_below, printable
 from capsule.base.values import Value
 from capsule.host.host import version
 from capsule.host.ids import NOBODY

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from capsule.base.errors import PolicyError
-from capsule.base.paths import is_below
-from capsule.host.homes import home_inside, known_homes, may_show
+from capsule.base.text import is_below
+from capsule.host.places import home_inside, known_homes, may_show
 
 from .mounts import Mount
 from .policy import Policy, System

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 from capsule.base.errors import PolicyError
-from capsule.base.paths import is_below
-from capsule.base.text import shown
+from capsule.base.text import is_below, shown
 from capsule.base.values import Choice, Value
 
 from .paths import absolute, check_path, inside_path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from capsule.base.paths import is_below
+from capsule.base.text import is_below
 from capsule.policy.mounts import MountKind
 from capsule.program.elf import read
 from capsule.program.scripts import hops, programs

@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 
 from capsule.base.errors import PolicyError
-from capsule.base.paths import is_below
+from capsule.base.text import is_below
 from capsule.base.values import Value
 from capsule.confine.seccomp.filters import read_document
-from capsule.host.homes import home_inside, known_homes, may_show
-from capsule.host.places import ROOT_OWN, SYSTEM
+from capsule.host.places import ROOT_OWN, SYSTEM, home_inside, known_homes, may_show
 from capsule.policy.mounts import MountKind
 from capsule.policy.policy import IdMap, System
 

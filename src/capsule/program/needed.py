@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import os
 
-from capsule.base.paths import is_below
 from capsule.base.signals import breathe
+from capsule.base.text import is_below
 from capsule.host.places import KERNEL
 
 from . import elf

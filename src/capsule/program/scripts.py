@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from capsule.host.homes import real_path
+from capsule.host.places import real_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

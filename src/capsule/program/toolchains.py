@@ -10,10 +10,9 @@ import sys
 from itertools import islice
 
 from capsule.base.errors import PolicyError
-from capsule.base.paths import is_below
+from capsule.base.text import is_below
 from capsule.files.lookup import follow, trusts_root
-from capsule.host.homes import may_show, real_path
-from capsule.host.places import SYSTEM
+from capsule.host.places import SYSTEM, may_show, real_path
 
 from .scripts import hops, is_executable
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from capsule.base.paths import above
-from capsule.base.text import listed
+from capsule.base.text import above, listed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import re
 import stat
 
 from capsule.base.errors import PolicyError
-from capsule.base.paths import is_below
+from capsule.base.text import is_below
 from capsule.base.text import shown as shown_in_python
 from capsule.confine.seccomp.spec import Seccomp
 from capsule.policy.mounts import Mount, MountKind
