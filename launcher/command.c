@@ -11,11 +11,10 @@ _Noreturn void command_main(size_t first_step)
 {
 	sigset_t none;
 
+	/* A part of the fork, which is the step before. */
 	if (take_terminal() < 0)
-		fail((int)first_step, errno);
-	/*
-	 * Not at the end: once the filter is in force, there is nothing left to do but execve(2).
-	 */
+		fail((int)first_step - 1, errno);
+	/* Not at the end: once the filter is in force, there is nothing left to do but execve(2). */
 	umask(state.umask);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);

@@ -44,19 +44,17 @@ int step_deadline(const struct step *step)
 }
 
 struct watch {
-	pid_t command;
 	int status; /* the command's wait status, once it ended */
 	bool ended;
 	bool stop_told; /* since the supervisor's last word: a flood cannot fill the pipe */
 	bool behind;	/* there may be more to take, of which poll(2) will not tell again */
-	int64_t started;
 };
 
 static void note_child(struct watch *watch, pid_t pid, int status)
 {
 	struct record stopped = {.kind = RECORD_STOPPED};
 
-	if (pid != watch->command)
+	if (pid != state.command)
 		return;
 	if (!WIFSTOPPED(status)) {
 		watch->status = status;
@@ -90,7 +88,7 @@ static bool reap(struct watch *watch, bool block)
  */
 static _Noreturn void end(struct watch *watch, enum end_reason reason)
 {
-	int64_t wall = now_ns() - watch->started;
+	int64_t wall = now_ns() - state.started;
 	struct record record = {.kind = RECORD_ENDED};
 	const struct record ending = {.kind = RECORD_ENDING};
 	struct rusage usage;
@@ -139,7 +137,7 @@ static void hear_supervisor(struct watch *watch)
 		if (number == 0 && report_usage() < 0)
 			_exit(EXIT_SETUP);
 		if (number != 0)
-			kill(words[i] & TO_GROUP ? -foreground(watch->command) : watch->command,
+			kill(words[i] & TO_GROUP ? -foreground(state.command) : state.command,
 			     number);
 	}
 }
@@ -147,25 +145,25 @@ static void hear_supervisor(struct watch *watch)
 /*
  * Signals that came from outside the namespace, where the sender has no pid, are for the command.
  */
-static void hear_signals(struct watch *watch, int signals)
+static void hear_signals(struct watch *watch)
 {
 	struct signalfd_siginfo info;
 
 	watch->behind = false;
-	for (int i = 0; i < AT_ONCE && read(signals, &info, sizeof info) > 0; i++)
+	for (int i = 0; i < AT_ONCE && read(state.signals, &info, sizeof info) > 0; i++)
 		if (info.ssi_signo != SIGCHLD && info.ssi_pid == 0)
-			kill(watch->command, (int)info.ssi_signo);
+			kill(state.command, (int)info.ssi_signo);
 	reap(watch, false);
 }
 
 /* Milliseconds to the deadline for poll(2), rounded up so that it never wakes before it. */
-static int time_left(const struct watch *watch)
+static int time_left(void)
 {
 	int64_t left;
 
 	if (state.deadline_ms == 0)
 		return -1;
-	left = (int64_t)state.deadline_ms - (now_ns() - watch->started) / 1000000;
+	left = (int64_t)state.deadline_ms - (now_ns() - state.started) / 1000000;
 	return left <= 0 ? 0 : left > INT_MAX ? INT_MAX : (int)left;
 }
 
@@ -192,10 +190,10 @@ static void take_short_turns(void)
 	syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
-static _Noreturn void watch_over(struct watch *watch, int signals)
+static _Noreturn void watch_over(struct watch *watch)
 {
 	struct pollfd wait[] = {
-		{.fd = signals, .events = POLLIN},
+		{.fd = state.signals, .events = POLLIN},
 		{.fd = LIFELINE_FD, .events = POLLIN},
 		{.fd = SUPERVISOR_FD, .events = POLLIN},
 		{.fd = -1, .events = POLLIN},
@@ -203,7 +201,7 @@ static _Noreturn void watch_over(struct watch *watch, int signals)
 
 	take_short_turns();
 	for (;;) {
-		int left = time_left(watch), look;
+		int left = time_left(), look;
 		enum end_reason met;
 
 		if (left == 0)
@@ -222,7 +220,7 @@ static _Noreturn void watch_over(struct watch *watch, int signals)
 		if (wait[1].revents != 0)
 			hear_supervisor(watch);
 		if (wait[0].revents != 0 || watch->behind)
-			hear_signals(watch, signals);
+			hear_signals(watch);
 		if (wait[3].revents != 0)
 			hear_filter(wait[3].revents);
 		if (watch->ended)
@@ -231,10 +229,10 @@ static _Noreturn void watch_over(struct watch *watch, int signals)
 }
 
 /* Keep what init itself uses: a descriptor of the command's would never close while it is here. */
-static void close_unused(int signals)
+static void close_unused(void)
 {
-	const int keep[] = {STATUS_FD, LIFELINE_FD,    SUPERVISOR_FD,	   state.slave,
-			    signals,   state.cpu_stat, filter_descriptor()};
+	const int keep[] = {STATUS_FD,	   LIFELINE_FD,	   SUPERVISOR_FD,      state.slave,
+			    state.signals, state.cpu_stat, filter_descriptor()};
 	int highest = 0;
 
 	for (size_t i = 0; i < sizeof keep / sizeof keep[0]; i++)
@@ -295,8 +293,6 @@ _Noreturn void init_main(size_t first_step)
 	run_steps(first_step, first_of_command);
 	if (send_record(&ready) < 0)
 		_exit(EXIT_SETUP);
-	watch.command = state.command;
-	watch.started = state.started;
-	close_unused(state.signals);
-	watch_over(&watch, state.signals);
+	close_unused();
+	watch_over(&watch);
 }

@@ -21,7 +21,6 @@ from capsule.process.stdio import (
     input_bytes,
     open_stdio,
     pairs_of,
-    sources_of,
 )
 from capsule.program.command import resolve
 
@@ -30,7 +29,7 @@ from .base import signals
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from typing import IO, Any, Unpack
+    from typing import Any, Unpack
 
     from capsule.changes.closing import Closing
     from capsule.confine.cgroup import Leaf
@@ -40,10 +39,10 @@ if TYPE_CHECKING:
     from capsule.process.handle import Process
     from capsule.process.launch import Running
     from capsule.process.result import Result
+    from capsule.process.stdio import Stdio
     from capsule.program.command import Command
 
     Args = Sequence[str | bytes | os.PathLike[str]]
-    Stdio = int | IO[Any] | None
 
 
 def run(
@@ -189,7 +188,7 @@ def _start(
             running = launch(
                 *compiled,
                 stdio,
-                passed=sources_of(passed),
+                passed=dict(pairs_of(passed)),
                 held=held,
                 leaf=leaf,
                 meanwhile=_import_process,

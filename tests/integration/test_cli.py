@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,16 +22,7 @@ from tests.support import (
     closed_place,
     give,
     needs,
-    shared_directory,
 )
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that the command may read."""
-    with shared_directory() as directory:
-        yield directory
-
 
 # --- help and version ---------------------------------------------------------------------------
 

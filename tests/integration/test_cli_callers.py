@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,6 @@ from tests.support import (
     give,
     shared_directory,
 )
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that the command may read."""
-    with shared_directory() as directory:
-        yield directory
-
 
 # --- odd callers --------------------------------------------------------------------------------
 

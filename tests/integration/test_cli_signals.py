@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,16 +21,7 @@ from tests.support import (
     await_end,
     descendants,
     give,
-    shared_directory,
 )
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that the command may read."""
-    with shared_directory() as directory:
-        yield directory
-
 
 # --- signals ------------------------------------------------------------------------------------
 

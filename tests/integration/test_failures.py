@@ -58,6 +58,9 @@ def place() -> Iterator[Path]:
         yield path
 
 
+REFUSE = Path(__file__).with_name("refuse.py")
+
+
 class Case(NamedTuple):
     """A request that must fail, and how."""
 
@@ -380,3 +383,13 @@ def test_a_failure_leaves_no_process_anywhere(place: Path) -> None:
             failure(CASES[name], place)
     assert all(await_end(s.pid) for s in descendants(os.getpid()) if s.pid not in before[0])
     assert ({s.pid for s in descendants(os.getpid())}, set(open_descriptors().items())) == before
+
+
+def test_a_call_that_is_refused_is_not_the_fault_of_the_launcher_s_file() -> None:
+    """A filter around Capsule that forbids pidfd_open(2) says nothing about where the launcher lies."""
+    command = [PYTHON, "-c", "import capsule; capsule.run(['true'])"]
+    assert subprocess.run(command, capture_output=True, timeout=HANG).returncode == 0
+    refused = [PYTHON, str(REFUSE), "pidfd_open=EPERM", "--", *command]
+    done = subprocess.run(refused, capture_output=True, timeout=HANG, text=True)
+    assert "HostError: cannot start the launcher: Operation not permitted\n" in done.stderr
+    assert "noexec" not in done.stderr

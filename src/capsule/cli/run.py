@@ -35,9 +35,8 @@ def run(options: Options) -> int:
         result = _run_command(options, policy_of(options), ending)
     except CapsuleError as error:
         place_error(options, error)
-        failure = error
         if file is not None:
-            file.write_error(failure)
+            file.write_error(error)
         raise
     written = file is None or file.write_result(result)
     _say(options, result)

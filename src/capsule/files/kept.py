@@ -62,14 +62,17 @@ def keep_directory(mount: Mount, lower: str, what: str, uid: int, *, trusted: bo
 
 
 def _check_owner(found: os.stat_result, path: str, what: str, uid: int) -> None:
-    # An empty one of root's is given to whom root's capsules run as, when one starts.
-    owners = (uid, NOBODY) if uid == 0 else (uid,)
-    if found.st_uid not in owners or found.st_mode & 0o022:
-        foreign = found.st_uid not in owners
+    foreign = found.st_uid not in _owners(uid)
+    if foreign or found.st_mode & 0o022:
         why = f"belongs to uid {found.st_uid}" if foreign else "can be written to by others"
         hint = "name a directory that only you can write to"
         message = f"{what}: cannot keep its upper layer in {path}, which {why}"
         raise PolicyError(message, field="mounts", value=path, hint=hint)
+
+
+def _owners(uid: int) -> tuple[int, ...]:
+    """Whose such a directory may be: one of root's is given to whom root's capsules run as."""
+    return (uid, NOBODY) if uid == 0 else (uid,)
 
 
 def check_kept(kept: str, apart: list[str], what: str) -> None:
@@ -134,8 +137,7 @@ def _marker(kept: int) -> bytes | None:
         return None
     try:
         found = os.fstat(fd)
-        uid = os.geteuid()
-        ours = found.st_uid in ((uid, NOBODY) if uid == 0 else (uid,))
+        ours = found.st_uid in _owners(os.geteuid())
         is_marker = ours and found.st_mode == stat.S_IFREG | 0o600
         return os.read(fd, _LONGEST_MARKER) if is_marker else None
     finally:

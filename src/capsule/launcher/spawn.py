@@ -89,14 +89,21 @@ def spawn(
             pid = os.posix_spawn(launcher, ["capsule-launch"], {}, file_actions=_moves(wanted))
             fds.keep((error, status, lifeline))
             return Child(pid, error, status, lifeline)
-    except FileNotFoundError:
-        raise InternalError(f"the launcher is missing: {launcher}") from None
-    except PermissionError as refusal:
-        message = f"cannot execute the launcher {launcher}: {refusal.strerror}"
-        hint = "is it on a file system mounted noexec? Install Capsule on one that is not"
-        raise HostError(message, hint=hint) from None
     except OSError as refusal:
-        raise cannot_start(refusal) from None
+        raise _not_executed(refusal, launcher) or cannot_start(refusal) from None
+
+
+def _not_executed(error: OSError, launcher: str) -> HostError | InternalError | None:
+    """Return what is wrong with the launcher's file; None if the error is not about that."""
+    if error.filename != launcher:
+        return None
+    if error.errno == errno.ENOENT:
+        return InternalError(f"the launcher is missing: {launcher}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        message = f"cannot execute the launcher {launcher}: {error.strerror}"
+        hint = "is it on a file system mounted noexec? Install Capsule on one that is not"
+        return HostError(message, hint=hint)
+    return None
 
 
 def cannot_start(error: OSError) -> HostError:

@@ -8,7 +8,7 @@ import time
 from capsule.base import signals
 from capsule.launcher import spawn
 
-from .loop import Capture, Loop
+from .loop import Loop
 from .outcome import omitted, usage, verdict
 from .records import TO_GROUP, Records
 from .result import Result
@@ -68,8 +68,7 @@ class Process:
         self._records.on_kill = None if leaf is None else leaf.hurry
         self._limits = limits
         self._streams = streams
-        self._capture = Capture(streams, limits.output)
-        self._loop = Loop(running, self._records, streams, self._capture, leaf)
+        self._loop = Loop(running, self._records, streams, limits.output, leaf)
         self._filter = plan.filter
         self._killed = self._reaped = False
         self._result: Result | None = None
@@ -150,10 +149,9 @@ class Process:
 
     def kill(self) -> None:
         """Kill everything in the capsule, at once."""
-        if not self._records.has_ended():
-            self._killed = self._running is not None
-            if self._running is not None:
-                self._loop.kill()
+        if self._running is not None and not self._records.has_ended():
+            self._killed = True
+            self._loop.kill()
 
     def __enter__(self) -> Self:
         return self
@@ -276,15 +274,15 @@ class Process:
     def _make_result(self, *, output: bool) -> Result:
         ended, account = self._records.ended or None, self._account()
         used = usage(ended, account, self._wall())
-        why = {"killed": self._killed, "truncated": self._capture.met}
+        why = {"killed": self._killed, "truncated": self._loop.capture.met}
         outcome, returncode, detail = verdict(ended, self._limits, self._filter, account, **why)
         return Result(
             args=self.args,
             outcome=outcome,
             returncode=returncode,
-            stdout=self._capture.text(self._streams.stdout) if output else None,
-            stderr=self._capture.text(self._streams.stderr) if output else None,
-            truncated=self._capture.met,
+            stdout=self._loop.capture.text(self._streams.stdout) if output else None,
+            stderr=self._loop.capture.text(self._streams.stderr) if output else None,
+            truncated=self._loop.capture.met,
             usage=used,
             namespaces=self.namespaces,
             protections=self.protections,

@@ -40,10 +40,10 @@ class Loop:
         running: Running,
         records: Records,
         streams: Streams,
-        capture: Capture,
+        limit: int | None,
         leaf: Leaf | None,
     ) -> None:
-        self.capture = capture
+        self.capture = Capture(streams, limit)
         self.on_end: Callable[[], None] | None = None
         self._running = running
         self._records = records

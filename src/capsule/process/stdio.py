@@ -252,8 +252,3 @@ def pairs_of(passed: Sequence[int]) -> list[tuple[int, int]]:
     """(Where the launcher gets it, the command's number). The former lie above all of the latter."""
     base = max(FIRST_USER_FD, passed[-1] + 1) if passed else FIRST_USER_FD
     return [(base + i, fd) for i, fd in enumerate(passed)]
-
-
-def sources_of(passed: Sequence[int]) -> dict[int, int]:
-    """Return what spawn puts where: launcher's number to the caller's."""
-    return dict(pairs_of(passed))

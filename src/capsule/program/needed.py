@@ -15,17 +15,13 @@ from __future__ import annotations
 import os
 
 from capsule.base.signals import breathe
-from capsule.base.text import is_below
+from capsule.base.text import above, is_below
 from capsule.host.places import KERNEL
 
 from . import elf
 from .loader import Loader
 from .scripts import programs
 from .toolchains import extensions, trees
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _LINKS = 40
 
@@ -124,13 +120,8 @@ class _Places:
         return tuple(
             (path, target, reason)
             for path, (target, reason) in self._found.items()
-            if real.isdisjoint(_above(path))
+            if real.isdisjoint(above(os.path.dirname(path)))
         )
-
-
-def _above(path: str) -> Iterator[str]:
-    while path := path.rpartition("/")[0]:
-        yield path
 
 
 def _is_own(path: str) -> bool:

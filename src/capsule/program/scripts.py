@@ -41,10 +41,12 @@ def programs(found: str, search: str) -> Iterator[str]:
 def first_line(path: str) -> list[str]:
     """The words of a script's first line, of which the first is an absolute path; [] of all else."""
     first = _start(path).partition(b"\n")[0]
+    if not first.startswith(b"#!"):
+        return []
     # Blanks alone part words: a carriage return is a part of one, and then nothing is found.
-    words = os.fsdecode(first[2:]).replace("\t", " ").split(" ")
-    words = [word for word in words if word]
-    return words if first.startswith(b"#!") and words and words[0].startswith("/") else []
+    parts = os.fsdecode(first[2:]).replace("\t", " ").split(" ")
+    words = [part for part in parts if part]
+    return words if words and words[0].startswith("/") else []
 
 
 def _start(path: str) -> bytes:
@@ -63,11 +65,7 @@ def _start(path: str) -> bytes:
 
 def _is_program(path: str) -> bool:
     """Return whether an untrusted first line may name it: it is one, and not just any file."""
-    try:
-        there = os.path.isfile(path) and os.access(path, os.X_OK)
-    except ValueError:
-        return False
-    return there and _start(path).startswith((b"\x7fELF", b"#!"))
+    return is_executable(path) and _start(path).startswith((b"\x7fELF", b"#!"))
 
 
 def is_executable(path: str) -> bool:

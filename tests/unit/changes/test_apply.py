@@ -6,8 +6,6 @@ import errno
 import os
 import resource
 import stat
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,17 +14,8 @@ from capsule.changes import apply as applying
 from capsule.changes.layer import Layer
 from capsule.changes.values import Action, Change
 from capsule.files.trees.cursor import Cursor, open_directory
-from tests.support import needs, nothing_left
+from tests.support import needs
 from tests.unit.changes.lab import AT, GIT, Lab, delete, make_deep, tree, write
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    """A lab that leaves no descriptor open, and no directory that cannot be removed."""
-    with nothing_left():
-        yield Lab(tmp_path)
-    subprocess.run(["chmod", "-R", "u+rwx", tmp_path], check=True)
-
 
 # --- applying -----------------------------------------------------------------------------------
 

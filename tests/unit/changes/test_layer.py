@@ -10,7 +10,6 @@ import resource
 import stat
 import subprocess
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,17 +20,8 @@ from capsule.changes.layer import Layer, open_layer
 from capsule.changes.values import Action, Change
 from capsule.files.kept import make_removable
 from capsule.files.trees.cursor import Cursor, open_directory
-from tests.support import REAL_ROOT, needs, nothing_left, open_descriptors
+from tests.support import REAL_ROOT, needs, open_descriptors
 from tests.unit.changes.lab import AT, Lab, delete, make_deep, write
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    """A lab that leaves no descriptor open, and no directory that cannot be removed."""
-    with nothing_left():
-        yield Lab(tmp_path)
-    subprocess.run(["chmod", "-R", "u+rwx", tmp_path], check=True)
-
 
 # --- what is listed -----------------------------------------------------------------------------
 

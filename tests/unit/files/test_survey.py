@@ -6,8 +6,6 @@ import contextlib
 import os
 import re
 import socket
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +18,6 @@ from capsule.files.lookup import follow, trusts_root
 from capsule.policy.mounts import CONTENT_SIZE
 from tests.support import needs
 from tests.unit.files.lab import IS_ROOT, dead_socket, hidden, look, refusal
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Path]:
-    """A directory whose path has no link in it and holds no bracket, removed even if closed."""
-    top = Path(os.path.realpath(tmp_path)) / "lab"
-    top.mkdir()
-    yield top
-    subprocess.run(["chmod", "-R", "u+rwx", str(top)], check=True)
-    subprocess.run(["rm", "-rf", str(top)], check=True)
-
 
 # --- sources ------------------------------------------------------------------------------------
 
