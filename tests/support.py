@@ -37,8 +37,10 @@ NOBODY = 65534
 OUTSIDE_UID = NOBODY if REAL_ROOT else os.geteuid()
 OUTSIDE_GID = NOBODY if REAL_ROOT else os.getegid()
 
+# How many times slower than a usual machine this one may be: emulation is.
+ROOM = int(os.environ.get("CAPSULE_ROOM", "1"))
 # Guards against a hang, far above what anything here takes. No test measures time with it.
-HANG = 20.0
+HANG = 20.0 * ROOM
 
 
 # --- probes ---------------------------------------------------------------------------------
@@ -378,6 +380,11 @@ NEEDS: dict[str, Need] = {
     "route": Need("the host has no route to the network", _has_route, True),
     "mount_setattr": Need("the kernel is older than 5.12", lambda: capsule.probe().mount_setattr, True),
     "cgroup": Need("no cgroup with memory, pids and cpu is the caller's to divide", _has_cgroup, True),
+    "systemd session": Need(
+        "there is no session of systemd's without a delegated cgroup",
+        lambda: delegation.find().way == delegation.SCOPE,
+        True,
+    ),
     "guest": Need(
         "this is about a kernel that the tests start", lambda: "CAPSULE_KERNEL" in os.environ, True
     ),

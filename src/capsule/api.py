@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from capsule.changes.closing import Closing
     from capsule.confine.cgroup import Leaf
     from capsule.files.found import Survey
+    from capsule.host.delegation import Delegation
     from capsule.host.host import Host
     from capsule.policy.policy import Overrides
     from capsule.process.handle import Process
@@ -149,8 +150,11 @@ def start(
     try:
         with signals.Held(breathing=True) as held:
             compiled = _compile(args, policy, passed, terminal)
+            where = _delegation(*compiled[:2])
             held.stop_breathing()
-            return _start(policy, compiled, streams, (given, stdout, stderr), passed, terminal, held)
+            return _start(
+                policy, compiled, where, streams, (given, stdout, stderr), passed, terminal, held
+            )
     except CapsuleError:
         raise
     except OSError as error:
@@ -172,19 +176,20 @@ def _compile(
 def _start(
     policy: Policy,
     compiled: tuple[Plan, Host, Command, Survey],
+    where: Delegation | None,
     streams: Streams,
     given: tuple[Stdio, Stdio, Stdio],
     passed: Sequence[int],
     terminal: Terminal | None,
     held: signals.Held,
 ) -> Process:
-    plan, host = compiled[:2]
+    plan = compiled[0]
     with streams, Descriptors(plan.owner) as theirs:
         stdio = open_stdio(given, streams, theirs)
         closing = _closing(plan, policy)
         leaf = None
         try:
-            leaf = _leaf(plan, host)
+            leaf = None if where is None else _leaf(plan, where)
             running = launch(
                 *compiled,
                 stdio,
@@ -216,13 +221,24 @@ def _import_process() -> None:
     import capsule.process.handle  # noqa: F401
 
 
-def _leaf(plan: Plan, host: Host) -> Leaf | None:
+def _delegation(plan: Plan, host: Host) -> Delegation | None:
+    """Where the capsule's cgroup is to be, None if it needs none; a scope for it is made here."""
     if plan.cgroup is None or host.cgroup is None:
         return None
+    from capsule.host import delegation  # was imported to find it
+
+    if host.cgroup.way != delegation.SCOPE:
+        return host.cgroup
+    from .confine import scope  # once in a process
+
+    scope.enter(host.cgroup.directory)
+    return delegation.find()
+
+
+def _leaf(plan: Plan, at: Delegation) -> Leaf:
     from .confine import cgroup  # only with limits that need one
 
-    at = host.cgroup
-    return cgroup.make(at.directory, at.controllers, dict(plan.cgroup), callers=at.callers)
+    return cgroup.make(at.directory, at.controllers, dict(plan.cgroup or ()), callers=at.callers)
 
 
 def _closing(plan: Plan, policy: Policy) -> Closing | None:

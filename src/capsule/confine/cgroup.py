@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-# The directories of leaves, and the one that the caller's own processes go to; see `_move_callers`.
+# The directories of leaves, and the one that the caller's own processes go to; see `move_callers`.
 LEAF, CALLERS = "capsule-", "supervisor"
 # Seconds until what was killed must be gone from a leaf.
 PATIENCE = 10.0
@@ -88,14 +88,14 @@ def _enable(directory: str, controllers: Sequence[str], *, callers: bool) -> Non
     if not lacks:
         return
     if callers:
-        _move_callers(directory)
+        move_callers(directory)
     try:
         _write(path, " ".join(f"+{each}" for each in sorted(lacks)))
     except OSError as error:
         raise _refused(path, error) from None
 
 
-def _move_callers(directory: str) -> None:
+def move_callers(directory: str) -> None:
     """Give the processes of a delegated cgroup a leaf: with limits for children it may have none."""
     leaf = f"{directory}/{CALLERS}"
     try:

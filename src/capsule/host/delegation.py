@@ -1,15 +1,17 @@
 """Where a caller can make control groups, and what to do where that is nowhere; cgroups(7), version 2.
 
-A cgroup is the caller's to divide if it was delegated, or if the caller is root and it is the top.
-Nothing is written here.
+A cgroup is the caller's to divide if it was delegated, or if the caller is root and it is the top. The
+caller's own service manager gives one that is, for the asking. Nothing is written here.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from capsule.base.values import Value
+from capsule.confine import scope
 from capsule.confine.cgroup import read_text
 
 TYPE_CHECKING = False
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
 # Those that a capsule can make use of.
 CONTROLLERS = ("memory", "pids", "cpu")
 OWN, DELEGATED = "a subtree of root's own", "a delegated subtree"
+SCOPE = "the user's systemd makes a scope there when it is needed"
 _SYSTEMCTL = "/usr/bin/systemctl"
+_BOOTED = "/run/systemd/system"  # sd_booted(3)
 
 
 class Delegation(Value):
@@ -29,10 +33,12 @@ class Delegation(Value):
         directory: of the caller's own cgroup, or of the one where leaves can be made; "" if the former
             cannot be seen.
         controllers: those of CONTROLLERS that it has.
-        way: how it comes that leaves can be made, OWN or DELEGATED; "" if they cannot.
+        way: how it comes that leaves can be made, OWN, DELEGATED or SCOPE; "" if they cannot.
         top: it is the root of the whole tree.
         error: errno of writing to it, 0 if that can be done.
         callers: processes of the caller's are in it, which have to be moved into a leaf of their own.
+        no_scope: why the user's service manager cannot be asked for one; "" where it can, or where
+            there is no systemd.
     """
 
     directory: str = ""
@@ -41,6 +47,7 @@ class Delegation(Value):
     top: bool = False
     error: int = 0
     callers: bool = False
+    no_scope: str = ""
 
 
 _found: tuple[tuple[str, int], Delegation] | None = None
@@ -70,7 +77,38 @@ def _find(own: str) -> Delegation:
         look = _look(os.path.dirname(directory), mount)
     if not look.way and os.geteuid() == 0:
         look = top
-    return look if look.way else first
+    if not look.way and os.path.isdir(_BOOTED):
+        look = _ask_for(f"{mount}/user.slice", first)
+    return look if look.way else look.replace(directory=first.directory)
+
+
+def _ask_for(slice_: str, first: Delegation) -> Delegation:
+    """Return what a scope of the user's service manager would have, or why there can be none."""
+    uid = os.geteuid()
+    manager = f"{slice_}/user-{uid}.slice/user@{uid}.service"
+    why = _no_scope(manager)
+    if why:
+        return first.replace(no_scope=why)
+    has = read_text(f"{manager}/cgroup.controllers").split()
+    controllers = tuple(each for each in CONTROLLERS if each in has)
+    return Delegation(manager, controllers, SCOPE)
+
+
+def _no_scope(manager: str) -> str:
+    """Return why the service manager in that cgroup cannot be asked; "" if it can."""
+    # It shows processes of other PID namespaces as 0. To that one our process id would be another's.
+    pids = read_text(f"{manager}/init.scope/cgroup.procs").split()
+    if not pids:
+        return "this user has no service manager that runs"
+    if pids[0] == "0":
+        return "the user's service manager is in another PID namespace"
+    if not os.access(scope.BUSCTL, os.X_OK):
+        return f"there is no {scope.BUSCTL}"
+    try:
+        is_socket = stat.S_ISSOCK(os.stat(scope.bus()).st_mode)
+    except OSError:
+        is_socket = False
+    return "" if is_socket else f"the user has no message bus ({scope.bus()})"
 
 
 def _look(directory: str, mount: str) -> Delegation:
@@ -152,6 +190,9 @@ _CONTAINERS = (
     "podman: --security-opt unmask=/sys/fs/cgroup"
 )
 _DELEGATE = f"one command: systemd-run --user --scope -p Delegate=yes COMMAND\n{_CONTAINERS}"
+# su(1), sudo(8), cron(8) start none; neither does the line above without one.
+_LOG_IN = "log in at a console or by ssh\nor, once, as root: loginctl enable-linger {uid}"
+_BUS = "as root: apt install dbus-user-session (or what has systemd's user bus), then log in again"
 _DELEGATE_MORE = (
     "as root: systemctl edit user@.service, write\n"
     "  [Service]\n"
@@ -167,10 +208,19 @@ def conclude(own: Delegation | None) -> tuple[str, str]:
     lacks = [each for each in CONTROLLERS if each not in own.controllers]
     if own.top and not own.controllers:
         return "version 1 has the controllers memory, pids and cpu", _UNIFIED
-    if own.error:
-        return f"{own.directory} is not delegated: {os.strerror(own.error)}", _DELEGATE
-    if lacks and (own.way or not own.controllers):
-        return f"{own.directory} is delegated without {', '.join(lacks)}", _DELEGATE_MORE
     if not own.way:
-        return f"{own.directory} is not delegated: its service manager divides it", _DELEGATE
+        return _not_delegated(own)
+    if lacks:
+        return f"{own.directory} is delegated without {', '.join(lacks)}", _DELEGATE_MORE
     return f"{own.directory}, with {', '.join(CONTROLLERS)}", ""
+
+
+def _not_delegated(own: Delegation) -> tuple[str, str]:
+    why = os.strerror(own.error) if own.error else "its service manager divides it"
+    seen = f"{own.directory} is not delegated: {why}"
+    if own.no_scope:
+        remedy = _BUS if "bus" in own.no_scope else _LOG_IN.format(uid=os.geteuid())
+        return f"{seen}; {own.no_scope}", remedy
+    if not own.error and not own.controllers:
+        return f"{own.directory} is delegated without {', '.join(CONTROLLERS)}", _DELEGATE_MORE
+    return seen, _DELEGATE

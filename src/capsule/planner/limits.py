@@ -90,8 +90,15 @@ def check_out_of_reach(bounds: Bounds, host: Host, found: Iterable[Found]) -> No
     """
     if bounds.settings is None or host.cgroup is None:
         return
+    from capsule.host.delegation import SCOPE  # was imported to find it
+
+    at = host.cgroup
     for one in found:
-        if one.mount.kind is MountKind.READ_WRITE and is_below(host.cgroup.directory, one.path):
+        # A scope comes to be somewhere below its service manager's own cgroup.
+        below = is_below(at.directory, one.path) or (
+            at.way == SCOPE and is_below(one.path, at.directory)
+        )
+        if one.mount.kind is MountKind.READ_WRITE and below:
             message = f"mounts: {one.path} shown writable would let the command change its own limits"
             hint = "show it read-only (--ro), or what lies beside its cgroups"
             raise PolicyError(message, field="mounts", value=one.path, hint=hint)

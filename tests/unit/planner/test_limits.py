@@ -8,7 +8,7 @@ import pytest
 
 from capsule.base.errors import HostError, PolicyError
 from capsule.files.found import Found
-from capsule.host.delegation import DELEGATED, OWN, Delegation
+from capsule.host.delegation import DELEGATED, OWN, SCOPE, Delegation
 from capsule.host.host import Host
 from capsule.launcher import steps as s
 from capsule.planner.limits import check_out_of_reach, make_bounds
@@ -236,3 +236,14 @@ def test_only_some_limits_can_be_degraded(value: Any) -> None:
         PolicyError, match=r"allow_degraded: not (a list|one) of cpu_time, cpus, memory"
     ):
         Policy(allow_degraded=value)
+
+
+def test_where_a_scope_will_be_is_out_of_reach_too() -> None:
+    """It comes to be somewhere below the service manager's own cgroup."""
+    manager = "/sys/fs/cgroup/user.slice/user@1000.service"
+    host = WHOLE.replace(cgroup=Delegation(manager, ("memory",), SCOPE))
+    limited = make_bounds(Policy(limits=Limits(memory="64M")), host)
+    for path in (manager, "/sys/fs/cgroup", f"{manager}/app.slice"):
+        with pytest.raises(PolicyError, match="change its own limits"):
+            check_out_of_reach(limited, host, [Found(Mount.read_write(path), path)])
+    check_out_of_reach(limited, host, [Found(Mount.read_write("/srv"), "/srv")])

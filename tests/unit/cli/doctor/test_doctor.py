@@ -11,7 +11,7 @@ from capsule.cli.doctor import causes, checks, doctor, trials
 from capsule.cli.doctor.causes import Failure, Surroundings, conclude
 from capsule.cli.doctor.checks import Check, Report, State
 from capsule.files.found import Survey
-from capsule.host.delegation import DELEGATED, Delegation
+from capsule.host.delegation import DELEGATED, SCOPE, Delegation
 from capsule.host.ids import Range
 from capsule.launcher import steps as s
 from capsule.planner.plan import make_plan
@@ -262,6 +262,30 @@ CGROUPS = {
         State.MISSING,
         "is not delegated: its service manager divides it",
         "systemd-run --user --scope -p Delegate=yes",
+    ),
+    "no session": (
+        Delegation("/sys/fs/cgroup/x.scope", ("memory",), error=errno.EACCES, no_scope="no manager"),
+        State.MISSING,
+        "/sys/fs/cgroup/x.scope is not delegated: Permission denied; no manager",
+        "as root: loginctl enable-linger",
+    ),
+    "no bus": (
+        Delegation("/sys/fs/cgroup/x.scope", error=errno.EACCES, no_scope="no message bus"),
+        State.MISSING,
+        "is not delegated: Permission denied; no message bus",
+        "apt install dbus-user-session",
+    ),
+    "a scope": (
+        Delegation("/sys/fs/cgroup/user@1000.service", ("memory", "pids", "cpu"), SCOPE),
+        State.OK,
+        "the user's systemd makes a scope there when it is needed",
+        "",
+    ),
+    "a scope, in part": (
+        Delegation("/sys/fs/cgroup/user@1000.service", ("memory", "pids"), SCOPE),
+        State.DEGRADED,
+        "is delegated without cpu",
+        "Delegate=cpu cpuset io memory pids",
     ),
     "whole": (
         Delegation("/sys/fs/cgroup/own", ("memory", "pids", "cpu"), DELEGATED),
