@@ -51,6 +51,7 @@ struct account {
 	uint64_t cpu_ns; /* exact for what lives, to a clock tick for who was waited for */
 	uint64_t user_us, system_us;
 	uint64_t bytes, most_bytes; /* resident: of all, a shared page in each; of the largest */
+	uint64_t threads;
 };
 
 int step_cpu_time(const struct step *step)
@@ -103,7 +104,7 @@ static uint64_t ticks_to_us(unsigned long ticks)
 static void add_process(int proc, const char *pid, struct account *sum)
 {
 	char text[1024];
-	unsigned long user, system, waited_user, waited_system, pages;
+	unsigned long user, system, waited_user, waited_system, threads, pages;
 	uint64_t bytes;
 	const char *after;
 
@@ -111,14 +112,15 @@ static void add_process(int proc, const char *pid, struct account *sum)
 	after = strrchr(text, ')');
 	if (after == NULL ||
 	    sscanf(after + 1,
-		   " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %lu %lu %*d %*d %*d %*d"
+		   " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %lu %lu %*d %*d %lu %*d"
 		   " %*u %*u %lu",
-		   &user, &system, &waited_user, &waited_system, &pages) != 5)
+		   &user, &system, &waited_user, &waited_system, &threads, &pages) != 6)
 		return;
 	sum->user_us += ticks_to_us(user + waited_user);
 	sum->system_us += ticks_to_us(system + waited_system);
 	sum->cpu_ns += clock_of((pid_t)atoi(pid)) + ticks_to_us(waited_user + waited_system) * 1000;
 	bytes = pages * (uint64_t)sysconf(_SC_PAGESIZE);
+	sum->threads += threads;
 	sum->bytes += bytes;
 	sum->most_bytes = bytes > sum->most_bytes ? bytes : sum->most_bytes;
 }
@@ -279,7 +281,8 @@ int report_usage(void)
 	struct account seen = account();
 	const struct record record = {
 		.kind = RECORD_USAGE,
-		.value = {(int64_t)seen.user_us, (int64_t)seen.system_us, (int64_t)seen.most_bytes},
+		.value = {(int64_t)seen.user_us, (int64_t)seen.system_us, (int64_t)seen.most_bytes,
+			  (int64_t)seen.bytes, (int64_t)seen.threads},
 	};
 
 	return send_record(&record);

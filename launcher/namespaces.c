@@ -188,7 +188,7 @@ int step_map_helper(const struct step *step)
 		sigprocmask(SIG_SETMASK, &none, NULL);
 		/* Its words would land in the output of a command that never ran. */
 		for (int fd = 0; fd <= 2; fd++)
-			if (dup2(null, fd) < 0)
+			if (null < 0 || dup2(null, fd) < 0)
 				_exit(127);
 		execve(argv[0], argv, no_environment);
 		_exit(127);

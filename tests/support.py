@@ -355,6 +355,23 @@ def _has_cgroup() -> bool:
     return bool(found.way) and set(found.controllers) == set(delegation.CONTROLLERS)
 
 
+def _has_overlay() -> bool:
+    try:
+        return capsule.run(["true"], capsule.Policy(mounts=[capsule.Mount.overlay("/usr", "/x")])).ok
+    except capsule.HostError:
+        return False
+
+
+def _deletes_below() -> bool:
+    """Whether what a directory of the lower layer holds can be deleted with it."""
+    with shared_directory() as lower:
+        give(lower)
+        (lower / "gone").mkdir()
+        (lower / "gone" / "file").touch()
+        mounts = [capsule.Mount.overlay(lower, "/x")]
+        return _has_overlay() and capsule.run(["rm", "-r", "/x/gone"], capsule.Policy(mounts=mounts)).ok
+
+
 def _tool(name: str, *, optional: bool = False) -> Need:
     return Need(f"{name} is not installed", lambda: shutil.which(name) is not None, optional)
 
@@ -379,6 +396,12 @@ NEEDS: dict[str, Need] = {
     ),
     "route": Need("the host has no route to the network", _has_route, True),
     "mount_setattr": Need("the kernel is older than 5.12", lambda: capsule.probe().mount_setattr, True),
+    "overlay": Need("the kernel has no overlay in a user namespace (before 5.11)", _has_overlay, True),
+    "overlay deletes": Need(
+        "a layer in memory cannot delete a directory of the lower one (before 6.6)",
+        _deletes_below,
+        True,
+    ),
     "cgroup": Need("no cgroup with memory, pids and cpu is the caller's to divide", _has_cgroup, True),
     "systemd session": Need(
         "there is no session of systemd's without a delegated cgroup",

@@ -74,18 +74,21 @@ def check_overlay(top: Path, name: bytes, *, kept: bool = False) -> None:
     }
 
 
+@needs("overlay")
 @pytest.mark.parametrize("name", NAMES, ids=repr)
 def test_a11_an_overlay_of_any_name(top: Path, name: bytes) -> None:
     """No name ends a layer's path or begins another option: content, changes and the host say so."""
     check_overlay(top, name)
 
 
+@needs("overlay")
 @pytest.mark.parametrize("name", [b"a:b", b"x,upperdir=x", b"a\\b", b"a\nb", b"\xff"], ids=repr)
 def test_a11_a_kept_layer_of_any_name(top: Path, name: bytes) -> None:
     """The same of the directory that keeps the upper layer."""
     check_overlay(top, name, kept=True)
 
 
+@needs("overlay")
 @settings(
     max_examples=30,
     deadline=None,
@@ -111,7 +114,7 @@ mount -t overlay none -o "userxattr,lowerdir=$2,upperdir=$1/upper,workdir=$1/wor
 """
 
 
-@needs("unshare")
+@needs("unshare", "overlay")
 @pytest.mark.parametrize("name", [b"a:b", b"x,volatile", b"a\\b"], ids=repr)
 def test_a11_control_options_in_one_string_go_wrong(top: Path, name: bytes) -> None:
     """The control: mount(8) with the bare name in its options mounts something else, or nothing."""

@@ -35,6 +35,9 @@ def held(**options: Any) -> dict[int, str]:
 def many() -> Iterator[list[int]]:
     """A thousand descriptors of many kinds in the caller, none of them close-on-exec."""
     with contextlib.ExitStack() as stack:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
 
         def keep(fd: int) -> int:
             os.set_inheritable(fd, True)

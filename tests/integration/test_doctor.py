@@ -50,9 +50,13 @@ def told(*before: str) -> Told:
     return Told(done.returncode, document["ok"], {c["name"]: c for c in document["checks"]})
 
 
+LACKS = () if capsule.probe().mount_setattr else ("mount_setattr",)
+
+
 def assert_one_cause(heard: Told, name: str, found: str, remedy: str) -> None:
     """The default policy is refused for one reason; it is named, with its remedy, and only once."""
-    assert heard.causes() == [name]
+    # Before 5.12 there is one line more, of what is done without.
+    assert [cause for cause in heard.causes() if cause not in LACKS] == [name]
     assert found in heard.checks[name]["found"]
     assert remedy in heard.checks[name]["remedy"]
     assert not heard.ok
@@ -182,6 +186,7 @@ def test_outer_filter_of_a_container() -> None:
     assert heard.checks["proc"]["state"] == "untried"
 
 
+@needs("mount_setattr")
 def test_filter_that_hides_mount_setattr() -> None:
     """ENOSYS is what an old kernel says: the fallback works, and the default policy with it."""
     heard = under("mount_setattr=ENOSYS")

@@ -167,9 +167,9 @@ def test_a_protected_path_that_is_too_long_is_refused(tree: Path) -> None:
     assert caught.value.field == "mounts"
     plan = capsule.plan(["true"], Policy(mounts=(Mount.read_write(long, at="/short"),)))
     inside = "/".join(["/short", *["e" * 180] * 4, ".envrc"])
-    assert f"{inside} over itself (read-only)" in str(plan)
     # Deeper than the fixture can go.
     subprocess.run(["rm", "-rf", tree / names[0]], check=True, timeout=HANG)
+    assert f"bind {inside} over itself" in str(plan)
 
 
 def test_without_descriptors_nothing_starts(tree: Path) -> None:

@@ -179,6 +179,7 @@ def check_upper(upper: int) -> None:
 # --- overlay --------------------------------------------------------------------------------
 
 
+@needs("mount_setattr")
 def test_an_overlay_in_memory(lower: Path) -> None:
     """The tree is writable inside and unchanged outside; its layer can be read after the end."""
     ran = run(WORK, [take(lower)], lambda n: [overlay(n)])
@@ -189,6 +190,7 @@ def test_an_overlay_in_memory(lower: Path) -> None:
     os.close(upper)
 
 
+@needs("mount_setattr")
 def test_an_overlay_that_is_kept(lower: Path, kept: Path) -> None:
     """The layer is a directory of the host; a second capsule finds what the first one wrote."""
     build: Build = lambda n: [overlay(n, n + 1)]  # noqa: E731
@@ -204,6 +206,7 @@ def test_an_overlay_that_is_kept(lower: Path, kept: Path) -> None:
     assert last.text == "700\n"
 
 
+@needs("mount_setattr")
 @pytest.mark.parametrize("name", ["upper", "work"])
 @pytest.mark.parametrize("what", ["link", "dangling", "file", "fifo"])
 def test_a_part_that_is_no_directory_is_refused(
@@ -226,6 +229,7 @@ def test_a_part_that_is_no_directory_is_refused(
     assert run("cat /data/kept", taken, lambda n: [overlay(n, n + 1)]).text == "kept\n"
 
 
+@needs("mount_setattr")
 def test_layers_are_out_of_reach(lower: Path, kept: Path) -> None:
     """Inside there is neither a path to a layer nor the host's name of one."""
     script = "ls -A /; cat /proc/self/mountinfo; ls /proc/self/fd"
@@ -239,6 +243,7 @@ def test_layers_are_out_of_reach(lower: Path, kept: Path) -> None:
     assert ran.text.split()[-4:] == ["0", "1", "2", "3"]
 
 
+@needs("mount_setattr")
 def test_two_overlays_give_two_layers_in_order(lower: Path) -> None:
     """Gifts come in the order of the steps, and each overlay has a layer of its own."""
     script = "echo 1 >/data/first; echo 2 >/other/second; ls /data /other"
@@ -249,6 +254,7 @@ def test_two_overlays_give_two_layers_in_order(lower: Path) -> None:
         os.close(fd)
 
 
+@needs("mount_setattr")
 def test_an_overlay_has_a_size_and_attributes(lower: Path) -> None:
     """Beyond its bytes or inodes a write fails with ENOSPC; what is noexec cannot be executed."""
     script = (
@@ -263,6 +269,7 @@ def test_an_overlay_has_a_size_and_attributes(lower: Path) -> None:
     assert "./kept: Permission denied" in ran.text
 
 
+@needs("mount_setattr")
 def test_a_file_is_no_layer(lower: Path) -> None:
     """An overlay of a file is refused."""
     assert refused([take(lower / "kept")], lambda n: [overlay(n)]) == ("overlay", errno.EINVAL)
@@ -271,6 +278,7 @@ def test_a_file_is_no_layer(lower: Path) -> None:
 # --- hide, mask, content --------------------------------------------------------------------
 
 
+@needs("mount_setattr")
 def test_hide(lower: Path) -> None:
     """A file and a directory are covered with emptiness that cannot be written to; ENOENT may be."""
     script = (
@@ -294,6 +302,7 @@ def test_hide(lower: Path) -> None:
     assert refused([take(lower)], attach) == ("hide", errno.ENOENT)
 
 
+@needs("mount_setattr")
 def test_what_is_hidden_by_a_link_is_its_target(lower: Path) -> None:
     """A link that came in the place of a hidden file leads nowhere out, and hides what it leads to."""
     (lower / "link").symlink_to("/data/kept")
@@ -336,6 +345,7 @@ def test_bad_content(text: str) -> None:
 # --- sources --------------------------------------------------------------------------------
 
 
+@needs("mount_setattr")
 @pytest.mark.parametrize(
     ("name", "how", "error"),
     [
@@ -428,6 +438,7 @@ def test_a_mapped_tree_is_private(shared: Path) -> None:
     assert (shared / "new").stat().st_uid == 1000
 
 
+@needs("mount_setattr")
 def test_a_tree_cannot_be_taken_twice(lower: Path) -> None:
     """A number that is used up, or was never given, is refused."""
     twice: Build = lambda n: [overlay(n), overlay(n)]  # noqa: E731

@@ -31,6 +31,9 @@ from tests.support import (
 AT = "/project"
 
 
+pytestmark = needs("overlay")
+
+
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """A directory of the host with a few files, which the capsule's outside ids own."""

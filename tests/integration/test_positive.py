@@ -34,7 +34,9 @@ def top() -> Iterator[Path]:
 # --- A-02: directories that can only be searched --------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [Mount.read_only, Mount.read_write, Mount.overlay])
+@pytest.mark.parametrize(
+    "kind", [Mount.read_only, Mount.read_write, pytest.param(Mount.overlay, marks=needs("overlay"))]
+)
 def test_a02_a_source_below_a_directory_that_only_can_be_searched(top: Path, kind: Any) -> None:
     """Above the source one may search but not list, as below a home of mode 0711: it is shown."""
     (top / "home/below").mkdir(parents=True)
@@ -205,7 +207,7 @@ tell([told, os.listdir(top + "/mounts")])
 """
 
 
-@needs("unshare")
+@needs("unshare", "overlay")
 def test_a_source_on_another_file_system(top: Path) -> None:
     """A mount point itself is shown, written to and overlaid as a directory is."""
     (top / "mounts").mkdir()

@@ -28,9 +28,13 @@ def test_no_warning(tmp_path: Path, cc: str, options: tuple[str, ...]) -> None:
 
 
 def test_the_analyser_finds_nothing(tmp_path: Path) -> None:
-    """gcc's static analyser has no complaint, but that memory is not freed before exec or exit."""
-    options = ("-std=gnu11", "-O0", "-fanalyzer", "-Werror", "-Wno-analyzer-malloc-leak")
-    build(tmp_path / "launcher", ALL, *options, cc="gcc")
+    """gcc's static analyser has no complaint, but that nothing is freed or closed before exec or exit.
+
+    A descriptor that dup2(2) makes for the command is lost to it (since gcc 13): it is meant to stay.
+    """
+    options = ("-std=gnu11", "-O0", "-fanalyzer", "-Werror")
+    known = ("-Wno-analyzer-malloc-leak", "-Wno-analyzer-fd-leak")
+    build(tmp_path / "launcher", ALL, *options, *known, cc="gcc")
 
 
 def test_the_fuzzers_have_no_warning_either(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ OPTIONS = {
     },
     "reports": {
         "--json": ("FILE", "write the whole result; - captures the output into it"),
+        "--stats": ("", "memory, CPUs, processes: live on a terminal; in the end"),
         "--quiet": ("", "no message of Capsule's about the end; also -q"),
         "--verbose": ("", "print the steps and how it ended; also -v"),
         "--help": ("", "show this text; also -h"),
@@ -116,7 +117,7 @@ class Options:
 
 def help_text(verb: str) -> str:
     """One screen."""
-    lines = [f"usage: capsule {verb} [OPTIONS] [--] COMMAND [ARG...]", "", *option_lines()]
+    lines = [f"usage: capsule {verb} [OPTIONS] [--] COMMAND [ARG...]", *option_lines()]
     return "\n".join(lines) + "\n" + EXIT_STATUSES
 
 

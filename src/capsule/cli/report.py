@@ -154,8 +154,17 @@ class Report:
             say(f"cannot write the result to {self.name}: {error.strerror}")
             if self.name == "-":
                 forget_output()
+            else:
+                self._forget()
             return False
         return True
+
+    def _forget(self) -> None:
+        """Let go of the file, with what is still buffered: else the interpreter tries it again."""
+        try:
+            self._file.close()
+        except OSError:
+            pass  # said already
 
 
 def _of_result(result: Result) -> dict[str, object]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from .options import Options
     from .report import Report
+    from .stats import Live
 
 
 def run(options: Options) -> int:
@@ -32,14 +33,15 @@ def run(options: Options) -> int:
     file = _report(options)
     ending = _Ending()
     try:
-        result = _run_command(options, policy_of(options), ending)
+        policy = policy_of(options)
+        result = _run_command(options, policy, ending)
     except CapsuleError as error:
         place_error(options, error)
         if file is not None:
             file.write_error(error)
         raise
     written = file is None or file.write_result(result)
-    _say(options, result)
+    _say(options, result, policy)
     ending.follow(result)
     return result.exit_status if written else CapsuleError.exit_code
 
@@ -63,10 +65,10 @@ def _report(options: Options) -> Report | None:
     return Report(name)
 
 
-def _say(options: Options, result: Result) -> None:
+def _say(options: Options, result: Result, policy: Policy) -> None:
     """Say what the caller has to know, or asked for. Of a run that succeeded that is nothing."""
-    verbose = options.has("--verbose")
-    if result.ok and not (verbose or result.set_aside or result.notes):
+    verbose, stats = options.has("--verbose"), options.has("--stats")
+    if result.ok and not (verbose or stats or result.set_aside or result.notes):
         return
     from . import report
 
@@ -76,6 +78,10 @@ def _say(options: Options, result: Result) -> None:
         report.explain(result)
     elif not options.has("--quiet"):
         report.tell(result)
+    if stats:
+        from .stats import summary
+
+        report.say(summary(result.usage, policy.limits))
 
 
 class _Ending:
@@ -125,6 +131,11 @@ def _run_command(options: Options, policy: Policy, ending: _Ending) -> Result:
         if not captured:
             loop_of(process).pass_through(1, 2)
         ending.passed_on = forwarding.passed_on
+        if options.has("--stats") and os.isatty(2):
+            from .stats import Live
+
+            with Live(process, policy.limits, shares_screen=bool({1, 2} & set(ttys))) as live:
+                return _attend(process, forwarding, ttys, ending, live)
         return _attend(process, forwarding, ttys, ending)
 
 
@@ -136,7 +147,13 @@ def _terminal(ttys: list[int]) -> Terminal | None:
     return terminal.describe(ttys)
 
 
-def _attend(process: Process, forwarding: Forwarding, ttys: list[int], ending: _Ending) -> Result:
+def _attend(
+    process: Process,
+    forwarding: Forwarding,
+    ttys: list[int],
+    ending: _Ending,
+    live: Live | None = None,
+) -> Result:
     """Wait, while signals and, with a terminal, keys are passed on."""
     if process.terminal is None:
         forwarding.begin(process, lambda: _suspend(process), lambda: None)
@@ -147,6 +164,7 @@ def _attend(process: Process, forwarding: Forwarding, ttys: list[int], ending: _
     # The output may go elsewhere: then the keyboard's terminal is the one to write to.
     screens = [fd for fd in ttys if fd > 0] or [os.open(os.ttyname(0), os.O_WRONLY | os.O_NOCTTY)]
     relay = Relay(process, process.terminal, keyboard, screens[0])
+    relay.live = live
     with relay:
         forwarding.begin(process, relay.suspend, relay.resume)
         result = process.wait()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from capsule.process.handle import Process
 
+    from .stats import Live
+
 _CHUNK = 1 << 14
 BACKGROUND_LOOK = 0.2  # seconds
 
@@ -58,6 +60,8 @@ class Relay:
         self.typed_signals: set[int] = set()
         self._shared = keyboard is not None and not os.isatty(1)
         self._saved: list[object] | None = None
+        # The line of --stats, which is to be gone when anything else is written.
+        self.live: Live | None = None
 
     def __enter__(self) -> None:
         """Begin. When the block ends, the terminal's mode is restored, whatever happened."""
@@ -95,6 +99,9 @@ class Relay:
         if self._shared:
             # Both terminals make whole line ends.
             data = data.replace(b"\r\n", b"\n")
+        if self.live is not None:
+            self.live.clear()
+            self.live.wrote(data)
         try:
             write_all(self._screen, data)
         except OSError:
@@ -189,6 +196,8 @@ class Relay:
             os.eventfd_write(self._wake, 1)
 
     def _release_keyboard(self) -> None:
+        if self.live is not None:
+            self.live.clear()
         if self._keyboard is None or self._saved is None:
             return
         saved, self._saved = self._saved, None

@@ -38,6 +38,8 @@ class Account(Value):
         oom_kills: how many processes the kernel killed for want of memory.
         memory_met: how often they were about to exceed memory.max.
         pids_met: how often a fork failed for pids.max.
+        memory: bytes in use now, of memory.current.
+        pids: processes and threads now, of pids.current.
     """
 
     cpu_user: float = 0.0
@@ -48,6 +50,8 @@ class Account(Value):
     oom_kills: int = 0
     memory_met: int = 0
     pids_met: int = 0
+    memory: int | None = None
+    pids: int | None = None
 
 
 _swept: set[str] = set()
@@ -234,6 +238,8 @@ class Leaf:
             oom_kills=memory.get("oom_kill", 0),
             memory_met=met,
             pids_met=self._table("pids.events").get("max", 0),
+            memory=self._number("memory.current"),
+            pids=self._number("pids.current"),
         )
 
     def _has(self, name: str) -> bool:

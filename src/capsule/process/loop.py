@@ -51,6 +51,9 @@ class Loop:
         self._leaf = leaf
         self._watched: dict[int, tuple[int, Callable[[], object]]] = {}
         self._poller = select.poll()
+        # What is called again and again: when next, how often, and what.
+        self._next, self._interval = 0.0, 0.0
+        self._tick: Callable[[], None] | None = None
 
     def kill(self) -> None:
         """Kill init, and with it everything inside. Not after the descriptors were closed."""
@@ -67,6 +70,10 @@ class Loop:
         """Undo `watch`."""
         if self._watched.pop(fd, None) is not None:
             self._poller.unregister(fd)
+
+    def every(self, seconds: float, handler: Callable[[], None]) -> None:
+        """Have a handler called again and again while `run` waits."""
+        self._next, self._interval, self._tick = time.monotonic() + seconds, seconds, handler
 
     def on_stop(self, handler: Callable[[int], None]) -> None:
         """Have a handler called with the signal that stops the command."""
@@ -94,6 +101,7 @@ class Loop:
                 # A handler before this one may have ended the watch.
                 if fd in self._watched:
                     self._watched[fd][1]()
+            self._call_tick()
             if until is not None and time.monotonic() >= until:
                 break
         return self._records.has_ended()
@@ -106,8 +114,15 @@ class Loop:
         if self.on_end is not None:
             self.on_end()
 
+    def _call_tick(self) -> None:
+        if self._tick is not None and time.monotonic() >= self._next and not self._records.has_ended():
+            self._tick()
+            self._next = time.monotonic() + self._interval
+
     def _patience(self, until: float | None) -> float | None:
         """Milliseconds to wait for anything to happen."""
+        if self._tick is not None:
+            until = self._next if until is None else min(until, self._next)
         left = None if until is None else max(0.0, until - time.monotonic()) * 1000
         if self._leaf is None or not self._leaf.sampled:
             return left

@@ -130,6 +130,8 @@ def usage(
         peak_pids=None if account.peak_pids is None else max(1, account.peak_pids - INIT),
         throttled=account.throttled,
         oom_kills=account.oom_kills,
+        memory=account.memory if record is None else None,
+        pids=None if record is not None or account.pids is None else max(0, account.pids - INIT),
         source="cgroup",
     )
 
@@ -150,9 +152,15 @@ def _waited(record: tuple[int, ...]) -> Usage:
 
 
 def _seen(told: tuple[int, ...], wall: float) -> Usage:
-    user, system, largest = told[1:4]
+    user, system, largest, memory, pids = told[1:6]
     return Usage(
-        wall=wall, cpu_user=user / 1e6, cpu_system=system / 1e6, peak_memory=largest, source="proc"
+        wall=wall,
+        cpu_user=user / 1e6,
+        cpu_system=system / 1e6,
+        peak_memory=largest,
+        memory=memory,
+        pids=pids,
+        source="proc",
     )
 
 

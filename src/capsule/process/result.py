@@ -63,6 +63,9 @@ class Usage(Value):
         oom_kills: processes that the kernel killed for want of memory.
         source: where the figures come from: "cgroup", "wait4" (wait4(2) over the whole tree), "proc"
             (proc_pid_stat(5), while it runs) or "" if init had no last word.
+        memory: bytes in use at this moment, while it runs: with a cgroup what all hold together, else
+            the sum of the resident sets, where a page that processes share counts in each; else None.
+        pids: processes and threads at this moment, likewise.
     """
 
     wall: float = 0.0
@@ -77,6 +80,8 @@ class Usage(Value):
     throttled: float = 0.0
     oom_kills: int = 0
     source: str = ""
+    memory: int | None = None
+    pids: int | None = None
 
 
 class Result(Value):

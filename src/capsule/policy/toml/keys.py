@@ -129,12 +129,15 @@ def of_mount(kind: MountKind) -> dict[str, Shape]:
 
 def _attributes(docstring: str | None) -> dict[str, str]:
     """The texts of a docstring's section ``Attributes:``; nothing under ``python -OO``."""
-    section = re.search(r"^ +Attributes:\n((?: {8}.*\n|\s*\n)*)", docstring or "", re.MULTILINE)
-    return dict(_entries(section[1])) if section else {}
+    # Since 3.13 the compiler takes the indentation away, and the last line's end.
+    section = re.search(
+        r"^( *)Attributes:\n((?:\1 {4}.*\n|\s*\n)*)", f"{docstring or ''}\n", re.MULTILINE
+    )
+    return dict(_entries(section[1], section[2])) if section else {}
 
 
-def _entries(section: str) -> Iterator[tuple[str, str]]:
-    for entry in re.split(r"^ {8}(?=\w+: )", section, flags=re.MULTILINE):
+def _entries(indentation: str, section: str) -> Iterator[tuple[str, str]]:
+    for entry in re.split(rf"^{indentation} {{4}}(?=\w+: )", section, flags=re.MULTILINE):
         name, colon, text = entry.partition(": ")
         if colon:
             yield name, " ".join(text.split())
