@@ -16,7 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -408,6 +408,11 @@ NEEDS: dict[str, Need] = {
         lambda: delegation.find().way == delegation.SCOPE,
         True,
     ),
+    "root of a guest": Need(
+        "this changes the settings of the system's systemd",
+        lambda: REAL_ROOT and "CAPSULE_KERNEL" in os.environ and os.path.isdir("/run/systemd/system"),
+        True,
+    ),
     "guest": Need(
         "this is about a kernel that the tests start", lambda: "CAPSULE_KERNEL" in os.environ, True
     ),
@@ -454,6 +459,11 @@ def needs(*names: str) -> pytest.MarkDecorator:
     missing = [name for name in names if not _is_met(name)]
     reason = NEEDS[missing[0]].reason if missing else ""
     return pytest.mark.skipif(bool(missing), reason=reason)
+
+
+def overlay_apart(names: Iterable[str]) -> list[Any]:
+    """The same for parametrize; the one called overlay is skipped where there is none."""
+    return [pytest.param(n, marks=needs("overlay")) if n == "overlay" else n for n in names]
 
 
 def may_skip(reason: str) -> bool:

@@ -69,6 +69,7 @@ def test_a17_a_signal_is_told_as_one() -> None:
     assert capsule.run(["sleep", "1000"], timeout=0.05).outcome is Outcome.TIMED_OUT
 
 
+@needs("overlay")
 def test_a17_what_is_reported_as_changed_is_the_kernels() -> None:
     """Names and attributes like those of overlayfs itself do not hide a change, nor make one up."""
     code = """

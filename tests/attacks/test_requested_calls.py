@@ -24,6 +24,7 @@ from tests.support import (
     ask,
     ask_outside,
     give,
+    needs,
     probe_args,
     shared_directory,
 )
@@ -117,6 +118,7 @@ def test_owners(ids: tuple[int, int]) -> None:
     assert ask(_OWN, policy, given, pretend_chown=True) == [list(ids)] * 3
 
 
+@needs("overlay")
 def test_pretended_owners_for_tar() -> None:
     """An archive of another user's files unpacks; without the option the message names it."""
     with shared_directory() as place:

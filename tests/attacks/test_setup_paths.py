@@ -17,7 +17,7 @@ from capsule import CapsuleError, Mount, Policy
 from tests.attacks.flipper import flipping
 from tests.attacks.hostdiff import snapshot, unchanged
 from tests.attacks.lab import in_lab
-from tests.support import PYTHON, ask, await_line, give, lab, needs, shared_directory
+from tests.support import PYTHON, ask, await_line, give, lab, needs, overlay_apart, shared_directory
 
 # Launches of a racing test: in the normal lane, and in the slow one.
 LAUNCHES = [pytest.param(60, id="short"), pytest.param(2000, id="long", marks=pytest.mark.slow)]
@@ -98,7 +98,7 @@ _WHERE = 'grep -o " /[^ ]*/x " /proc/self/mountinfo; ls "$1"; : >"$1/x/written"'
 
 
 @pytest.mark.parametrize("launches", LAUNCHES)
-@pytest.mark.parametrize("maker", ["tmpfs", "read-only", "overlay", "hide"])
+@pytest.mark.parametrize("maker", overlay_apart(["tmpfs", "read-only", "overlay", "hide"]))
 def test_a03_a_place_that_is_exchanged_leads_nowhere(place: Place, maker: str, launches: int) -> None:
     """While a directory and a link change places, mounts land in the capsule, or it does not start."""
     contested, link = place.tree / "contested", place.tree / "absolute"
@@ -280,6 +280,7 @@ tell(told)
 # --- A-14: mounts stay inside ---------------------------------------------------------------------
 
 
+@needs("overlay")
 def test_a14_the_mount_table_is_the_same_while_it_runs(place: Place) -> None:
     """No mount of a capsule can be seen on the host, neither while it runs nor after."""
     mounts = (Mount.read_write(place.tree), Mount.tmpfs("/data"), Mount.overlay(place.victim))

@@ -24,6 +24,7 @@ from tests.support import (
     give,
     lab,
     needs,
+    overlay_apart,
     probe_args,
     shared_directory,
 )
@@ -110,7 +111,7 @@ def test_a04_a_source_that_became_a_link_is_refused(place: Place, shown: str, li
         assert _seen(place, SHOWN[shown](path)) == "PolicyError"
 
 
-@pytest.mark.parametrize("shown", [name for name in SHOWN if name != "root"])
+@pytest.mark.parametrize("shown", overlay_apart(name for name in SHOWN if name != "root"))
 def test_a04_the_same_source_without_a_link_is_shown(place: Place, shown: str) -> None:
     """The control: what no program replaced is shown, and the canary is not in it."""
     assert _seen(place, SHOWN[shown](place.project / "cache")) == ""
@@ -175,7 +176,9 @@ _CAT = 'cat /data/key "$1/key" /data/*/key "$1"/*/key 2>/dev/null; true'
 
 
 @pytest.mark.parametrize("launches", LAUNCHES)
-@pytest.mark.parametrize("shown", [name for name in SHOWN if name not in ("root", "below", "optional")])
+@pytest.mark.parametrize(
+    "shown", overlay_apart(name for name in SHOWN if name not in ("root", "below", "optional"))
+)
 def test_a04_a_source_that_is_exchanged_is_never_the_other(
     place: Place, shown: str, launches: int
 ) -> None:
@@ -213,6 +216,7 @@ tell(None)
 """
 
 
+@needs("overlay")
 @pytest.mark.parametrize("kept", [False, True])
 def test_a05_looking_at_a_layer_and_letting_it_go_follows_no_link(place: Place, kept: bool) -> None:
     """Links, closed directories and deep ones in an upper layer: the victim stays as it was."""

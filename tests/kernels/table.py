@@ -21,7 +21,8 @@ COLUMNS = ("passed", "failed", "skipped")
 
 def suite_of(path: str) -> str:
     """The folder of the tests; those of a session are a suite of their own."""
-    return "systemd" if path.endswith("test_systemd.py") else path.partition("/")[0]
+    name = path.rpartition("/")[2]
+    return "systemd" if name in ("test_systemd.py", "test_remedies.py") else path.partition("/")[0]
 
 
 def read(text: str) -> tuple[dict[tuple[str, str], int], dict[tuple[str, str], int], list[str]]:

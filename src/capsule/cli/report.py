@@ -22,14 +22,19 @@ def say(text: str) -> None:
     try:
         sys.stderr.write(f"capsule: {text}\n")
         sys.stderr.flush()
-    except (OSError, ValueError):
-        pass  # there is nowhere left to say it
+    except OSError:
+        forget_output(2)  # there is nowhere left to say it
+    except ValueError:
+        pass  # it was closed
 
 
-def forget_output() -> None:
-    """The reader has gone, or the disk is full: what is still buffered must not be tried again."""
+def forget_output(fd: int = 1) -> None:
+    """The reader has gone, or the disk is full: what is still buffered must not be tried again.
+
+    The interpreter would, at its end, and make 120 of the exit status.
+    """
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
+    os.dup2(null, fd)
     os.close(null)
 
 
