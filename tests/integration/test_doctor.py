@@ -17,7 +17,7 @@ from capsule.cli.doctor.checks import State
 from capsule.host import delegation
 from capsule.host.delegation import CONTROLLERS
 from capsule.launcher import steps as s
-from tests.support import HANG, PYTHON, REAL_ROOT, needs, nothing_left, shared_directory
+from tests.support import CAPSULE, HANG, PYTHON, REAL_ROOT, needs, nothing_left, shared_directory
 
 REFUSE = Path(__file__).with_name("refuse.py")
 DOCTOR = [PYTHON, "-m", "capsule", "doctor"]
@@ -236,6 +236,17 @@ def test_limit_of_namespaces(line: str) -> None:
     name = causes.LIMITS[KINDS[line]]
     heard = within(f"echo 0 >/proc/sys/{name.replace('.', '/')}")
     assert_one_cause(heard, line, f"{name} is 0", f"sysctl -w {name}=")
+
+
+@needs("unshare")
+def test_a_run_names_the_limit_too() -> None:
+    """And says who knows the remedy; the same program runs without that limit."""
+    for limit, status in (("", 0), ("echo 0 >/proc/sys/user/max_user_namespaces\n", 125)):
+        words = ["unshare", "-Ur", "sh", "-euc", f'{limit}exec "$@"', "sh", CAPSULE, "run", "true"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=HANG)
+        assert done.returncode == status, done.stderr
+    assert "cannot start: enter new namespaces: " in done.stderr
+    assert "hint: user.max_user_namespaces is 0: " in done.stderr
 
 
 OWN_PROC = ("-m", "-p", "-f")

@@ -179,7 +179,7 @@ def check_upper(upper: int) -> None:
 # --- overlay --------------------------------------------------------------------------------
 
 
-@needs("mount_setattr")
+@needs("mount_setattr", "overlay deletes")
 def test_an_overlay_in_memory(lower: Path) -> None:
     """The tree is writable inside and unchanged outside; its layer can be read after the end."""
     ran = run(WORK, [take(lower)], lambda n: [overlay(n)])

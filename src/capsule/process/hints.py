@@ -7,6 +7,7 @@ import os
 
 from capsule.base.errors import HostError
 from capsule.base.text import printable
+from capsule.confine.cgroup import read_text
 from capsule.host.host import version
 from capsule.launcher import steps as s
 
@@ -224,7 +225,25 @@ def hint_for(step: Step, error: int, host: Host, command: Command | None, survey
         return exec_hint(error, host, command, survey)
     if isinstance(step, s.Overlay) and step[2] != step.NONE:
         return _kept_hint(step, error, survey)
-    return _row(step, error)
+    hint = _row(step, error)
+    switch = _switch(host) if isinstance(step, s.Namespaces) else ""
+    return f"{switch}: {hint}" if switch and hint else hint
+
+
+# Settings of the host that forbid user namespaces; the first two do not bind its root.
+_SWITCHES = (
+    ("kernel.unprivileged_userns_clone", "0"),
+    ("kernel.apparmor_restrict_unprivileged_userns", "1"),
+    ("user.max_user_namespaces", "0"),
+)
+
+
+def _switch(host: Host) -> str:
+    """Return which of them does so here."""
+    for name, value in _SWITCHES[2 if host.uid == 0 else 0 :]:
+        if read_text(f"/proc/sys/{name.replace('.', '/')}").strip() == value:
+            return f"{name} is {value}"
+    return ""
 
 
 def _row(step: Step, error: int) -> str | None:
