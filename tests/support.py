@@ -41,6 +41,8 @@ OUTSIDE_GID = NOBODY if REAL_ROOT else os.getegid()
 ROOM = int(os.environ.get("CAPSULE_ROOM", "1"))
 # Guards against a hang, far above what anything here takes. No test measures time with it.
 HANG = 20.0 * ROOM
+# Starts in which a race is tried; thousands of them in the slow lanes.
+RACES = max(12, 60 // ROOM)
 
 
 # --- probes ---------------------------------------------------------------------------------

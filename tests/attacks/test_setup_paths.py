@@ -17,10 +17,20 @@ from capsule import CapsuleError, Mount, Policy
 from tests.attacks.flipper import flipping
 from tests.attacks.hostdiff import snapshot, unchanged
 from tests.attacks.lab import in_lab
-from tests.support import PYTHON, ask, await_line, give, lab, needs, overlay_apart, shared_directory
+from tests.support import (
+    PYTHON,
+    RACES,
+    ask,
+    await_line,
+    give,
+    lab,
+    needs,
+    overlay_apart,
+    shared_directory,
+)
 
 # Launches of a racing test: in the normal lane, and in the slow one.
-LAUNCHES = [pytest.param(60, id="short"), pytest.param(2000, id="long", marks=pytest.mark.slow)]
+LAUNCHES = [pytest.param(RACES, id="short"), pytest.param(2000, id="long", marks=pytest.mark.slow)]
 
 
 class Place(NamedTuple):

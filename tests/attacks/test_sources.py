@@ -18,6 +18,7 @@ from capsule import CapsuleError, Mount, Policy, PolicyError, SetupError
 from tests.attacks.flipper import flipping, naive_read, until_beaten
 from tests.attacks.hostdiff import unchanged, unlock
 from tests.support import (
+    RACES,
     ask,
     await_line,
     closed_place,
@@ -30,7 +31,7 @@ from tests.support import (
 )
 
 CANARY = "canary-5f1c2a"
-LAUNCHES = [pytest.param(60, id="short"), pytest.param(2000, id="long", marks=pytest.mark.slow)]
+LAUNCHES = [pytest.param(RACES, id="short"), pytest.param(2000, id="long", marks=pytest.mark.slow)]
 
 
 class Place(NamedTuple):

@@ -95,6 +95,7 @@ mkdir added; echo text > added/file; chmod 700 sub; ln -s /etc/passwd added/link
 """
 
 
+@needs("overlay deletes")
 def test_the_host_sees_nothing_and_the_changes_are_told(directory: Path) -> None:
     """Everything that can be done to a tree is done: not a byte nor a time of the host's changes."""
     before = snapshot(directory)
