@@ -141,9 +141,15 @@ def test_a_key_that_ends_the_command(key: bytes, number: int) -> None:
 def test_a_key_that_the_command_takes() -> None:
     """A command that handles SIGINT goes on, and its own status counts."""
     code = """
-import os, signal, sys
+import os, select, signal, sys
 signal.signal(signal.SIGINT, lambda *_: os.write(1, b"caught\\n"))
+# A signal that comes right before a read(2) would be noticed after it only.
+woken, wake = os.pipe()
+os.set_blocking(wake, False)
+signal.set_wakeup_fd(wake)
 os.write(1, b"ready\\n")
+while 0 not in select.select([0, woken], [], [])[0]:
+    os.read(woken, 1)
 sys.exit(int(sys.stdin.readline()))
 """
     with running(*probe(code)) as user:

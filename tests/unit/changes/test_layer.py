@@ -495,8 +495,8 @@ def listing(within: list[str], top: Path) -> set[bytes]:
     return set(subprocess.run([*within, *find], capture_output=True, check=True).stdout.splitlines())
 
 
-@needs("unshare")
-@pytest.mark.parametrize("where", ["memory", "directory"])
+@needs("unshare", "overlay")
+@pytest.mark.parametrize("where", [pytest.param("memory", marks=needs("overlay deletes")), "directory"])
 def test_what_the_kernel_writes_is_understood(lab: Lab, tmp_path: Path, where: str) -> None:
     """A real overlay: its layer applied to the host's directory makes that what the overlay showed."""
     for name in (
