@@ -367,9 +367,10 @@ def _has_overlay() -> bool:
 def _deletes_below() -> bool:
     """Whether what a directory of the lower layer holds can be deleted with it."""
     with shared_directory() as lower:
-        give(lower)
         (lower / "gone").mkdir()
         (lower / "gone" / "file").touch()
+        for path in (lower, lower / "gone", lower / "gone" / "file"):
+            give(path)
         mounts = [capsule.Mount.overlay(lower, "/x")]
         return _has_overlay() and capsule.run(["rm", "-r", "/x/gone"], capsule.Policy(mounts=mounts)).ok
 
