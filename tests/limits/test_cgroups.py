@@ -29,6 +29,7 @@ from tests.support import (
     FORKS,
     HANG,
     PYTHON,
+    ROOM,
     ask,
     assert_denied,
     await_end,
@@ -201,7 +202,7 @@ def test_four_ways_to_137() -> None:
 
 def test_a_fork_bomb() -> None:
     """It never has more than the limit, and ends with its deadline."""
-    result = capsule.run([*PROBE, BOMB], pids=32, timeout=2)
+    result = capsule.run([*PROBE, BOMB], pids=32, timeout=1 + ROOM)
     assert result.outcome is Outcome.TIMED_OUT
     assert result.usage.peak_pids == 32
 
@@ -227,7 +228,7 @@ def test_the_limit_of_processes_is_told() -> None:
 
 def test_half_a_cpu() -> None:
     """Eight that spin get half a CPU together, and the account says how long they were held back."""
-    result = capsule.run(["sh", "-c", EIGHT], cpus=0.5, timeout=5)
+    result = capsule.run(["sh", "-c", EIGHT], cpus=0.5, timeout=4 + ROOM)
     assert result.outcome is Outcome.TIMED_OUT
     used = (result.usage.cpu_user + result.usage.cpu_system) / result.usage.wall
     assert 0.44 <= used <= 0.56
