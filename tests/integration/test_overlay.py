@@ -418,6 +418,7 @@ def test_what_root_applies_is_not_roots(directory: Path, keep: Path) -> None:
     assert (directory / "one").stat().st_uid == directory.stat().st_uid != 0
 
 
+@needs("overlay deletes")
 def test_what_a_trusted_tool_would_execute_is_never_applied(directory: Path) -> None:
     """It is told and marked; the rest is applied, also of what a directory around it loses."""
     hooks = directory / "repo" / ".git" / "hooks"
