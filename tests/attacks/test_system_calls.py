@@ -38,6 +38,7 @@ from tests.support import (
     CAPSULE,
     HANG,
     PYTHON,
+    ROOM,
     ask,
     ask_outside,
     assert_denied,
@@ -374,7 +375,7 @@ for first in range(8):
 
 def test_a_flood_moves_no_deadline() -> None:
     """Threads that do nothing but be refused, under a deadline: it ends then; the account is small."""
-    result = capsule.run(probe_args(_FLOOD), timeout=2)
+    result = capsule.run(probe_args(_FLOOD), timeout=1 + ROOM)
     assert result.outcome is Outcome.TIMED_OUT
     assert len(result.denials) == 64
     assert result.denials_omitted > 1000
