@@ -32,8 +32,10 @@ def test_a_line_while_it_runs_and_one_at_the_end() -> None:
 
 def test_it_never_shows_within_a_line() -> None:
     """Nor on top of a program that draws: one that has the terminal in raw mode."""
-    for quiet in ("printf begun", "stty raw -echo; printf 'begun\\r\\n'"):
-        script = f"{quiet}; sleep 1.5; stty sane; printf '\\nended\\n'"
+    for script in (
+        "printf begun; sleep 1.5; printf '\\nended\\n'",
+        "stty raw -echo; printf 'begun\\r\\n'; sleep 1.5; printf 'ended\\r\\n'; stty sane",
+    ):
         with at_terminal(CAPSULE, "--stats", "sh", "-c", script) as user:
             shown = user.see(b"ended\r\n")
             assert b"CPUs" not in shown
