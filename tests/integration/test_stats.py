@@ -78,14 +78,13 @@ def test_the_lines() -> None:
     """Each figure stands beside its limit, if it has one; the CPUs are those since the last look."""
     limits = Limits(memory="64M", pids=8, cpus=1.5, timeout=60)
     used = Usage(4.25, 1.0, 0.5, 1 << 20, source="cgroup", memory=24 << 20, pids=3)
-
-    def cpus(wall: float, cpu: float) -> float:
-        return cpu / wall
-
-    assert stats.line(used, limits, cpus) == (
+    assert stats.cpus(used, Usage()) == 1.5 / 4.25
+    assert stats.cpus(used, Usage(4.0, 1.0, 0.0)) == 2.0
+    assert stats.cpus(used, used) == 0.0
+    assert stats.line(used, limits, 1.5 / 4.25) == (
         "capsule: memory 24M of 64M, CPUs 0.35 of 1.5, 3 of 8 processes, 4.2 of 60 s"
     )
-    assert stats.line(Usage(2.0), Limits(), cpus) == "capsule: CPUs 0.00, 2.0 s"
+    assert stats.line(Usage(2.0), Limits(), 0.0) == "capsule: CPUs 0.00, 2.0 s"
     assert stats.summary(used.replace(peak_pids=4, throttled=0.5), limits) == (
         "memory at most 1M of 64M, CPU 1.500 s, held back 0.500 s, at most 4 of 8 processes, "
         "4.250 s (cgroup)"

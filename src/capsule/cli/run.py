@@ -134,7 +134,7 @@ def _run_command(options: Options, policy: Policy, ending: _Ending) -> Result:
         if options.has("--stats") and os.isatty(2):
             from .stats import Live
 
-            with Live(process, policy.limits, shares_screen=bool({1, 2} & set(ttys))) as live:
+            with Live(process, policy.limits) as live:
                 return _attend(process, forwarding, ttys, ending, live)
         return _attend(process, forwarding, ttys, ending)
 
@@ -163,8 +163,7 @@ def _attend(
     keyboard = 0 if 0 in ttys else None
     # The output may go elsewhere: then the keyboard's terminal is the one to write to.
     screens = [fd for fd in ttys if fd > 0] or [os.open(os.ttyname(0), os.O_WRONLY | os.O_NOCTTY)]
-    relay = Relay(process, process.terminal, keyboard, screens[0])
-    relay.live = live
+    relay = Relay(process, process.terminal, keyboard, screens[0], live)
     with relay:
         forwarding.begin(process, relay.suspend, relay.resume)
         result = process.wait()

@@ -8,14 +8,12 @@ import termios
 
 from capsule.base.text import describe_size, round_size
 from capsule.process.handle import loop_of
+from capsule.process.result import Usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from capsule.policy.policy import Limits
     from capsule.process.handle import Process
-    from capsule.process.result import Usage
 
 INTERVAL = 0.5  # seconds between two looks
 _CLEAR = b"\r\x1b[K"
@@ -29,13 +27,12 @@ class Live:
     draws by itself: of one whose terminal is not in canonical mode (termios(3)) nothing is known.
     """
 
-    def __init__(self, process: Process, limits: Limits, *, shares_screen: bool) -> None:
+    def __init__(self, process: Process, limits: Limits) -> None:
         self._process = process
         self._limits = limits
-        self._shares_screen = shares_screen
         self._shown = False
         self._at_start = True
-        self._before = (0.0, 0.0)
+        self._before = Usage()
 
     def __enter__(self) -> Live:
         loop_of(self._process).every(INTERVAL, self.show)
@@ -47,7 +44,9 @@ class Live:
     def show(self) -> None:
         """Write the line anew."""
         if self._at_start and self._is_free():
-            text = line(self._process.usage(), self._limits, self._cpus)
+            used, before = self._process.usage(), self._before
+            self._before = used
+            text = line(used, self._limits, cpus(used, before))
             self._shown = self._write(_CLEAR + text.encode()[: self._width()])
 
     def clear(self) -> None:
@@ -60,16 +59,10 @@ class Live:
         """Note what else was written to the screen."""
         self._at_start = data.endswith(b"\n")
 
-    def _cpus(self, wall: float, cpu: float) -> float:
-        """CPUs in use since the last look."""
-        last_wall, last_cpu = self._before
-        self._before = wall, cpu
-        return (cpu - last_cpu) / (wall - last_wall) if wall > last_wall else 0.0
-
     def _is_free(self) -> bool:
         """Return whether the program leaves the terminal's line discipline as it is."""
         master = self._process.terminal
-        if master is None or not self._shares_screen:
+        if master is None:
             return True
         with contextlib.suppress(termios.error, OSError):
             return bool(termios.tcgetattr(master)[3] & termios.ICANON)
@@ -88,12 +81,18 @@ class Live:
         return False
 
 
-def line(used: Usage, limits: Limits, cpus: Callable[[float, float], float]) -> str:
-    """Return the live line: memory, CPUs, processes, time."""
+def cpus(used: Usage, before: Usage) -> float:
+    """Return how many were in use on average since an earlier look."""
+    time = used.wall - before.wall
+    spent = used.cpu_user + used.cpu_system - before.cpu_user - before.cpu_system
+    return spent / time if time > 0 else 0.0
+
+
+def line(used: Usage, limits: Limits, cpus: float) -> str:
+    """Return the live line: memory, CPUs in use, processes, time."""
     memory = "" if used.memory is None else f"memory {_of(used.memory, limits.memory)}, "
     pids = "" if used.pids is None else f"{used.pids}{_bound(limits.pids)} processes, "
-    rate = cpus(used.wall, used.cpu_user + used.cpu_system)
-    share = f"{rate:.2f}" + ("" if limits.cpus is None else f" of {limits.cpus:g}")
+    share = f"{cpus:.2f}" + ("" if limits.cpus is None else f" of {limits.cpus:g}")
     bound = "" if limits.timeout is None else f" of {limits.timeout:g}"
     return f"capsule: {memory}CPUs {share}, {pids}{used.wall:.1f}{bound} s"
 

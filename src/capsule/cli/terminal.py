@@ -47,9 +47,17 @@ class Relay:
         process: a process that was started with a terminal.
         keyboard: our descriptor to read keys from, or None if standard input is no terminal.
         screen: our descriptor to write to.
+        live: the line of --stats, which is to be gone when anything else is written.
     """
 
-    def __init__(self, process: Process, master: int, keyboard: int | None, screen: int) -> None:
+    def __init__(
+        self,
+        process: Process,
+        master: int,
+        keyboard: int | None,
+        screen: int,
+        live: Live | None = None,
+    ) -> None:
         self._process = process
         self._loop = loop_of(process)
         self._master = master
@@ -60,8 +68,7 @@ class Relay:
         self.typed_signals: set[int] = set()
         self._shared = keyboard is not None and not os.isatty(1)
         self._saved: list[object] | None = None
-        # The line of --stats, which is to be gone when anything else is written.
-        self.live: Live | None = None
+        self._live = live
 
     def __enter__(self) -> None:
         """Begin. When the block ends, the terminal's mode is restored, whatever happened."""
@@ -99,9 +106,9 @@ class Relay:
         if self._shared:
             # Both terminals make whole line ends.
             data = data.replace(b"\r\n", b"\n")
-        if self.live is not None:
-            self.live.clear()
-            self.live.wrote(data)
+        if self._live is not None:
+            self._live.clear()
+            self._live.wrote(data)
         try:
             write_all(self._screen, data)
         except OSError:
@@ -196,8 +203,8 @@ class Relay:
             os.eventfd_write(self._wake, 1)
 
     def _release_keyboard(self) -> None:
-        if self.live is not None:
-            self.live.clear()
+        if self._live is not None:
+            self._live.clear()
         if self._keyboard is None or self._saved is None:
             return
         saved, self._saved = self._saved, None

@@ -38,8 +38,6 @@ class Account(Value):
         oom_kills: how many processes the kernel killed for want of memory.
         memory_met: how often they were about to exceed memory.max.
         pids_met: how often a fork failed for pids.max.
-        memory: bytes in use now, of memory.current.
-        pids: processes and threads now, of pids.current.
     """
 
     cpu_user: float = 0.0
@@ -50,8 +48,6 @@ class Account(Value):
     oom_kills: int = 0
     memory_met: int = 0
     pids_met: int = 0
-    memory: int | None = None
-    pids: int | None = None
 
 
 _swept: set[str] = set()
@@ -213,10 +209,15 @@ class Leaf:
                 hint="choose another; one of swap needs swap accounting (boot with: swapaccount=1)",
             ) from None
 
+    def in_use(self) -> tuple[int | None, int | None]:
+        """(Bytes, processes and threads) at this moment."""
+        return self._number("memory.current"), self._number("pids.current")
+
     def sample(self) -> None:
-        """Look at what is in use now."""
-        self._peak_memory = max(self._peak_memory, self._number("memory.current") or 0)
-        self._peak_pids = max(self._peak_pids, self._number("pids.current") or 0)
+        """Remember the most that was seen in use."""
+        memory, pids = self.in_use()
+        self._peak_memory = max(self._peak_memory, memory or 0)
+        self._peak_pids = max(self._peak_pids, pids or 0)
 
     def account(self) -> Account:
         """Return what was used up to now."""
@@ -238,8 +239,6 @@ class Leaf:
             oom_kills=memory.get("oom_kill", 0),
             memory_met=met,
             pids_met=self._table("pids.events").get("max", 0),
-            memory=self._number("memory.current"),
-            pids=self._number("pids.current"),
         )
 
     def _has(self, name: str) -> bool:

@@ -193,7 +193,9 @@ class Process:
         told = None
         if self._leaf is None and self._running is not None:
             told = self._records.ask_usage()
-        return usage(self._records.ended or None, self._account(), self._wall(), told)
+        ended = self._records.ended or None
+        now = (None, None) if self._leaf is None or ended is not None else self._leaf.in_use()
+        return usage(ended, self._account(), self._wall(), told, now)
 
     def _account(self) -> Account | None:
         return None if self._leaf is None else self._leaf.account()

@@ -108,6 +108,7 @@ def usage(
     account: Account | None = None,
     wall: float = 0.0,
     told: tuple[int, ...] | None = None,
+    in_use: tuple[int | None, int | None] = (None, None),
 ) -> Usage:
     """Return what the run cost: what the cgroup says, and for the rest init's last record.
 
@@ -116,6 +117,7 @@ def usage(
         account: of the cgroup, or None.
         wall: seconds since the start, for want of a record.
         told: what init says while the command runs, for want of both.
+        in_use: bytes and processes of the cgroup at this moment, while the command runs.
     """
     if record is not None:
         found = _waited(record)
@@ -130,8 +132,8 @@ def usage(
         peak_pids=None if account.peak_pids is None else max(1, account.peak_pids - INIT),
         throttled=account.throttled,
         oom_kills=account.oom_kills,
-        memory=account.memory if record is None else None,
-        pids=None if record is not None or account.pids is None else max(0, account.pids - INIT),
+        memory=in_use[0],
+        pids=None if in_use[1] is None else max(0, in_use[1] - INIT),
         source="cgroup",
     )
 

@@ -231,10 +231,10 @@ def test_limits_that_end_nothing_are_a_detail() -> None:
 def test_usage_of_a_cgroup() -> None:
     """It has the word on what it counts; init is not one of the processes; the rest is wait4's."""
     last = (ENDED, 0, COMMAND, 2_500_000, 1, 2, 7, 8, 9, 10, 11, 0)
-    account = Account(1.5, 0.5, 0.25, 1 << 20, 5, 0, 3, 4, 1 << 19, 3)
+    account = Account(1.5, 0.5, 0.25, 1 << 20, 5, 0, 3, 4)
     used = verdict.usage(last, account)
     assert used == Usage(2.5, 1.5, 0.5, 1 << 20, 8, 9, 10, 11, 4, 0.25, 0, "cgroup")
-    assert verdict.usage(None, account, 7.0) == Usage(
+    assert verdict.usage(None, account, 7.0, in_use=(1 << 19, 3)) == Usage(
         7.0, 1.5, 0.5, 1 << 20, peak_pids=4, throttled=0.25, source="cgroup", memory=1 << 19, pids=2
     )
     assert verdict.usage(None, Account()).peak_pids is None
