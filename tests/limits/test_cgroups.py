@@ -464,10 +464,14 @@ def test_usage_while_it_runs() -> None:
         assert used.source == "cgroup"
         assert used.cpu_user >= 0.2
         assert used.peak_memory > 100_000
+        assert used.memory is not None
+        assert 0 < used.memory <= used.peak_memory
+        assert used.pids == 1
         process.terminate()
         result = process.wait()
     assert result.usage == process.usage()
     assert (result.usage.source, result.usage.peak_pids) == ("cgroup", 1)
+    assert (result.usage.memory, result.usage.pids) == (None, None)
 
 
 @needs("unprivileged")

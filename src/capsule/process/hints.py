@@ -226,21 +226,27 @@ def hint_for(step: Step, error: int, host: Host, command: Command | None, survey
     if isinstance(step, s.Overlay) and step[2] != step.NONE:
         return _kept_hint(step, error, survey)
     hint = _row(step, error)
-    switch = _switch(host) if isinstance(step, s.Namespaces) else ""
+    switch = _switch(error, host) if isinstance(step, s.Namespaces) else ""
     return f"{switch}: {hint}" if switch and hint else hint
 
 
-# Settings of the host that forbid user namespaces; the first two do not bind its root.
+# Neither binds the host's root.
+UNPRIVILEGED = "kernel.unprivileged_userns_clone"
+APPARMOR = "kernel.apparmor_restrict_unprivileged_userns"
+# (Setting of the host, value with which it forbids user namespaces, with which errors)
 _SWITCHES = (
-    ("kernel.unprivileged_userns_clone", "0"),
-    ("kernel.apparmor_restrict_unprivileged_userns", "1"),
-    ("user.max_user_namespaces", "0"),
+    (UNPRIVILEGED, "0", (errno.EPERM,)),
+    (APPARMOR, "1", (errno.EPERM, errno.EACCES)),
+    ("user.max_user_namespaces", "0", (errno.ENOSPC,)),
 )
 
 
-def _switch(host: Host) -> str:
-    """Return which of them does so here."""
-    for name, value in _SWITCHES[2 if host.uid == 0 else 0 :]:
+def _switch(error: int, host: Host) -> str:
+    """Return which of them may have given this error here, "" if none."""
+    root = host.uid == 0 and host.initial_ids
+    for name, value, errors in _SWITCHES:
+        if error not in errors or (root and name in (UNPRIVILEGED, APPARMOR)):
+            continue
         if read_text(f"/proc/sys/{name.replace('.', '/')}").strip() == value:
             return f"{name} is {value}"
     return ""

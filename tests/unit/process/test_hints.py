@@ -13,10 +13,20 @@ from capsule.files.found import Found, Survey
 from capsule.host.host import version
 from capsule.launcher import steps as s
 from capsule.policy.mounts import Mount
+from capsule.process import hints
 from capsule.process.hints import HINTS, exit_code_for, hint_for, host_error_for
 from capsule.program import elf
 from capsule.program.command import Command
 from tests.unit.examples import COMMAND, HOST, ROOT_HOST
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The settings of a host that forbids nothing; a test puts in what it needs."""
+    found: dict[str, str] = {}
+    monkeypatch.setattr(hints, "read_text", lambda path: found.get(path, ""))
+    return found
+
 
 # An example of each kind of step that has a row; its path is what the hint has to name.
 EXAMPLES: dict[type[s.Step], s.Step] = {
@@ -275,3 +285,25 @@ def test_a_relative_place_is_shown_in_its_right_form() -> None:
     assert str(hint).endswith("a place inside is written from the root: /home/ada/data:/rel")
     hint = hint_for(s.Tree("/a:b/data", 7, 0), errno.ENOENT, HOST, COMMAND, Survey())
     assert "from the root" not in str(hint)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "blamed", "binds_root"),
+    [
+        ("kernel.unprivileged_userns_clone", "0", {errno.EPERM}, False),
+        ("kernel.apparmor_restrict_unprivileged_userns", "1", {errno.EPERM, errno.EACCES}, False),
+        ("user.max_user_namespaces", "0", {errno.ENOSPC}, True),
+    ],
+)
+def test_a_setting_is_blamed_for_its_own_errors(
+    settings: dict[str, str], name: str, value: str, blamed: set[int], binds_root: bool
+) -> None:
+    """On Ubuntu the setting stays as it is where a profile lets the launcher through."""
+    settings[f"/proc/sys/{name.replace('.', '/')}"] = f"{value}\n"
+    step = s.Namespaces(0x10000000)
+    for error in (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EAGAIN, errno.ENOMEM, errno.EUSERS):
+        for host in (HOST, ROOT_HOST):
+            hint = hint_for(step, error, host, None, Survey()) or ""
+            told = error in blamed and (binds_root or host is HOST)
+            assert hint.startswith(f"{name} is {value}: ") is told, (error, host)
+            assert name == "user.max_user_namespaces" or (name in hint) is told

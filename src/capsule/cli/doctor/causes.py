@@ -10,6 +10,7 @@ import os
 
 from capsule.base.values import Value
 from capsule.launcher import steps as s
+from capsule.process.hints import APPARMOR, UNPRIVILEGED
 
 from .trials import CALLS
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     # (What was found, the remedy in lines that can be copied)
     Conclusion = tuple[str, str]
 
-UNPRIVILEGED = "kernel.unprivileged_userns_clone"
-APPARMOR = "kernel.apparmor_restrict_unprivileged_userns"
 # Limits of namespaces, by kind; namespaces(7).
 LIMITS = {kind: f"user.max_{'mnt' if kind == 'mount' else kind}_namespaces" for kind in s.NAMESPACES}
 SYSCTLS = (UNPRIVILEGED, APPARMOR, *LIMITS.values())

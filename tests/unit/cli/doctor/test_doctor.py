@@ -15,12 +15,13 @@ from capsule.host.delegation import DELEGATED, SCOPE, Delegation
 from capsule.host.ids import Range
 from capsule.launcher import steps as s
 from capsule.planner.plan import make_plan
+from capsule.process import hints
 from capsule.program.command import Command
 from tests.support import host
 
 USER_ONLY = s.Namespaces(s.NAMESPACES["user"])
 FILTERED = Surroundings(kernel=(6, 12), filtered=True)
-APPARMOR = Surroundings(sysctls={causes.APPARMOR: "1"})
+APPARMOR = Surroundings(sysctls={hints.APPARMOR: "1"})
 
 
 def failed(step: s.Step, error: int) -> Failure:
@@ -33,7 +34,7 @@ def failed(step: s.Step, error: int) -> Failure:
 CONCLUSIONS = {
     "sysctl": (
         failed(USER_ONLY, errno.EPERM),
-        Surroundings(sysctls={causes.UNPRIVILEGED: "0"}),
+        Surroundings(sysctls={hints.UNPRIVILEGED: "0"}),
         "kernel.unprivileged_userns_clone is 0",
         "sysctl -w kernel.unprivileged_userns_clone=1",
     ),
@@ -177,7 +178,7 @@ def test_cause(name: str) -> None:
 
 def test_real_root_is_not_bound_by_what_binds_users() -> None:
     """Neither sysctl is the reason when the host's root is refused."""
-    around = Surroundings(uid=0, sysctls={causes.UNPRIVILEGED: "0", causes.APPARMOR: "1"})
+    around = Surroundings(uid=0, sysctls={hints.UNPRIVILEGED: "0", hints.APPARMOR: "1"})
     found, _ = conclude(failed(USER_ONLY, errno.EPERM), around)
     assert "sysctl" not in found
     assert "AppArmor" not in found
@@ -185,9 +186,9 @@ def test_real_root_is_not_bound_by_what_binds_users() -> None:
 
 def test_root_of_a_container_is_bound() -> None:
     """Root of another user namespace is nobody special."""
-    around = Surroundings(uid=0, initial_ids=False, sysctls={causes.UNPRIVILEGED: "0"})
+    around = Surroundings(uid=0, initial_ids=False, sysctls={hints.UNPRIVILEGED: "0"})
     found, _ = conclude(failed(USER_ONLY, errno.EPERM), around)
-    assert causes.UNPRIVILEGED in found
+    assert hints.UNPRIVILEGED in found
 
 
 def test_no_remedy_switches_apparmor_off() -> None:
