@@ -37,8 +37,8 @@ class Delegation(Value):
         top: it is the root of the whole tree.
         error: errno of writing to it, 0 if that can be done.
         callers: processes of the caller's are in it, which have to be moved into a leaf of their own.
-        no_scope: why the user's service manager cannot be asked for one; "" where it can, or where
-            there is no systemd.
+        no_scope: why the user's service manager cannot be asked for one, one of those that have a
+            remedy; "" where it can, or where there is no systemd.
     """
 
     directory: str = ""
@@ -99,16 +99,16 @@ def _no_scope(manager: str) -> str:
     # It shows processes of other PID namespaces as 0. To that one our process id would be another's.
     pids = read_text(f"{manager}/init.scope/cgroup.procs").split()
     if not pids:
-        return "this user has no service manager that runs"
+        return NO_MANAGER
     if pids[0] == "0":
-        return "the user's service manager is in another PID namespace"
+        return FOREIGN_MANAGER
     if not os.access(scope.BUSCTL, os.X_OK):
-        return f"there is no {scope.BUSCTL}"
+        return NO_BUSCTL
     try:
         is_socket = stat.S_ISSOCK(os.stat(scope.bus()).st_mode)
     except OSError:
         is_socket = False
-    return "" if is_socket else f"the user has no message bus ({scope.bus()})"
+    return "" if is_socket else NO_BUS
 
 
 def _look(directory: str, mount: str) -> Delegation:
@@ -190,9 +190,18 @@ _CONTAINERS = (
     "podman: --security-opt unmask=/sys/fs/cgroup"
 )
 _DELEGATE = f"one command: systemd-run --user --scope -p Delegate=yes COMMAND\n{_CONTAINERS}"
-# su(1), sudo(8), cron(8) start none; neither does the line above without one.
-_LOG_IN = "log in at a console or by ssh\nor, once, as root: loginctl enable-linger {uid}"
-_BUS = "as root: apt install dbus-user-session (or what has systemd's user bus), then log in again"
+# Why no scope can be asked for, and what to do.
+NO_MANAGER = "this user has no service manager that runs"
+FOREIGN_MANAGER = "the user's service manager is in another PID namespace"
+NO_BUSCTL = f"there is no {scope.BUSCTL}"
+NO_BUS = "the user has no message bus of systemd's"
+_REMEDIES = {
+    # su(1), sudo(8), cron(8) start none; neither does systemd-run without one.
+    NO_MANAGER: "log in at a console or by ssh\nor, once, as root: loginctl enable-linger {uid}",
+    FOREIGN_MANAGER: f"start Capsule outside of that namespace\n{_CONTAINERS}",
+    NO_BUSCTL: "as root: install what has busctl, a part of systemd",
+    NO_BUS: "as root: apt install dbus-user-session (or what gives a user bus), then log in again",
+}
 _DELEGATE_MORE = (
     "as root: systemctl edit user@.service, write\n"
     "  [Service]\n"
@@ -219,8 +228,7 @@ def _not_delegated(own: Delegation) -> tuple[str, str]:
     why = os.strerror(own.error) if own.error else "its service manager divides it"
     seen = f"{own.directory} is not delegated: {why}"
     if own.no_scope:
-        remedy = _BUS if "bus" in own.no_scope else _LOG_IN.format(uid=os.geteuid())
-        return f"{seen}; {own.no_scope}", remedy
+        return f"{seen}; {own.no_scope}", _REMEDIES[own.no_scope].format(uid=os.geteuid())
     if not own.error and not own.controllers:
         return f"{own.directory} is delegated without {', '.join(CONTROLLERS)}", _DELEGATE_MORE
     return seen, _DELEGATE

@@ -11,7 +11,15 @@ from capsule.cli.doctor import causes, checks, doctor, trials
 from capsule.cli.doctor.causes import Failure, Surroundings, conclude
 from capsule.cli.doctor.checks import Check, Report, State
 from capsule.files.found import Survey
-from capsule.host.delegation import DELEGATED, SCOPE, Delegation
+from capsule.host.delegation import (
+    DELEGATED,
+    FOREIGN_MANAGER,
+    NO_BUS,
+    NO_BUSCTL,
+    NO_MANAGER,
+    SCOPE,
+    Delegation,
+)
 from capsule.host.ids import Range
 from capsule.launcher import steps as s
 from capsule.planner.plan import make_plan
@@ -265,16 +273,28 @@ CGROUPS = {
         "systemd-run --user --scope -p Delegate=yes",
     ),
     "no session": (
-        Delegation("/sys/fs/cgroup/x.scope", ("memory",), error=errno.EACCES, no_scope="no manager"),
+        Delegation("/sys/fs/cgroup/x.scope", ("memory",), error=errno.EACCES, no_scope=NO_MANAGER),
         State.MISSING,
-        "/sys/fs/cgroup/x.scope is not delegated: Permission denied; no manager",
+        "/sys/fs/cgroup/x.scope is not delegated: Permission denied; this user has no service manager",
         "as root: loginctl enable-linger",
     ),
     "no bus": (
-        Delegation("/sys/fs/cgroup/x.scope", error=errno.EACCES, no_scope="no message bus"),
+        Delegation("/sys/fs/cgroup/x.scope", error=errno.EACCES, no_scope=NO_BUS),
         State.MISSING,
-        "is not delegated: Permission denied; no message bus",
+        "is not delegated: Permission denied; the user has no message bus",
         "apt install dbus-user-session",
+    ),
+    "no busctl": (
+        Delegation("/sys/fs/cgroup/x.scope", error=errno.EACCES, no_scope=NO_BUSCTL),
+        State.MISSING,
+        "is not delegated: Permission denied; there is no /usr/bin/busctl",
+        "as root: install what has busctl",
+    ),
+    "a manager elsewhere": (
+        Delegation("/sys/fs/cgroup/x.scope", error=errno.EACCES, no_scope=FOREIGN_MANAGER),
+        State.MISSING,
+        "the user's service manager is in another PID namespace",
+        "start Capsule outside of that namespace",
     ),
     "a scope": (
         Delegation("/sys/fs/cgroup/user@1000.service", ("memory", "pids", "cpu"), SCOPE),
