@@ -207,6 +207,50 @@ def test_timeout(value: str) -> None:
         assert done.stderr == b"capsule: timed out: after 0.5 s; raise it with --timeout\n"
 
 
+def test_protect(place: Path) -> None:
+    """--protect makes a name read-only in a writable tree; without it, it can be written to."""
+    (give(place) / "mine").write_text("old\n")
+    give(place / "mine")
+    script = "echo new >mine; status=$?; echo alive >other; exit $status"
+    words = ("--rw", str(place), "--chdir", str(place))
+    for spelling in both("--protect", "mine"):
+        done = cli(*words, *spelling, "sh", "-c", script)
+        assert done.returncode != 0
+        assert b"Read-only file system" in done.stderr
+        assert (place / "mine").read_text() == "old\n"
+        assert (place / "other").read_text() == "alive\n"
+    assert cli(*words, "sh", "-c", script).returncode == 0
+    assert (place / "mine").read_text() == "new\n"
+
+
+def test_system() -> None:
+    """With --system needed there is the program and what it needs, and no other."""
+    script = "echo /usr/bin/*"
+    assert " /usr/bin/env " in shown("sh", "-c", script)
+    for spelling in both("--system", "needed"):
+        assert " /usr/bin/env " not in shown(*spelling, "sh", "-c", script)
+
+
+@pytest.mark.parametrize("value", ["200ms", "0.2"])
+def test_cpu_time(value: str) -> None:
+    """--cpu-time ends what has used so much; who sleeps that long has not."""
+    allow = ("--allow-degraded", "cpu-time")
+    for spelling in both("--cpu-time", value):
+        done = cli(*spelling, *allow, "sh", "-c", "echo begun; while :; do :; done")
+        assert (done.returncode, done.stdout) == (124, b"begun\n")
+        assert b"CPU time used up: after 0.2 s of CPU time; raise it with --cpu-time" in done.stderr
+        assert shown(*spelling, *allow, "sh", "-c", "sleep 0.3; echo slept") == "slept\n"
+
+
+def test_dev() -> None:
+    """--dev shows a device node that is not there by itself."""
+    nodes = ("/dev/kmsg", "/dev/fuse", "/dev/loop-control", "/dev/hpet", "/dev/kvm", "/dev/net/tun")
+    node = next(path for path in nodes if Path(path).is_char_device())
+    assert cli("test", "-e", node).returncode == 1
+    for spelling in both("--dev", node):
+        assert cli(*spelling, "test", "-c", node).returncode == 0
+
+
 @pytest.mark.parametrize(("value", "size"), [("1000", 1000), ("1K", 1024), ("1KB", 1000), ("0", 0)])
 def test_output(value: str, size: int) -> None:
     """--output lets so many bytes of both streams through, to the byte, and then kills everything."""
