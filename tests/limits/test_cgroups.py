@@ -312,6 +312,20 @@ def test_the_files_of_a_leaf() -> None:
         assert (leaf_of(process) / "memory.swap.max").read_text() == "max\n"
 
 
+def test_the_flags_set_them_too() -> None:
+    """The command line makes the same of them: the one leaf that there is meanwhile says so."""
+    flags = ["-m", "64M", "--swap", "1M", "--cpus", "0.5", "--cpu-weight", "50", "--pids", "8"]
+    words = [CAPSULE, "run", *flags, "--", "sh", "-c", "echo ready; read line"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        (leaf,) = Path(delegation.find().directory).glob(f"capsule-{process.pid}-*")
+        names = ("memory.max", "memory.swap.max", "cpu.max", "cpu.weight", "pids.max")
+        found = [(leaf / name).read_text().strip() for name in names]
+    assert found == [str(64 * MIB), str(MIB), "50000 100000", "50", "9"]
+    assert process.returncode == 1  # read(1) met the end of its input
+
+
 # Its cgroup, and at once that of a child, as their cgroup namespace shows them: "/" is the leaf.
 WHERE = "read -r one </proc/self/cgroup; (read -r two </proc/self/cgroup; echo $one $two)"
 
