@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from capsule.changes.closing import Closing
     from capsule.confine.cgroup import Leaf
     from capsule.files.found import Survey
-    from capsule.host.delegation import Delegation
     from capsule.host.host import Host
     from capsule.policy.policy import Overrides
     from capsule.process.handle import Process
@@ -149,12 +148,10 @@ def start(
     passed = checked_fds(pass_fds)
     try:
         with signals.Held(breathing=True) as held:
-            compiled = _compile(args, policy, passed, terminal)
-            where = _delegation(*compiled[:2])
+            plan, host, command, found = _compile(args, policy, passed, terminal)
+            compiled = plan, _in_scope(host, plan), command, found
             held.stop_breathing()
-            return _start(
-                policy, compiled, where, streams, (given, stdout, stderr), passed, terminal, held
-            )
+            return _start(policy, compiled, streams, (given, stdout, stderr), passed, terminal, held)
     except CapsuleError:
         raise
     except OSError as error:
@@ -176,20 +173,19 @@ def _compile(
 def _start(
     policy: Policy,
     compiled: tuple[Plan, Host, Command, Survey],
-    where: Delegation | None,
     streams: Streams,
     given: tuple[Stdio, Stdio, Stdio],
     passed: Sequence[int],
     terminal: Terminal | None,
     held: signals.Held,
 ) -> Process:
-    plan = compiled[0]
+    plan, host = compiled[:2]
     with streams, Descriptors(plan.owner) as theirs:
         stdio = open_stdio(given, streams, theirs)
         closing = _closing(plan, policy)
         leaf = None
         try:
-            leaf = None if where is None else _leaf(plan, where)
+            leaf = _leaf(plan, host)
             running = launch(
                 *compiled,
                 stdio,
@@ -221,24 +217,27 @@ def _import_process() -> None:
     import capsule.process.handle  # noqa: F401
 
 
-def _delegation(plan: Plan, host: Host) -> Delegation | None:
-    """Where the capsule's cgroup is to be, None if it needs none; a scope for it is made here."""
+def _in_scope(host: Host, plan: Plan) -> Host:
+    """The host with a scope to make the capsule's cgroup in, where that is the way to have one."""
     if plan.cgroup is None or host.cgroup is None:
-        return None
+        return host
     from capsule.host import delegation  # was imported to find it
 
     if host.cgroup.way != delegation.SCOPE:
-        return host.cgroup
+        return host
     from .confine import scope  # once in a process
 
     scope.enter(host.cgroup.directory)
-    return delegation.find()
+    return host.replace(cgroup=delegation.find())
 
 
-def _leaf(plan: Plan, at: Delegation) -> Leaf:
+def _leaf(plan: Plan, host: Host) -> Leaf | None:
+    if plan.cgroup is None or host.cgroup is None:
+        return None
     from .confine import cgroup  # only with limits that need one
 
-    return cgroup.make(at.directory, at.controllers, dict(plan.cgroup or ()), callers=at.callers)
+    at = host.cgroup
+    return cgroup.make(at.directory, at.controllers, dict(plan.cgroup), callers=at.callers)
 
 
 def _closing(plan: Plan, policy: Policy) -> Closing | None:
