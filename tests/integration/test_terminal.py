@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import re
+import select
 import shlex
 import signal
 import termios
@@ -288,6 +289,18 @@ def test_a_closed_window_where_sighup_is_ignored(tmp_path: Path) -> None:
         user.see(READY)
         assert user.hang_up() == 128 + signal.SIGHUP
     assert said.read_bytes() == b""
+
+
+def test_a_command_outlasts_its_window() -> None:
+    """Who ignores SIGHUP goes on, and so do we, whatever we are still told of a window that is gone."""
+    text = "trap '' HUP; echo ready; sleep 1; exit 7"
+    command = shlex.join([CAPSULE, "--chdir", "/", "sh", "-c", text])
+    with at_terminal("sh", "-c", f"trap '' HUP; exec {command}") as user:
+        user.see(READY)
+        user.close_window()
+        while not select.select([user.pidfd], [], [], 0.01)[0]:
+            os.kill(user.pid, signal.SIGWINCH)
+        assert user.wait_unseen() == 7
 
 
 # --- what stays outside -------------------------------------------------------------------------

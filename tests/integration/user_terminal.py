@@ -104,11 +104,19 @@ class User:
         """Whether keys are passed on one by one: somebody has taken the keyboard."""
         return not self.mode()[LOCAL] & termios.ICANON
 
-    def hang_up(self) -> int:
-        """Close the window, and return the status of the program, which that ends."""
+    def close_window(self) -> None:
+        """Close the window: the program has no terminal any more."""
         for fd in (self.slave, self.master):
             os.close(fd)
         self.master = self.slave = -1
+
+    def hang_up(self) -> int:
+        """Close the window, and return the status of the program, which that ends."""
+        self.close_window()
+        return self.wait_unseen()
+
+    def wait_unseen(self) -> int:
+        """Status of the program, whose window is closed."""
         assert await_end(self.pid)
         return self._reap()
 

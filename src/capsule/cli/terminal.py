@@ -171,6 +171,8 @@ class Relay:
 
     def resize(self) -> None:
         """Give the pty the size of the user's terminal; the kernel tells the command (SIGWINCH)."""
+        if self._screen < 0:
+            return
         with contextlib.suppress(termios.error, OSError):
             rows, columns = termios.tcgetwinsize(self._screen)
             if rows and columns:
