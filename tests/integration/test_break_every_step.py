@@ -346,12 +346,22 @@ class Laboratory:
     def __init__(self, what: Stage, launcher: str) -> None:
         self.what, self.launcher = what, launcher
         self.calls: list[Call] = []
-        self.calls = set_up(self.run(None, 0)[1].calls)
-        self.whole = self.run(None, 0)[0]
+        # On a busy host a call is made twice now and then (openat2(2), EAGAIN), and moves all others.
+        (self.whole, one), (_, other) = self.run(None, 0), self.run(None, 0)
+        self.calls = min(set_up(one.calls), set_up(other.calls), key=len)
         self.steps: set[int] = set()
 
     def run(self, chosen: Call | None, error: int) -> tuple[Ran, Watch]:
         """Launch; the chosen call fails."""
+        for _ in range(3):
+            ran, watch = self.try_once(chosen, error)
+            if chosen is None or watch.failed:
+                return ran, watch
+        made = [str(call) for call in watch.calls if chosen and call.role == chosen.role]
+        raise AssertionError((str(chosen), ran, made[-5:]))
+
+    def try_once(self, chosen: Call | None, error: int) -> tuple[Ran, Watch]:
+        """Launch; the chosen call fails, if it is made."""
 
         def judge(call: Call) -> int:
             hit = chosen is not None and not watch.failed and call[:3] == chosen[:3]
@@ -362,8 +372,6 @@ class Laboratory:
         with watch.open() as fd:
             ran = perform(self.what, self.launcher, {SOCKET: fd})
         assert holdings() == before, (chosen, error)
-        made = [str(call) for call in watch.calls if chosen and call.role == chosen.role]
-        assert chosen is None or watch.failed, (str(chosen), ran, made[-5:])
         return ran, watch
 
     def is_harmless(self, call: Call, error: int) -> bool:
