@@ -207,6 +207,18 @@ def test_timeout(value: str) -> None:
         assert done.stderr == b"capsule: timed out: after 0.5 s; raise it with --timeout\n"
 
 
+@pytest.mark.parametrize("kind", ["--tmpfs", pytest.param("--overlay", marks=needs("overlay"))])
+def test_size(place: Path, kind: str) -> None:
+    """--size bounds what the file option before it can hold; without it, there is room for more."""
+    at = str(give(place)) if kind == "--overlay" else "/scratch"
+    script = "head -c 2M /dev/zero >big; status=$?; echo alive; exit $status"
+    assert shown(kind, at, "--chdir", at, "sh", "-c", script) == "alive\n"
+    for spelling in both("--size", "1M"):
+        done = cli(kind, at, *spelling, "--chdir", at, "sh", "-c", script)
+        assert (done.returncode, done.stdout) == (1, b"alive\n")
+        assert b"No space left on device" in done.stderr
+
+
 def test_protect(place: Path) -> None:
     """--protect makes a name read-only in a writable tree; without it, it can be written to."""
     (give(place) / "mine").write_text("old\n")
