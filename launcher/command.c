@@ -41,7 +41,8 @@ int step_descriptor(const struct step *step)
 {
 	int from = (int)step->arg[0].number, to = (int)step->arg[1].number;
 
-	if (move_away(&state.error_fd, from, to) < 0 || move_away(&state.listener_fd, from, to) < 0)
+	if (move_away(&state.error_fd, from, to) < 0 ||
+	    move_away(&state.listener_fd, from, to) < 0 || move_away(&state.ruleset, from, to) < 0)
 		return -1;
 	if (dup2(from, to) < 0)
 		return -1;

@@ -7,6 +7,7 @@
 #include <linux/capability.h>
 #include <linux/securebits.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
@@ -21,6 +22,32 @@ int step_rlimit(const struct step *step)
 	limit.rlim_max = hard < limit.rlim_max ? hard : limit.rlim_max;
 	limit.rlim_cur = soft < limit.rlim_max ? soft : limit.rlim_max;
 	return setrlimit((int)step->arg[0].number, &limit);
+}
+
+/* Exactly so: EPERM where the caller's own hard limit is lower. */
+int step_setrlimit(const struct step *step)
+{
+	const struct rlimit limit = {step->arg[1].number, step->arg[2].number};
+
+	return setrlimit((int)step->arg[0].number, &limit);
+}
+
+/* ceilings { RESOURCE MOST }: what is higher is lowered, and nothing raised. */
+int step_ceilings(const struct step *step)
+{
+	for (size_t i = 0; i + 1 < step->count; i += 2) {
+		int resource = (int)strtol(step->arg[i].text, NULL, 10);
+		rlim_t most = strtoull(step->arg[i + 1].text, NULL, 10);
+		struct rlimit limit;
+
+		if (getrlimit(resource, &limit) < 0)
+			return -1;
+		limit.rlim_max = most < limit.rlim_max ? most : limit.rlim_max;
+		limit.rlim_cur = most < limit.rlim_cur ? most : limit.rlim_cur;
+		if (setrlimit(resource, &limit) < 0)
+			return -1;
+	}
+	return 0;
 }
 
 /* As many processors as asked for, from the one that this runs on: neighbours begin elsewhere. */

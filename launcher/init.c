@@ -37,6 +37,19 @@ int step_session(const struct step *step)
 	return setsid() < 0 ? -1 : 0;
 }
 
+/*
+ * The caller's would be inherited, and keyrings are in no namespace. EPERM, ENOSYS: who runs under a
+ * filter that takes keyctl(2) away, or on a kernel without keys, has none within reach.
+ */
+int step_keyring(const struct step *step)
+{
+	if (syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, NULL) >= 0)
+		return 0;
+	if (errno == EDQUOT)
+		return step->arg[0].number != 0 ? 0 : -1;
+	return errno == EPERM || errno == ENOSYS ? 0 : -1;
+}
+
 int step_deadline(const struct step *step)
 {
 	state.deadline_ms = step->arg[0].number;

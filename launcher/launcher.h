@@ -24,6 +24,7 @@ struct state {
 	int slave;	      /* init: the terminal for the command, or -1 */
 	unsigned slave_at;    /* bits 0-2: which of descriptors 0-2 are the terminal */
 	mode_t umask;	      /* the caller's, for the command */
+	int ruleset;	      /* init, command: of Landlock, or -1 */
 	int error_fd;	 /* ERROR_FD, until a named descriptor of the command takes its place */
 	int listener_fd; /* command: where init waits for the filter's listener, or -1 */
 };

@@ -32,6 +32,7 @@ struct state state = {.go = -1,
 		      .cpu_stat = -1,
 		      .slave = -1,
 		      .signals = -1,
+		      .ruleset = -1,
 		      .error_fd = ERROR_FD,
 		      .listener_fd = -1};
 

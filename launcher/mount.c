@@ -184,32 +184,32 @@ int new_tmpfs(const struct tmpfs *want)
 	return fd;
 }
 
+/* /proc/sys as the new procfs has it, before a read-only mount lies over it. */
+static int proc_sys = -1;
+
 /*
  * Before the old root goes: the kernel gives a new procfs only to who can see a whole one already.
  */
 int step_proc(const struct step *step)
 {
+	int proc = new_file_system("proc", NULL, 0,
+				   MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
+
 	(void)step;
-	return keep_tree(new_file_system("proc", NULL, 0,
-					 MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC));
+	if (proc >= 0)
+		proc_sys = openat(proc, "sys", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return keep_tree(proc);
 }
 
 /*
- * A setting of a namespace of the capsule's own, by the new procfs, of which /proc/sys is not
- * read-only yet. Whose setting it is, the kernel tells by who opens the file.
+ * A setting of a namespace of the capsule's own. Whose setting it is, the kernel tells by who opens the
+ * file. After the last mount: each copy of a tree counts as a mount namespace.
  */
 int step_sysctl(const struct step *step)
 {
 	const char *value = step->arg[1].text;
-	char path[128];
-	cleanup_fd int fd = -1;
+	cleanup_fd int fd = openat(proc_sys, step->arg[0].text, O_WRONLY | O_CLOEXEC);
 
-	if (tree_count == 0 ||
-	    snprintf(path, sizeof path, "sys/%s", step->arg[0].text) >= (int)sizeof path) {
-		errno = EPROTO;
-		return -1;
-	}
-	fd = openat(tree[tree_count - 1], path, O_WRONLY | O_CLOEXEC);
 	return fd < 0 ? -1 : write_all(fd, value, strlen(value));
 }
 

@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 
@@ -17,6 +18,27 @@ int step_drop_groups(const struct step *step)
 {
 	(void)step;
 	return setgroups(0, NULL);
+}
+
+/*
+ * Nobody is spared for the caller's sake when the host runs out of memory. What is written by root,
+ * with CAP_SYS_RESOURCE, is also the least that the command can go back to; for others the kernel keeps
+ * the least that the caller itself could go back to. The launcher is not seen by anyone yet.
+ */
+int step_oom_score_adj(const struct step *step)
+{
+	cleanup_fd int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+	char text[16] = "";
+	long now, least = (long)step->arg[0].number;
+	int length;
+
+	if (fd < 0 || read(fd, text, sizeof text - 1) <= 0)
+		return -1;
+	now = strtol(text, NULL, 10);
+	if (now >= least && geteuid() != 0)
+		return 0;
+	length = snprintf(text, sizeof text, "%ld", now > least ? now : least);
+	return pwrite(fd, text, (size_t)length, 0) == length ? 0 : -1;
 }
 
 /* The cgroup that the supervisor made for this capsule; init keeps its account of CPU time. */

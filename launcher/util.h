@@ -109,6 +109,8 @@ static inline int write_all(int fd, const void *data, size_t size)
 #endif
 #ifndef SYS_landlock_create_ruleset
 #define SYS_landlock_create_ruleset 444
+#define SYS_landlock_add_rule 445
+#define SYS_landlock_restrict_self 446
 #endif
 
 #endif

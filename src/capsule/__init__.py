@@ -19,8 +19,9 @@ from capsule.base.errors import CapsuleError, HostError, InternalError, PolicyEr
 from capsule.confine.seccomp.spec import Seccomp
 from capsule.host.host import Host, probe
 from capsule.planner.plan import Plan, Terminal
+from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount
-from capsule.policy.policy import IdMap, Limits, Network, Policy, System
+from capsule.policy.policy import IdMap, Network, Policy, System
 from capsule.process.stdio import DEVNULL, INHERIT, PIPE, STDOUT
 
 from .api import plan, run, start

@@ -10,7 +10,8 @@ from capsule.files.survey import survey
 from capsule.host.host import probe
 from capsule.launcher.spawn import cannot_start
 from capsule.planner.plan import Plan, Terminal, make_plan
-from capsule.policy.policy import Limits, Policy
+from capsule.policy.limits import Limits
+from capsule.policy.policy import Policy
 from capsule.process.launch import end, launch
 from capsule.process.stdio import (
     DEVNULL,

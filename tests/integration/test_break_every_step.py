@@ -28,8 +28,9 @@ from capsule.launcher import spawn
 from capsule.launcher import steps as s
 from capsule.launcher.failure import SetupError
 from capsule.planner.plan import Plan, Terminal, make_plan
+from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount
-from capsule.policy.policy import Limits, Policy
+from capsule.policy.policy import Policy
 from capsule.process.launch import Running, launch
 from capsule.program.command import Command, resolve
 from tests.launcher.witness import KILL, SOCKET, Call, Watch, refusal, witness

@@ -6,13 +6,15 @@ import errno
 import json
 import os
 import secrets
+import signal
 import subprocess
 import time
 
 import pytest
 
 import capsule
-from tests.support import HANG, PYTHON, ask, assert_denied, needs, open_descriptors, stat
+from capsule.confine import landlock
+from tests.support import HANG, PYTHON, ask, assert_denied, needs, open_descriptors, sleeper, stat
 
 # What a process that may be looked into offers; the control looks into a child of its own.
 _TARGET = """
@@ -99,7 +101,13 @@ for number in signal.valid_signals():
 os.kill(1, signal.SIGCONT)
 tell(os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)[1]))
 """
-    assert ask(code) == 0
+    assert ask(code, landlock="off") == 0
+    if capsule.probe().landlock_abi >= landlock.OF_SCOPES:
+        signals_it = "import signal\nos.kill(given.get('pid', 1), given['number'])"
+        for number in (0, signal.SIGTERM, signal.SIGKILL):
+            with sleeper() as other:
+                outside = {"pid": other.pid, "number": number}
+                assert_denied(signals_it, errno.EPERM, outside=outside, inside={"number": number})
 
 
 def test_killing_everything_leaves_init() -> None:
@@ -188,6 +196,7 @@ print(json.dumps([sorted(found), read]))
 _CALLER = """
 import json, os, subprocess, sys
 import capsule
+from capsule.confine import landlock
 heap = [sys.argv[1] + f" copy {n}" for n in range(100)]
 secret, scanner = sys.argv[1].encode(), sys.stdin.read()
 command = [sys.executable, "-I", "-S", "-c", scanner]

@@ -13,6 +13,7 @@ import pytest
 
 import capsule
 from capsule import Network
+from capsule.confine import landlock
 from tests.support import (
     ask,
     ask_outside,
@@ -187,13 +188,16 @@ with socket.socket(socket.AF_UNIX) as client:
 
 
 def test_no_abstract_socket_of_the_host_is_reachable() -> None:
-    """Abstract names belong to the network namespace: ECONNREFUSED, but for a shared network."""
+    """Abstract names belong to the network namespace: refused; with the host's, EPERM of Landlock."""
     given = {"name": f"capsule-{secrets.token_hex(8)}"}
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("\0" + given["name"])
         server.listen()
         assert_denied(_ABSTRACT, errno.ECONNREFUSED, outside=given)
-        assert ask(_ABSTRACT + "tell('connected')", given=given, network="host") == "connected"
+        connects = _ABSTRACT + "tell('connected')"
+        assert ask(connects, given=given, network="host", landlock="off") == "connected"
+        if capsule.probe().landlock_abi >= landlock.OF_SCOPES:
+            assert_denied(_ABSTRACT, errno.EPERM, outside=given, network="host")
 
 
 # --- IPC ----------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from capsule.files.found import Survey
 from capsule.launcher import spawn
 from capsule.launcher import steps as s
 from capsule.planner.plan import Terminal, make_plan
+from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount
-from capsule.policy.policy import Limits, Policy
+from capsule.policy.policy import Policy
 from capsule.process.launch import launch
 from capsule.program.command import resolve
 from tests.launcher.build import ALL, HERE, SANITIZE, SOURCES, WARNINGS, build, links_with

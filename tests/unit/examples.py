@@ -9,8 +9,9 @@ from capsule.host.host import Host
 from capsule.host.ids import Range
 from capsule.planner.plan import Plan, Terminal, make_plan
 from capsule.policy import builtin
+from capsule.policy.limits import Limits
 from capsule.policy.mounts import FROM_HOST, Mount, MountKind
-from capsule.policy.policy import IdMap, Limits, Network, Policy, System
+from capsule.policy.policy import IdMap, Network, Policy, System
 from capsule.program.command import Command
 
 HOST = Host(
@@ -29,6 +30,8 @@ HOST = Host(
     read_only=("/proc/bus", "/proc/sys"),
     resolv_conf="/run/resolver/resolv.conf",
     landlock_abi=2,
+    sysctls=("kernel/shmall", "user/max_user_namespaces", "user/max_cgroup_namespaces"),
+    groups=(4, 1000),
 )
 OLD_HOST = HOST.replace(kernel="5.10.0", mount_setattr=False, landlock_abi=0)
 ROOT_HOST = HOST.replace(uid=0, gid=0, mount_admin=True)
@@ -195,4 +198,15 @@ CASES: dict[str, Case] = {
     "timeout": Case(Policy(limits=Limits(timeout="1m30s"))),
     "pass-fds": Case(options={"descriptors": ((11, 3), (12, 7))}),
     "venv": Case(command=VENV_COMMAND),
+    **{
+        f"landlock-{abi}": Case(Policy(mounts=KINDS), HOST.replace(landlock_abi=abi))
+        for abi in (1, 3, 4, 5, 6, 7)
+    },
+    "landlock-tcp": Case(
+        Policy(network=Network.HOST, tcp_connect=[80, 443], tcp_bind=[]),
+        HOST.replace(landlock_abi=4),
+    ),
+    "nest": Case(Policy(seccomp="nest")),
+    "kernel-6.12": Case(host=HOST.replace(kernel="6.12.0", landlock_abi=6, groups=())),
+    "ulimits": Case(Policy(limits=Limits(ulimits=["stack=8M:unlimited", "nofile=99"]))),
 }

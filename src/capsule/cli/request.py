@@ -6,8 +6,9 @@ import os
 
 from capsule.base.errors import PolicyError
 from capsule.confine.seccomp.spec import Seccomp
+from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount
-from capsule.policy.policy import Limits, Policy
+from capsule.policy.policy import Policy
 from capsule.policy.units import parse_size
 
 from .options import FLAGS, OPTIONS
@@ -81,6 +82,10 @@ def to_policy(options: Options) -> Policy:
         if field in changes:
             changes[field] = _id(str(changes[field]), field)
     changes |= {field: value for flag, field, value in _SWITCHES if options.has(flag)}
+    for flag, field in _PORTS.items():
+        if options.has(flag):
+            ports = (int(word) if word.isdecimal() else word for word in options.all(flag))
+            changes[field] = (*(getattr(base, field) or ()), *ports)
     for flag, field in _LISTS.items():
         changes[field] = (*getattr(base, field), *options.all(flag))
     variables = dict(base.extra_env) | dict(map(_variable, options.all("--env")))
@@ -140,7 +145,7 @@ def _limits(options: Options, base: Limits, output_is_said: bool) -> Limits:
     given: dict[str, Any] = {
         field: value for flag, field in _LIMITS.items() if (value := options.last(flag)) is not None
     }
-    return base.replace(output=output, **given)
+    return base.replace(output=output, ulimits=(*base.ulimits, *options.all("--ulimit")), **given)
 
 
 def _seccomp(options: Options, base: Seccomp) -> Seccomp:
@@ -229,6 +234,7 @@ _FIELDS = {
     "--uid-map": "id_map",
     "--hostname": "hostname",
     "--net": "network",
+    "--landlock": "landlock",
 }
 _SWITCHES = (
     ("--inherit-env", "inherit_env", True),
@@ -240,9 +246,12 @@ _LISTS = {
     "--unprotect": "unprotect",
     "--allow-degraded": "allow_degraded",
 }
+_PORTS = {"--tcp-connect": "tcp_connect", "--tcp-bind": "tcp_bind"}
 # Those of the output have a function of their own.
 _LIMITS = {
-    f"--{field.replace('_', '-')}": field for field in Limits.__value_fields__ if field != "output"
+    f"--{field.replace('_', '-')}": field
+    for field in Limits.__value_fields__
+    if field not in ("output", "ulimits")
 }
 
 

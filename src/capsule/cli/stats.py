@@ -12,7 +12,7 @@ from capsule.process.result import Usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from capsule.policy.policy import Limits
+    from capsule.policy.limits import Limits
     from capsule.process.handle import Process
 
 INTERVAL = 0.5  # seconds between two looks

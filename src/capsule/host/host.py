@@ -11,7 +11,7 @@ from capsule.base.values import Value
 from capsule.launcher import spawn, steps
 
 from .ids import Range, has_initial_ids, helper, subordinate
-from .places import ETC, ETC_PREFIXES, PROC_MASKED, PROC_READ_ONLY, SYSTEM
+from .places import ETC, ETC_PREFIXES, PROC_MASKED, PROC_READ_ONLY, SYSCTLS, SYSTEM
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class Host(Value):
         masked: those of PROC_MASKED that are there.
         masked_for_all: those of them that not only the host's root may open.
         read_only: those of PROC_READ_ONLY that are there.
+        sysctls: those of SYSCTLS that are there.
+        groups: the caller's supplementary groups.
         subuids: the caller's range of /etc/subuid, or None.
         subgids: likewise of /etc/subgid.
         newuidmap: path of newuidmap(1), or None.
@@ -79,6 +81,8 @@ class Host(Value):
     masked: tuple[str, ...] = ()
     masked_for_all: tuple[str, ...] = ()
     read_only: tuple[str, ...] = ()
+    sysctls: tuple[str, ...] = ()
+    groups: tuple[int, ...] = ()
     subuids: Range | None = None
     subgids: Range | None = None
     newuidmap: str | None = None
@@ -151,6 +155,8 @@ def _probe(uid: int, gid: int) -> Host:
             "masked": tuple(filter(os.path.exists, PROC_MASKED)),
             "masked_for_all": tuple(filter(_is_open_to_others, PROC_MASKED)),
             "read_only": tuple(filter(os.path.exists, PROC_READ_ONLY)),
+            "sysctls": tuple(name for name in SYSCTLS if os.path.exists(f"/proc/sys/{name}")),
+            "groups": tuple(sorted(os.getgroups())),
             "subuids": subordinate("/etc/subuid", uid),
             "subgids": subordinate("/etc/subgid", uid),
             "newuidmap": helper("newuidmap"),

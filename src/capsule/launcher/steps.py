@@ -1,15 +1,17 @@
 """The vocabulary of steps: what the launcher can do, one class a thing.
 
-A step is a tuple of its arguments. `encode` writes it for the launcher, `describe` for people. The
-words, their order of arguments and the signatures are those of launcher/steps.def; a test compares.
+The words, their order of arguments and the signatures are those of launcher/steps.def; a test compares.
 """
 
 from __future__ import annotations
 
+from .step import Step as Step  # noqa: PLC0414 - a part of this vocabulary
+from .step import encode as encode  # noqa: PLC0414 - a part of this vocabulary
+from .step import encode_more as encode_more  # noqa: PLC0414 - a part of this vocabulary
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, ClassVar
 
 # mount_setattr(2) and fsmount(2)
 READ_ONLY, NO_SUID, NO_DEV, NO_EXEC = 0x1, 0x2, 0x4, 0x8
@@ -23,79 +25,6 @@ NAMESPACES = {
     "user": 0x10000000, "pid": 0x20000000, "net": 0x40000000,
 }  # fmt: skip
 
-VERSION = "capsule-plan 1"
-
-
-class Step(tuple):  # type: ignore[type-arg]
-    """One thing that the launcher does. Subclasses name it; the values are the tuple's.
-
-    Attributes:
-        word: its name in the plan.
-        signature: a letter an argument: p absolute path, s word, n number; * any number of words.
-        text: what `describe` prints, a format string for the arguments; see `shown.Shown`.
-        path_at: which argument is the path that an error is about, or None.
-    """
-
-    __slots__ = ()
-    word: ClassVar[str]
-    signature: ClassVar[str]
-    text: ClassVar[str]
-    path_at: ClassVar[int | None]
-
-    def __init_subclass__(cls, word: str, signature: str = "", text: str = "") -> None:
-        cls.word, cls.signature = word, signature
-        if text:
-            cls.text = text
-        cls.path_at = signature.index("p") if "p" in signature else None
-
-    def __new__(cls, *values: Any) -> Step:
-        """Take the arguments one by one."""
-        return tuple.__new__(cls, values)
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and tuple.__eq__(self, other)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = tuple.__hash__
-
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        return tuple(self)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(repr, self))})"
-
-    def words(self) -> Iterable[str]:
-        """The arguments, as the launcher reads them."""
-        return map(str, self[: len(self.signature)])
-
-    def describe(self) -> str:
-        """The step in words, on one line whatever is in a name."""
-        from .shown import Shown  # a run that succeeds describes nothing
-
-        return self.text.format(*map(Shown, self))
-
-    @property
-    def path(self) -> str | None:
-        """The path that an error of this step is about."""
-        return None if self.path_at is None else str(self[self.path_at])
-
-
-def encode(steps: Iterable[Step]) -> bytes:
-    """The plan as the launcher reads it: NUL-separated words, a version first."""
-    return VERSION.encode() + b"\0" + encode_more(steps)
-
-
-def encode_more(steps: Iterable[Step]) -> bytes:
-    """Further steps of a plan."""
-    words: list[str] = []
-    for step in steps:
-        arguments = list(step.words())
-        words += (step.word, str(len(arguments)), *arguments)
-    words.append("")
-    return "\0".join(words).encode("utf-8", "surrogateescape")
-
 
 # --- on the host, then the files -----------------------------------------------------------------
 
@@ -106,6 +35,10 @@ class Features(Step, word="features", text="ask the kernel what it offers"):
 
 class DropGroups(Step, word="drop-groups", text="drop the supplementary groups"):
     """setgroups(2) with no groups."""
+
+
+class OomScoreAdj(Step, word="oom-score-adj", signature="n", text="be at oom_score_adj {0} or above"):
+    """Write /proc/self/oom_score_adj; proc(5). Arguments: the least that is left."""
 
 
 class Cgroup(Step, word="cgroup", text="make a cgroup in {0}: {1}"):
@@ -147,6 +80,10 @@ class Undumpable(Step, word="undumpable", text="make init undumpable"):
 
 class Session(Step, word="session", text="start a session of its own"):
     """setsid(2)."""
+
+
+class Keyring(Step, word="keyring", signature="n", text="join a session keyring of its own"):
+    """keyctl(2) KEYCTL_JOIN_SESSION_KEYRING. Arguments: whether it may fail for want of quota."""
 
 
 class Private(Step, word="private", text="make the propagation of all mounts private"):
@@ -274,6 +211,35 @@ class Protect(Step, word="protect", signature="pn", text="bind {0} over itself (
     """Bind a path over itself. Arguments: the path, attributes."""
 
 
+# --- Landlock: what lies where, once it is there ----------------------------------------------
+
+
+class LandlockRuleset(
+    Step, word="landlock-ruleset", signature="nnn", text="make a Landlock ruleset: {3}"
+):
+    """landlock_create_ruleset(2). Arguments: handled rights to files, to ports; scopes; in words."""
+
+
+class LandlockBeneath(Step, word="landlock-beneath", signature="pn", text="allow beneath {0}: {2}"):
+    """landlock_add_rule(2) for a place. Arguments: the path, the rights; and, for people, in words."""
+
+
+class LandlockPort(Step, word="landlock-port", signature="nn", text="allow {2} TCP port {0}"):
+    """landlock_add_rule(2) for a port. Arguments: its number, the right; and, for people, what."""
+
+
+class LandlockInherited(
+    Step,
+    word="landlock-inherited",
+    signature="nnn",
+    text="allow what the command's descriptors are open for to be opened anew",
+):
+    """landlock_add_rule(2) for each descriptor that the command gets and that Landlock knows.
+
+    Arguments: the rights to a file open for reading, to one open for writing, to a directory.
+    """
+
+
 # --- what runs inside ----------------------------------------------------------------------------
 
 
@@ -337,6 +303,18 @@ class Rlimit(Step, word="rlimit", signature="nnn", text="limit {3} to {1} at mos
     """setrlimit(2). Arguments: the resource's number, soft, hard; and, for people, its name."""
 
 
+class Setrlimit(Step, word="setrlimit", signature="nnn", text="set the limit of {3} to {4}, hard {5}"):
+    """setrlimit(2), exactly. Arguments: the resource's number, soft, hard; for people, in words."""
+
+
+class Ceilings(Step, word="ceilings", signature="*", text="lower to at most: {1}"):
+    """setrlimit(2) of what is higher. Arguments: pairs (resource, most); and, for people, in words."""
+
+    def words(self) -> Iterable[str]:
+        """Each pair, one number after the other."""
+        return [str(number) for pair in self[0] for number in pair]
+
+
 class Affinity(Step, word="affinity", signature="n", text="run on {0} of the CPUs"):
     """sched_setaffinity(2). Arguments: how many of the CPUs."""
 
@@ -372,6 +350,10 @@ class Capabilities(Step, word="capabilities", signature="n"):
 
 class NoNewPrivs(Step, word="no-new-privs", text="set no_new_privs"):
     """prctl(2) PR_SET_NO_NEW_PRIVS."""
+
+
+class LandlockRestrict(Step, word="landlock-restrict", text="restrict itself by the ruleset"):
+    """landlock_restrict_self(2)."""
 
 
 class Seccomp(Step, word="seccomp", signature="sn", text="filter system calls: {2}"):

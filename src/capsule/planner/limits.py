@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from capsule.files.found import Found
     from capsule.host.host import Host
-    from capsule.policy.policy import Limits, Policy
+    from capsule.policy.limits import Limits
+    from capsule.policy.policy import Policy
 
 # setrlimit(2)
 RLIMIT_FSIZE, RLIMIT_DATA, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_NOFILE = 1, 2, 4, 6, 7
@@ -143,7 +144,7 @@ def _counts_pids(policy: Policy, host: Host) -> bool:
 
 
 def _sysctls(policy: Policy, host: Host, in_cgroup: bool) -> Iterator[s.Step]:
-    if in_cgroup:
+    if in_cgroup and policy.seccomp.nests:
         yield _NO_CGROUP_NAMESPACES
     if policy.limits.pids is None and _has_pid_max(policy, host):
         yield s.Sysctl("kernel/pid_max", str(DEFAULT_PIDS))

@@ -7,7 +7,7 @@ all that can fail.
 
 from __future__ import annotations
 
-from capsule.base.errors import HostError, PolicyError
+from capsule.base.errors import HostError
 from capsule.base.values import Value
 from capsule.confine.seccomp.filters import load
 from capsule.launcher import steps as s
@@ -16,7 +16,9 @@ from capsule.policy.policy import IdMap, Network
 from .identity import make_ids
 from .limits import check_out_of_reach, make_bounds
 from .protections import kept_capabilities, protections
-from .view import CLOSED, Layers, Source, make_view
+from .ruleset import abi_of, describe, make_ruleset
+from .tail import make_tail
+from .view import CLOSED, Layers, Source, check_file_systems, check_trees, make_view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,12 +32,11 @@ if TYPE_CHECKING:
 
     from .identity import Ids
     from .limits import Bounds
+    from .tail import Tail
     from .view import View
 
 # What Capsule itself puts there: directories, links, small files, mount points.
 ROOT_SIZE, ROOT_INODES = 4 << 20, 4096
-# Of the host, the new proc file system among them; of its own. TREES_MAX, OURS_MAX of launcher/mount.c.
-TREES = FILE_SYSTEMS = 1024
 
 
 class Terminal(Value):
@@ -121,17 +122,27 @@ def make_plan(
     ids = make_ids(policy, host)
     filter_ = _filter(policy, host, command, ids)
     bounds = make_bounds(policy, host)
+    tail = make_tail(policy, host, ids)
     check_out_of_reach(bounds, host, survey.found)
-    building, notes = _remembered_building(policy, host, command, survey, ids, bounds)
+    abi = abi_of(policy, host)
+    building, notes = _remembered_building(policy, host, command, survey, ids, bounds, tail)
     return Plan(
         steps=(
             *building,
             *_machine(policy, terminal, bounds),
-            *_command_steps(policy, command, ids, filter_, bounds, descriptors),
+            *_command_steps(
+                policy,
+                command,
+                ids,
+                filter_,
+                (*tail.command_steps, *bounds.command_steps),
+                descriptors,
+                restricted=abi > 0,
+            ),
         ),
         args=command.args,
         namespaces=_namespaces(policy).names(),
-        protections=protections(policy, ids, filter_, bounds),
+        protections=protections(policy, ids, filter_, bounds, tail, landlock=describe(policy, abi)),
         notes=notes,
         owner=ids.outside if host.uid == 0 and host.initial_ids else None,
         overlays=_overlays(building, survey),
@@ -165,53 +176,33 @@ def _overlays(building: Iterable[s.Step], survey: Survey) -> tuple[tuple[str, st
 
 
 def _building(
-    policy: Policy, host: Host, command: Command, survey: Survey, ids: Ids, bounds: Bounds
+    policy: Policy, host: Host, command: Command, survey: Survey, ids: Ids, bounds: Bounds, tail: Tail
 ) -> tuple[tuple[s.Step, ...], tuple[str, ...]]:
     """(Steps from the first to the last mount, notes)."""
     view = make_view(policy, host, command, survey, ids)
     sources = _sources(view)
-    _check_trees(len(sources) + 1, policy)
+    check_trees(len(sources) + 1, policy)
     steps = (
+        *tail.launcher_steps,
         *bounds.launcher_steps,
         *_take_mapped(sources, ids),
         *_launcher_steps(_namespaces(policy), ids, host),
-        *_take(view, sources, ids, host),
-        *bounds.sysctls,
+        *_take(view, sources, ids, host, tail),
         s.PivotRoot(ROOT_SIZE + _content_size(view), ROOT_INODES),
         *_build(view, sources),
+        *bounds.sysctls,
+        *tail.sysctls,
+        *make_ruleset(policy, abi_of(policy, host), view),
     )
-    _check_file_systems(steps)
+    check_file_systems(steps)
     return steps, view.notes
-
-
-def _check_trees(count: int, policy: Policy) -> None:
-    if count > TREES:
-        field = "mounts" if policy.root is None else "root"
-        hint = "show a directory above several of them instead of each"
-        if policy.root is not None:
-            hint = f"each entry of {policy.root} is one: move some of them into a directory of it"
-        message = f"{field}: {count} trees of the host; a capsule takes at most {TREES:,}"
-        raise PolicyError(message, field=field, value=count, hint=hint)
-
-
-def _check_file_systems(steps: Iterable[s.Step]) -> None:
-    """The root, each tmpfs, each overlay whose layer is in memory."""
-    own = sum(
-        isinstance(step, s.PivotRoot | s.Tmpfs)
-        or (isinstance(step, s.Overlay) and step[2] == step.NONE)
-        for step in steps
-    )
-    if own > FILE_SYSTEMS:
-        message = f"mounts: {own} file systems in memory; a capsule has at most {FILE_SYSTEMS:,}"
-        hint = "ask for fewer tmpfs, overlays and hidden directories, or for one above several of them"
-        raise PolicyError(message, field="mounts", value=own, hint=hint)
 
 
 _last: tuple[object, Host, tuple[tuple[s.Step, ...], tuple[str, ...]], bytes] | None = None
 
 
 def _remembered_building(
-    policy: Policy, host: Host, command: Command, survey: Survey, ids: Ids, bounds: Bounds
+    policy: Policy, host: Host, command: Command, survey: Survey, ids: Ids, bounds: Bounds, tail: Tail
 ) -> tuple[tuple[s.Step, ...], tuple[str, ...]]:
     """As `_building`, which is most of the plan and the same from run to run (100 us each).
 
@@ -222,12 +213,13 @@ def _remembered_building(
     key = (
         *(policy.root, policy.system, policy.network, policy.hostname, policy.uid, policy.gid, ids),
         *(policy.id_map, command.home, command.cwd, command.working_directory),
-        *(bounds.launcher_steps, bounds.sysctls),
+        *(policy.landlock, policy.tcp_connect, policy.tcp_bind, policy.seccomp.nests),
+        *(bounds.launcher_steps, bounds.sysctls, tail.init_steps),
         *(command.shown, command.needed, command.root_entries, survey),
     )
     last = _last
     if last is None or last[1] is not host or last[0] != key:
-        building = _building(policy, host, command, survey, ids, bounds)
+        building = _building(policy, host, command, survey, ids, bounds, tail)
         last = _last = (key, host, building, s.encode(building[0]))
     return last[2]
 
@@ -285,7 +277,7 @@ def _take_mapped(sources: list[Source], ids: Ids) -> Iterator[s.Step]:
             yield s.MappedTree(source.path, source.attributes, source.how, *maps)
 
 
-def _take(view: View, sources: list[Source], ids: Ids, host: Host) -> Iterator[s.Step]:
+def _take(view: View, sources: list[Source], ids: Ids, host: Host, tail: Tail) -> Iterator[s.Step]:
     """Init's first steps, while the host's tree is in sight: copies of what will be shown.
 
     Taken with the caller's own ids, hence with no more rights to open than the caller has.
@@ -294,6 +286,8 @@ def _take(view: View, sources: list[Source], ids: Ids, host: Host) -> Iterator[s
     if ids.helpers is not None:
         yield s.DropGroups()
     yield s.Session()
+    # Still as the caller, on whose account of keys it is: of many capsules of root, not nobody's.
+    yield from tail.init_steps
     yield s.Private()
     for source in sources:
         attributes = source.attributes if view.at_once else 0
@@ -381,20 +375,24 @@ def _command_steps(
     command: Command,
     ids: Ids,
     filter_: Filter | None,
-    bounds: Bounds,
+    limits: Iterable[s.Step],
     descriptors: Sequence[tuple[int, int]],
+    *,
+    restricted: bool,
 ) -> Iterator[s.Step]:
     """First what can fail, then what cannot be undone; the filter last, for it may refuse the rest."""
     for ours, theirs in descriptors:
         yield s.Descriptor(ours, theirs)
     yield s.Chdir(command.cwd)
-    yield from bounds.command_steps
+    yield from limits
     kept = kept_capabilities(policy)
     yield s.BoundingSet(kept)
     if policy.id_map is IdMap.AUTO:
         yield s.Credentials(*ids.command)
     yield s.Capabilities(kept)
     yield s.NoNewPrivs()
+    if restricted:
+        yield s.LandlockRestrict()
     if filter_ is not None:
         yield s.Seccomp(filter_.program, int(filter_.told), filter_.summary)
     yield s.Exec(command.paths, command.args, command.env)

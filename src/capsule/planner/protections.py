@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from .identity import Ids
     from .limits import Bounds
+    from .tail import Tail
 
 # capabilities(7), by number
 _CAPABILITIES = {
@@ -32,7 +33,9 @@ def kept_capabilities(policy: Policy) -> int:
     return OVER_IDS if policy.id_map is IdMap.AUTO and policy.uid == 0 else 0
 
 
-def protections(policy: Policy, ids: Ids, filter_: Filter | None, bounds: Bounds) -> dict[str, str]:
+def protections(
+    policy: Policy, ids: Ids, filter_: Filter | None, bounds: Bounds, tail: Tail, *, landlock: str
+) -> dict[str, str]:
     """Return what is promised, each with what enforces it."""
     network = (
         "network namespace with a loopback interface only"
@@ -43,7 +46,6 @@ def protections(policy: Policy, ids: Ids, filter_: Filter | None, bounds: Bounds
         "identity": f"user namespace: uid {ids.command[0]} inside is uid {ids.outside[0]} outside",
         "processes": "PID namespace; init is not dumpable; all end with the command or the supervisor",
         "files": "mount namespace; pivot_root to a tmpfs, the host's tree detached; read-only binds",
-        "ipc": "IPC namespace",
         "hostname": "UTS namespace",
         "cgroup": "cgroup namespace",
         "network": network,
@@ -53,8 +55,10 @@ def protections(policy: Policy, ids: Ids, filter_: Filter | None, bounds: Bounds
             else "all five sets empty, securebits locked"
         ),
         "no_new_privs": "set",
+        "landlock": landlock,
         "seccomp": OFF if filter_ is None else filter_.summary,
         "session": "session of its own",
+        **dict(tail.protections),
         **dict(bounds.protections),
         "descriptors": "only the standard ones and those named by the caller",
     }

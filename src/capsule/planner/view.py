@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from capsule.base.errors import PolicyError
 from capsule.base.text import is_below, printable
 from capsule.base.values import Value
 from capsule.host.host import version
@@ -13,7 +14,7 @@ from capsule.policy.policy import IdMap, Network, System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from capsule.files.found import Found, Survey
     from capsule.host.host import Host
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     Places = dict[str, "Source | Layers | s.Step"]
 
+# Of the host, the new proc file system among them; of its own. TREES_MAX, OURS_MAX of launcher/mount.c.
+TREES = FILE_SYSTEMS = 1024
 KIB, MIB = 1 << 10, 1 << 20
 TMP_SIZE, HOME_SIZE, SHM_SIZE = 512 * MIB, 512 * MIB, 64 * MIB
 # A hidden directory holds nothing but mount points.
@@ -321,3 +324,27 @@ _MADE: dict[MountKind, Callable[[Found], s.Step]] = {
     MountKind.FILE: lambda one: s.Content(one.mount.at, one.mount.mode, one.data.hex()),
     MountKind.CONTENT: lambda one: s.Content(one.mount.at, one.mount.mode, one.data.hex()),
 }
+
+
+def check_trees(count: int, policy: Policy) -> None:
+    """No more of the host's trees than the launcher holds at once."""
+    if count > TREES:
+        field = "mounts" if policy.root is None else "root"
+        hint = "show a directory above several of them instead of each"
+        if policy.root is not None:
+            hint = f"each entry of {policy.root} is one: move some of them into a directory of it"
+        message = f"{field}: {count} trees of the host; a capsule takes at most {TREES:,}"
+        raise PolicyError(message, field=field, value=count, hint=hint)
+
+
+def check_file_systems(steps: Iterable[s.Step]) -> None:
+    """No more file systems of its own: the root, each tmpfs, each overlay whose layer is in memory."""
+    own = sum(
+        isinstance(step, s.PivotRoot | s.Tmpfs)
+        or (isinstance(step, s.Overlay) and step[2] == step.NONE)
+        for step in steps
+    )
+    if own > FILE_SYSTEMS:
+        message = f"mounts: {own} file systems in memory; a capsule has at most {FILE_SYSTEMS:,}"
+        hint = "ask for fewer tmpfs, overlays and hidden directories, or for one above several of them"
+        raise PolicyError(message, field="mounts", value=own, hint=hint)

@@ -7,37 +7,24 @@ import os
 from capsule.base.errors import PolicyError
 from capsule.base.text import shown
 from capsule.base.values import Choice, Value
+from capsule.confine import landlock
 from capsule.confine.seccomp.spec import Seccomp
 
+from .limits import Limits
 from .mounts import CONTENT_SIZE, Mount, in_force
 from .paths import absolute, check_path
-from .units import parse_count, parse_cpus, parse_size, parse_time
+from .units import wrong
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from os import PathLike
     from typing import Any, Literal, Self, TypedDict, Unpack
 
-    Size = int | str
-    Time = float | str
+    from .limits import LimitFields
+
     Variables = Mapping[str, str] | Mapping[bytes, bytes] | Sequence[tuple[str, str]]
     Maybe = Variables | Mapping[str, str | None] | Sequence[tuple[str, str | None]]
-
-    class LimitFields(TypedDict, total=False):
-        """What `Limits` takes."""
-
-        timeout: Time | None
-        output: Size | None
-        cpu_time: Time | None
-        idle: Time | None
-        memory: Size | None
-        swap: Size | None
-        cpus: float | str | None
-        cpu_weight: int | str | None
-        pids: int | str | None
-        file_size: Size | None
-        open_files: int | str | None
 
     class PolicyFields(TypedDict, total=False):
         """What `Policy` takes."""
@@ -61,14 +48,16 @@ if TYPE_CHECKING:
         allow_degraded: Sequence[str]
         seccomp: Seccomp | str
         pretend_chown: bool
+        landlock: int | Literal["auto", "off"]
+        tcp_connect: Sequence[int] | None
+        tcp_bind: Sequence[int] | None
 
     class Overrides(PolicyFields, LimitFields, total=False):
         """What `run`, `start` and `plan` take besides: fields of the policy, or of its limits."""
 
 
-# Less does not even hold what sets a capsule up.
-LEAST_MEMORY, LEAST_FILES = 1 << 20, 16
-DEGRADABLE = ("cpu_time", "cpus", "memory", "pids")
+DEGRADABLE = ("cpu_time", "cpus", "keyring", "memory", "pids")
+LANDLOCK_AUTO, LANDLOCK_OFF = "auto", "off"
 
 
 class Network(Choice):
@@ -100,92 +89,6 @@ class IdMap(Choice):
     """Root inside is root on the host. Only for root, and never by default."""
 
 
-class Limits(Value):
-    """How much a run may use. None is no limit.
-
-    *memory*, *cpus*, *cpu_weight*, *pids* and *cpu_time* hold for all processes of the capsule
-    together. They need a cgroup (docs/limits.md); where none can be made, `Policy.allow_degraded` says
-    which of them may be enforced in a weaker way.
-
-    Attributes:
-        timeout: seconds (or text such as "1m30s") from the command's start until everything is
-            killed, whatever it does with its signals. Kept by init with CLOCK_MONOTONIC.
-        output: bytes that are captured of stdout and stderr together. One byte more and the
-            capsule is killed. Only what Capsule captures counts. Kept by the supervisor.
-        cpu_time: seconds of CPU time of the tree, user and system, until everything is killed. Kept by
-            init, which looks at cpu.stat of the cgroup.
-        idle: seconds without any use of a CPU, and hence without output, until everything is killed.
-            Kept by init, which looks at the clocks of the processes; clock_getcpuclockid(3).
-        memory: bytes, those of private file systems and of the kernel for the capsule included, from
-            1 MiB. One page more and everything is killed. memory.max and memory.oom.group (4.19).
-        swap: bytes of swap on top of *memory*; memory.swap.max.
-        cpus: how many CPUs' worth of time in each tenth of a second; cpu.max.
-        cpu_weight: share of the CPUs when they are contended, from 1 to 10000; others have 100;
-            cpu.weight.
-        pids: processes and threads at once. One more fails with EAGAIN; pids.max. Without this limit
-            there may be 2048, counted by RLIMIT_NPROC, which counts by user namespace since 5.14.
-        file_size: bytes of any one file that is written to; RLIMIT_FSIZE, setrlimit(2).
-        open_files: descriptors that a process may have, from 16; RLIMIT_NOFILE.
-    """
-
-    timeout: float | None = None
-    output: int | None = 16 << 20
-    cpu_time: float | None = None
-    idle: float | None = None
-    memory: int | None = None
-    swap: int | None = 0
-    cpus: float | None = None
-    cpu_weight: int | None = None
-    pids: int | None = None
-    file_size: int | None = None
-    open_files: int | None = None
-
-    if TYPE_CHECKING:
-
-        def __init__(
-            self,
-            timeout: float | str | None = None,
-            output: int | str | None = 16 << 20,
-            cpu_time: float | str | None = None,
-            idle: float | str | None = None,
-            memory: int | str | None = None,
-            swap: int | str | None = 0,
-            cpus: float | str | None = None,
-            cpu_weight: int | str | None = None,
-            pids: int | str | None = None,
-            file_size: int | str | None = None,
-            open_files: int | str | None = None,
-        ) -> None: ...
-
-        def replace(self, **changes: Unpack[LimitFields]) -> Self:  # type: ignore[override]
-            """Return a copy with the named fields changed, validated anew."""
-
-    def __post_init__(self) -> None:
-        for field in ("timeout", "cpu_time", "idle"):
-            self._parse(field, parse_time)
-        for field in ("memory", "swap", "file_size", "output"):
-            self._parse(field, parse_size)
-        self._parse("cpus", parse_cpus)
-        for field, most in (("cpu_weight", 10_000), ("pids", 1 << 22), ("open_files", 1 << 30)):
-            if self.__dict__[field] is not None:
-                self._set(field, parse_count(self.__dict__[field], field, most))
-        if self.memory is not None and self.memory < LEAST_MEMORY:
-            hint = "a capsule itself takes some hundred KiB: write 1M or more"
-            raise _wrong("memory", self.memory, "at least 1 MiB", hint)
-        if self.open_files is not None and self.open_files < LEAST_FILES:
-            hint = "what sets the command up has some open itself: write 16 or more"
-            raise _wrong("open_files", self.open_files, "at least 16", hint)
-
-    def _parse(self, field: str, parse: Callable[[Any, str], object]) -> None:
-        if self.__dict__[field] is not None:
-            self._set(field, parse(self.__dict__[field], field))
-
-    def of_tree(self) -> tuple[str, ...]:
-        """Those that were set and need a cgroup."""
-        names = ("memory", "cpus", "cpu_weight", "pids", "cpu_time")
-        return tuple(name for name in names if self.__dict__[name] is not None)
-
-
 class Policy(Value):
     """What a command may see and do. Frozen: `replace` derives another.
 
@@ -214,6 +117,12 @@ class Policy(Value):
         seccomp: which system calls it may make: a `Seccomp`, or a profile's name.
         pretend_chown: chown(2) and its family answer success and do nothing, for programs that give
             files to users that do not exist inside. Kept by the seccomp filter.
+        landlock: the second wall, behind the mounts; landlock(7). "auto" takes the newest version (ABI)
+            that the kernel has, if it has one (5.13); a number requires at least that one; "off" does
+            without.
+        tcp_connect: with the host's network, the ports that TCP connections may go to. Given this or
+            *tcp_bind*, all others are refused. UDP is not limited. Landlock of ABI 4 (6.7).
+        tcp_bind: likewise, the ports that TCP sockets may be bound to.
 
     Raises:
         PolicyError: a field has a value that cannot be meant; it names the field and the value.
@@ -238,6 +147,9 @@ class Policy(Value):
     allow_degraded: tuple[str, ...] = ()
     seccomp: Seccomp = Seccomp()
     pretend_chown: bool = False
+    landlock: str = LANDLOCK_AUTO
+    tcp_connect: tuple[int, ...] | None = None
+    tcp_bind: tuple[int, ...] | None = None
 
     if TYPE_CHECKING:
 
@@ -272,24 +184,28 @@ class Policy(Value):
         self._set("extra_env", _variables(self.extra_env, "extra_env", allow_none=True))
         for field in ("inherit_env", "show_cwd", "pretend_chown"):
             if not isinstance(self.__dict__[field], bool):
-                raise _wrong(field, self.__dict__[field], "a bool", "write true or false (True, False)")
+                raise wrong(field, self.__dict__[field], "a bool", "write true or false (True, False)")
         if self.cwd is not None:
             self._set("cwd", check_path(self.cwd, "cwd"))
         if not isinstance(self.limits, Limits):
-            raise _wrong("limits", self.limits, "Limits", "write Limits(timeout=..., output=...)")
+            raise wrong("limits", self.limits, "Limits", "write Limits(timeout=..., output=...)")
         self._set("allow_degraded", _degradable(self.allow_degraded))
         self._set("seccomp", _seccomp(self.seccomp))
+        self._set("landlock", _landlock(self.landlock))
+        for field in ("tcp_connect", "tcp_bind"):
+            if self.__dict__[field] is not None:
+                self._set(field, _ports(self.__dict__[field], field))
 
-
-def _wrong(field: str, value: object, wanted: str, hint: str) -> PolicyError:
-    message = f"{field}: not {wanted}: {shown(value)}"
-    return PolicyError(message, field=field, value=value, hint=hint)
+    @property
+    def limits_tcp(self) -> bool:
+        """Whether it says which ports TCP may use."""
+        return self.tcp_connect is not None or self.tcp_bind is not None
 
 
 def _mounts(value: Any) -> tuple[Mount, ...]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(m, Mount) for m in value):
         hint = "pass a list of what Mount.read_only(...) and the like return"
-        raise _wrong("mounts", value, "a sequence of Mount", hint)
+        raise wrong("mounts", value, "a sequence of Mount", hint)
     if sum(len(mount.data) for mount in value) > CONTENT_SIZE:
         hint = "write it to files and show those with read_only (--ro)"
         raise PolicyError("mounts: more than 8 MiB of content", field="mounts", hint=hint)
@@ -299,16 +215,16 @@ def _mounts(value: Any) -> tuple[Mount, ...]:
 def _names(value: Any, field: str) -> tuple[str, ...]:
     """Relative paths such as ``.git/hooks``, normal and sorted."""
     if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
-        raise _wrong(field, value, "a sequence of names", 'write a list, such as [".git/hooks"]')
+        raise wrong(field, value, "a sequence of names", 'write a list, such as [".git/hooks"]')
     for name in value:
         parts = check_path(name, field).split("/")
         if not all(parts) or not {".", ".."}.isdisjoint(parts):
             hint = "write it from the top of the tree, without '.', '..' or a slash at either end"
-            raise _wrong(field, name, "a path inside of a tree, such as .git/hooks", hint)
+            raise wrong(field, name, "a path inside of a tree, such as .git/hooks", hint)
         if any(char < " " or "\x7f" <= char <= "\x9f" for char in name):
             # Nobody means one: it comes from a broken list, and the name that was meant is left open.
             hint = "write the name without control characters, each name by itself"
-            raise _wrong(field, name, "a name without control characters", hint)
+            raise wrong(field, name, "a name without control characters", hint)
         if field == "protect" and not {"*", "?", "["}.isdisjoint(name):
             # It would protect only what is called so, and nothing would say that.
             hint = "names and paths, no patterns"
@@ -321,17 +237,17 @@ def _choice(kind: type[Choice], value: Any, field: str) -> Choice:
         return kind(value)
     except ValueError:
         choices = ", ".join(member.value for member in kind)
-        raise _wrong(field, value, f"one of {choices}", f"write one of {choices}") from None
+        raise wrong(field, value, f"one of {choices}", f"write one of {choices}") from None
 
 
 def _degradable(value: Any) -> tuple[str, ...]:
     choices, hint = ", ".join(DEGRADABLE), 'write a list, such as ["memory", "pids"]'
     if not isinstance(value, (list, tuple)):
-        raise _wrong("allow_degraded", value, f"a list of {choices}", hint)
+        raise wrong("allow_degraded", value, f"a list of {choices}", hint)
     for name in value:
         if not isinstance(name, str) or name.replace("-", "_") not in DEGRADABLE:
             hint = "cpu_weight is nothing without a cgroup, and the other limits need none"
-            raise _wrong("allow_degraded", name, f"one of {choices}", hint)
+            raise wrong("allow_degraded", name, f"one of {choices}", hint)
     return tuple(sorted({name.replace("-", "_") for name in value}))
 
 
@@ -340,7 +256,30 @@ def _seccomp(value: object) -> Seccomp:
         return Seccomp(value)
     if not isinstance(value, Seccomp):
         hint = 'write "strict", or Seccomp(profile=..., allow=..., deny=...)'
-        raise _wrong("seccomp", value, "Seccomp or a profile's name", hint)
+        raise wrong("seccomp", value, "Seccomp or a profile's name", hint)
+    return value
+
+
+def _landlock(value: object) -> str:
+    if value in (LANDLOCK_AUTO, LANDLOCK_OFF):
+        return str(value)
+    word = str(value) if isinstance(value, (int, str)) and not isinstance(value, bool) else ""
+    if word not in map(str, range(1, landlock.NEWEST + 1)):
+        hint = f"write auto, off, or a version from 1 to {landlock.NEWEST}"
+        raise wrong("landlock", value, "auto, off or a version of Landlock", hint)
+    return word
+
+
+def _ports(value: Any, field: str) -> tuple[int, ...]:
+    hint = "write numbers from 1 to 65535, such as [443]"
+    if not isinstance(value, (list, tuple)):
+        raise wrong(field, value, "a list of ports", hint)
+    return tuple(sorted({_port(port, field, hint) for port in value}))
+
+
+def _port(value: object, field: str, hint: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 1 << 16:
+        raise wrong(field, value, "a port", hint)
     return value
 
 
@@ -351,7 +290,7 @@ def _hostname(value: object) -> str:
     if not isinstance(value, str) or not fits or value.strip(allowed):
         hint = "begin with a letter or a digit, for instance build-1"
         wanted = "a hostname of 1 to 64 letters, digits, '-' and '.'"
-        raise _wrong("hostname", value, wanted, hint)
+        raise wrong("hostname", value, wanted, hint)
     return value
 
 
@@ -359,7 +298,7 @@ def _check_id(value: object, field: str) -> None:
     """The last id means "none" to the kernel."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32 - 1:
         hint = "write a number, for instance 1000"
-        raise _wrong(field, value, "an id from 0 to 4294967294", hint)
+        raise wrong(field, value, "an id from 0 to 4294967294", hint)
 
 
 def _variables(
@@ -373,16 +312,16 @@ def _variables(
         given = dict(value)
     except (TypeError, ValueError):
         hint = 'write {"NAME": "value"}'
-        raise _wrong(field, value, "a mapping of names to values", hint) from None
+        raise wrong(field, value, "a mapping of names to values", hint) from None
     pairs = {}
     for name, content in given.items():
         key = _variable_text(name, field, name)
         if not key or "=" in key:
             hint = "a name is text without '=', and not empty"
-            raise _wrong(field, name, "a variable's name", hint)
+            raise wrong(field, name, "a variable's name", hint)
         if content is None and not allow_none:
             hint = "give it a value; the caller's own is passed on by extra_env"
-            raise _wrong(field, name, "a name with a value", hint)
+            raise wrong(field, name, "a name with a value", hint)
         pairs[key] = None if content is None else _variable_text(content, field, name)
     return tuple(sorted(pairs.items()))
 
@@ -396,5 +335,5 @@ def _variable_text(text: object, field: str, name: object) -> str:
         word = "\0"
     if "\0" in word:
         hint = "name and value are text, or bytes; write a number in quotes"
-        raise _wrong(field, name, "a variable of text without NUL bytes", hint)
+        raise wrong(field, name, "a variable of text without NUL bytes", hint)
     return word

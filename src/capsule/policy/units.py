@@ -20,6 +20,12 @@ MOST_CPUS = 8192  # as many as Linux can be built for
 _LONGEST_TIME = 10.0 * 365 * 86400
 
 
+def wrong(field: str, value: object, wanted: str, hint: str) -> PolicyError:
+    """Say that a field has a value that cannot be meant."""
+    message = f"{field}: not {wanted}: {shown(value)}"
+    return PolicyError(message, field=field, value=value, hint=hint)
+
+
 def parse_size(value: int | str, field: str) -> int:
     """Return a number of bytes: K, M, G, T are 1024-based (also KiB), KB, MB, GB 1000-based.
 

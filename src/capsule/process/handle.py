@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from capsule.confine.cgroup import Account, Leaf
     from capsule.confine.seccomp.denials import Denial
     from capsule.planner.plan import Plan
-    from capsule.policy.policy import Limits
+    from capsule.policy.limits import Limits
 
     from .launch import Running
     from .result import Usage

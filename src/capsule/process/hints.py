@@ -35,8 +35,9 @@ _CAPABILITIES = (
     "as an ordinary user, or give root both"
 )
 _PRIVATE = (
-    "the user namespace came without capabilities, which AppArmor does, or a seccomp filter forbids "
-    "it: `capsule doctor` says which, and prints an AppArmor profile for the launcher"
+    "the user namespace came without capabilities, which AppArmor does, or a seccomp filter or a "
+    "Landlock ruleset around Capsule forbids it: `capsule doctor` says more, and prints an AppArmor "
+    "profile for the launcher"
 )
 
 
@@ -177,6 +178,17 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
     (s.Chdir, errno.ENOTDIR): "this is not a directory: choose another with --chdir",
     (s.Chdir, errno.EACCES): "the command may not enter the directory with its ids",
     (s.Chdir, errno.EXDEV): "the directory is not inside the capsule",
+    (s.Keyring, errno.EDQUOT): (
+        "this user has as many keys as the kernel allows, and each running capsule takes one: raise the "
+        "sysctl kernel.keys.maxkeys, or leave it with --allow-degraded keyring to the filter alone"
+    ),
+    (s.Setrlimit, errno.EPERM): (
+        "the caller's own hard limit is lower (`ulimit -H`), and only root can raise that one"
+    ),
+    (s.LandlockRestrict, errno.E2BIG): (
+        "there are as many Landlock rulesets around Capsule as the kernel stacks (16): start it "
+        "outside of some of them"
+    ),
     (s.Seccomp, errno.EBUSY): (
         "a seccomp filter around Capsule has got a listener, and there can be one: start Capsule "
         "outside of that filter"

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capsule.confine.cgroup import Account
     from capsule.confine.seccomp.filters import Filter
-    from capsule.policy.policy import Limits
+    from capsule.policy.limits import Limits
 
 # enum end_reason of launcher/util.h
 _BY_COMMAND, _BY_DEADLINE, _BY_CPU_TIME, _BY_IDLE, _BY_MEMORY = range(5)

@@ -18,9 +18,10 @@ from capsule.cli import report
 from capsule.cli.options import parse
 from capsule.cli.request import effective
 from capsule.policy import builtin, protected
+from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount
 from capsule.policy.paths import absolute, check_path, inside_path
-from capsule.policy.policy import Limits, Policy
+from capsule.policy.policy import Policy
 from capsule.policy.toml import document, tighten
 from capsule.policy.units import parse_size, parse_time
 

@@ -20,7 +20,16 @@ paths = words.map(lambda word: "/" + word)
 numbers = st.integers(0, 2**64 - 1)
 VALUES = {"p": paths, "s": words, "n": numbers}
 # One text more than the launcher is told, for people.
-LABELS = {"attach": 1, "cgroup": 2, "rlimit": 1, "seccomp": 1}
+LABELS = {
+    "attach": 1,
+    "cgroup": 2,
+    "landlock-beneath": 1,
+    "landlock-port": 1,
+    "landlock-ruleset": 1,
+    "rlimit": 1,
+    "seccomp": 1,
+    "setrlimit": 3,
+}
 
 
 def some_step(word: str) -> st.SearchStrategy[s.Step]:
@@ -28,6 +37,8 @@ def some_step(word: str) -> st.SearchStrategy[s.Step]:
     if word == "exec":
         lists = st.lists(words, min_size=1, max_size=3).map(tuple)
         return st.builds(s.Exec, lists, lists, st.lists(words, max_size=3).map(tuple))
+    if word == "ceilings":
+        return st.builds(s.Ceilings, st.lists(st.tuples(numbers, numbers)).map(tuple), words)
     if word == "mask":
         return st.builds(s.Mask, numbers, st.lists(paths, max_size=3).map(tuple))
     signature = CLASSES[word].signature

@@ -12,8 +12,9 @@ from capsule.host.delegation import DELEGATED, OWN, SCOPE, Delegation
 from capsule.host.host import Host
 from capsule.launcher import steps as s
 from capsule.planner.limits import check_out_of_reach, make_bounds
+from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount
-from capsule.policy.policy import IdMap, Limits, Policy
+from capsule.policy.policy import IdMap, Policy
 
 WHERE = "/sys/fs/cgroup/user.slice/own"
 WHOLE = Host(kernel="6.1.0", cpus=4, cgroup=Delegation(WHERE, ("memory", "pids", "cpu"), DELEGATED))
@@ -59,7 +60,8 @@ def test_pid_max_where_it_is_the_namespace_s() -> None:
         assert bounds.sysctls == (pid_max,)
         assert dict(bounds.protections)["pids"] == "kernel.pid_max 2048 of the PID namespace"
         assert make_bounds(Policy(id_map=id_map), old).sysctls == ()
-        in_cgroup = make_bounds(Policy(id_map=id_map, limits=Limits(pids=4000)), new)
+        nest = Policy(id_map=id_map, limits=Limits(pids=4000), seccomp="nest")
+        in_cgroup = make_bounds(nest, new)
         assert in_cgroup.sysctls == (s.Sysctl("user/max_cgroup_namespaces", "0"),)
     assert make_bounds(Policy(), new).sysctls == ()
 
@@ -233,7 +235,7 @@ def test_the_cgroup_is_not_shown_writable(path: str) -> None:
 def test_only_some_limits_can_be_degraded(value: Any) -> None:
     """And a text is no list of names."""
     with pytest.raises(
-        PolicyError, match=r"allow_degraded: not (a list|one) of cpu_time, cpus, memory"
+        PolicyError, match=r"allow_degraded: not (a list|one) of cpu_time, cpus, keyring, memory"
     ):
         Policy(allow_degraded=value)
 

@@ -16,9 +16,11 @@ from capsule.confine.seccomp import filters
 from capsule.confine.seccomp.spec import Seccomp
 from capsule.host.host import Host
 from capsule.launcher import steps as s
-from capsule.planner.plan import FILE_SYSTEMS, TREES, Plan, Terminal, make_plan
+from capsule.planner.plan import Plan, Terminal, make_plan
+from capsule.planner.view import FILE_SYSTEMS, TREES
+from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount, MountKind
-from capsule.policy.policy import IdMap, Limits, Network, Policy
+from capsule.policy.policy import IdMap, Network, Policy
 from capsule.program.command import Command
 from tests.unit.examples import (
     CASES,
@@ -217,12 +219,17 @@ def check_sources(plan: Plan) -> None:
 
 def check_end(plan: Plan) -> None:
     """What cannot be undone comes after all that can fail; exec, and exec alone, is the end."""
-    final = (s.BoundingSet, s.Credentials, s.Capabilities, s.NoNewPrivs, s.Seccomp)
+    final = (s.BoundingSet, s.Credentials, s.Capabilities, s.NoNewPrivs, s.LandlockRestrict, s.Seccomp)
     first = min(i for i, step in enumerate(plan.steps) if isinstance(step, final))
     assert all(isinstance(step, final) for step in plan.steps[first:-1])
     order = [type(step) for step in plan.steps[first:-1]]
     assert order == [kind for kind in final if kind in order]
     assert {s.BoundingSet, s.Capabilities, s.NoNewPrivs} <= set(order)
+    made = [i for i, step in enumerate(plan.steps) if isinstance(step, s.LandlockRuleset)]
+    assert (s.LandlockRestrict in order) is bool(made)
+    # A rule is about what lies at its place when it is made.
+    mounts = (s.Attach, s.Tmpfs, s.Overlay, s.Devpts, s.Remount, s.Mask, s.Hide, s.Protect)
+    assert not any(isinstance(step, mounts) for i in made for step in plan.steps[i:])
     assert (order[-1] is s.Seccomp) is (plan.filter is not None)
     assert index(plan, s.Exec) == len(plan.steps) - 1
 

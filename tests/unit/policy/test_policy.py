@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capsule.base.errors import PolicyError
+from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount, MountKind
-from capsule.policy.policy import IdMap, Limits, Network, Policy
+from capsule.policy.policy import IdMap, Network, Policy
 from capsule.policy.units import parse_size, parse_time
 
 SIZES = {

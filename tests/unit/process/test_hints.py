@@ -32,6 +32,9 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 EXAMPLES: dict[type[s.Step], s.Step] = {
     s.Namespaces: s.Namespaces(0x10000000),
     s.DropGroups: s.DropGroups(),
+    s.LandlockRestrict: s.LandlockRestrict(),
+    s.Keyring: s.Keyring(0),
+    s.Setrlimit: s.Setrlimit(14, 1, 2, "rtprio", "1", "2"),
     s.Seccomp: s.Seccomp("00", 1, "default: some of all"),
     s.UidMap: s.UidMap("0 1000 1"),
     s.GidMap: s.GidMap("0 1000 1"),

@@ -19,7 +19,7 @@ from capsule.confine.seccomp import filters
 from capsule.confine.seccomp.denials import argument_text
 from capsule.confine.seccomp.spec import Seccomp
 from capsule.planner.plan import Plan
-from capsule.policy.policy import Limits
+from capsule.policy.limits import Limits
 from capsule.process import outcome as verdict
 from capsule.process.handle import Process
 from capsule.process.launch import Running

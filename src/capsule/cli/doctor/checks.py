@@ -158,7 +158,7 @@ def covered_proc(around: Surroundings) -> Check:
 
 
 def landlock(host: Host, around: Surroundings) -> Check:
-    """Landlock, which the default policy does without."""
+    """Landlock, without which the mounts are the only wall around files."""
     name, loses = "Landlock", "no second wall behind the mount namespace"
     if host.landlock_abi > 0:
         return Check(name, State.OK, f"ABI {host.landlock_abi}", loses)

@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+# Who allows one of these by name is to use it, and walls that stand behind the filter give way, too.
+_NESTING = frozenset(
+    ("clone", "fsmount", "fsopen", "mount", "@mount", "mount_setattr", "move_mount", "open_tree",
+     "pivot_root", "setns", "umount2", "unshare")
+)  # fmt: skip
+
+
 class Seccomp(Value):
     """Which system calls the command may make: a source of rules, and what differs from it; seccomp(2).
 
@@ -38,6 +45,11 @@ class Seccomp(Value):
             self._set("profile", os.path.abspath(self.profile))
         for field in ("allow", "deny"):
             self._set(field, _names(self.__dict__[field], field))
+
+    @property
+    def nests(self) -> bool:
+        """Whether the command is to make namespaces and mounts of its own."""
+        return self.profile == "nest" or not _NESTING.isdisjoint(self.allow)
 
     @property
     def path(self) -> str | None:

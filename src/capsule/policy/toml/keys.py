@@ -10,8 +10,9 @@ import re
 
 from capsule.base.values import Choice, Value
 from capsule.confine.seccomp.spec import Seccomp
+from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount, MountKind
-from capsule.policy.policy import IdMap, Limits, Network, Policy, System
+from capsule.policy.policy import IdMap, Network, Policy, System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ CHOICES: dict[str, type[Choice]] = {kind.__name__: kind for kind in (System, Net
 _OF_POLICY = {
     "tuple[Mount, ...]": "mounts",
     "tuple[str, ...]": "texts",
+    "tuple[int, ...] | None": "ports",
     "str | None": "text",
     "str": "text",
     "int": "id",
@@ -32,7 +34,7 @@ _OF_POLICY = {
     "Seccomp": "seccomp",
     **{name: name for name in CHOICES},
 }
-_OF_LIMITS = {"float | None": "time", "int | None": "size"}
+_OF_LIMITS = {"float | None": "time", "int | None": "size", "tuple[str, ...]": "texts"}
 _OF_SECCOMP = {"str": "text", "tuple[str, ...]": "texts"}
 _OF_MOUNT = {
     "str | os.PathLike[str]": "path",
@@ -50,6 +52,7 @@ _BY_NAME = {
     "root": "path",
     "pattern": "pattern",
     "target": "text",
+    "landlock": "landlock",
     "cpus": "cpus",
     "cpu_weight": "count",
     "pids": "count",

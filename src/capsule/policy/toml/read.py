@@ -16,9 +16,10 @@ from capsule.base.errors import PolicyError
 from capsule.base.text import is_below
 from capsule.base.text import shown as shown_in_python
 from capsule.confine.seccomp.spec import Seccomp
+from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount, MountKind
 from capsule.policy.paths import absolute
-from capsule.policy.policy import Limits, Policy
+from capsule.policy.policy import Policy
 
 from . import document as toml_text
 from . import keys

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from capsule.confine import landlock
 from capsule.policy.mounts import Mount, MountKind
+from capsule.policy.policy import LANDLOCK_AUTO, LANDLOCK_OFF
 from capsule.policy.units import MOST_CPUS, parse_size
 
 from . import keys
@@ -93,7 +95,8 @@ def _value(shape: Shape) -> Schema:
         return _variables(may_pass=shape.name == "extra_env")
     schema = _SIMPLE[shape.shape]
     # Only a limit can be none: a mount always has a size.
-    return {"anyOf": [{"const": "none"}, *_ANY[shape.shape]]} if shape.name in _LIMITS else schema
+    can_be_none = shape.name in _LIMITS and shape.shape in _ANY
+    return {"anyOf": [{"const": "none"}, *_ANY[shape.shape]]} if can_be_none else schema
 
 
 def _variables(*, may_pass: bool) -> Schema:
@@ -124,6 +127,14 @@ _SIMPLE: dict[str, Schema] = {
     "pattern": _TEXT,
     "data": _TEXT,
     "texts": {"type": "array", "items": _TEXT},
+    "landlock": {
+        "anyOf": [
+            {"enum": [LANDLOCK_AUTO, LANDLOCK_OFF]},
+            {"type": "integer", "minimum": 1, "maximum": landlock.NEWEST},
+            {"type": "string", "pattern": f"^[1-{landlock.NEWEST}]$"},
+        ]
+    },
+    "ports": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 65535}},
     "flag": {"type": "boolean"},
     "id": {"type": "integer", "minimum": 0, "maximum": 2**32 - 2},
     "mounts": {"type": "array", "items": {"$ref": "#/$defs/mount"}},

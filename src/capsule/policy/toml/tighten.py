@@ -79,8 +79,8 @@ def _check(document: Document, key: str, value: object) -> None:
     elif key == "limits":
         assert isinstance(value, dict)
         for name, limit in value.items():
-            # No limit at all takes nothing away, whatever else is in force.
-            if limit == NO_LIMIT:
+            # No limit at all takes nothing away, whatever else is in force; of others, who knows.
+            if limit == NO_LIMIT or name == "ulimits":
                 raise _looser(document, ("limits", name))
     elif key == "network":
         if value != Network.NONE.value:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from capsule.confine.seccomp.spec import Seccomp
+    from capsule.policy.limits import Limits
     from capsule.policy.mounts import Mount
-    from capsule.policy.policy import Limits, Policy
+    from capsule.policy.policy import Policy
 
     from .keys import Shape
 

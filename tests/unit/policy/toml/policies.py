@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from capsule.base.errors import PolicyError
 from capsule.confine.seccomp.spec import Seccomp
 from capsule.policy import protected
+from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount, MountKind
-from capsule.policy.policy import IdMap, Limits, Network, Policy, System
+from capsule.policy.policy import IdMap, Network, Policy, System
 
 # --- random policies ----------------------------------------------------------------------------
 
@@ -124,4 +125,7 @@ POLICIES = st.builds(
         st.lists(st.sampled_from(["flock", "@sync"])).map(tuple),
     ),
     pretend_chown=FLAG,
+    landlock=st.sampled_from(["auto", "off", "6", 3]),
+    tcp_connect=st.none() | st.lists(st.integers(1, 65535), max_size=3),
+    tcp_bind=st.none() | st.lists(st.integers(1, 65535), max_size=3),
 )

@@ -18,8 +18,9 @@ from capsule.cli.options import parse
 from capsule.cli.request import effective, place_error
 from capsule.confine.seccomp import filters
 from capsule.confine.seccomp.spec import Seccomp
+from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount, MountKind
-from capsule.policy.policy import Limits, Policy
+from capsule.policy.policy import Policy
 from capsule.policy.toml import document as toml_text
 from capsule.policy.toml import keys as shapes
 from tests.unit.policy.toml.policies import FLAG, MOUNTS, POLICIES
@@ -51,7 +52,7 @@ def test_what_is_the_default_is_left_out() -> None:
     assert profile.loads("") == Policy()
     text = profile.dump(Policy(), everything=True)
     assert profile.loads(text) == Policy()
-    unset = {"root", "cwd", "env", "mounts"}
+    unset = {"root", "cwd", "env", "mounts", "tcp_connect", "tcp_bind"}
     assert set(re.findall(r"^\[?(\w+)", text, re.MULTILINE)) == (
         {*Policy.__value_fields__} - unset
         | set(Limits.__value_fields__)

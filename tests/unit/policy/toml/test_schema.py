@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from capsule import profile
 from capsule.base.errors import PolicyError
+from capsule.policy.limits import Limits
 from capsule.policy.mounts import MountKind
-from capsule.policy.policy import Limits, Policy
+from capsule.policy.policy import Policy
 from capsule.policy.toml import keys
 from capsule.policy.toml.schema import DIALECT, schema
 from capsule.policy.units import parse_size, parse_time

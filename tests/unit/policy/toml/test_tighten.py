@@ -16,8 +16,9 @@ from capsule.cli.options import parse
 from capsule.cli.request import effective
 from capsule.confine.seccomp import filters
 from capsule.confine.seccomp.spec import Seccomp
+from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount, MountKind
-from capsule.policy.policy import Limits, Network, Policy
+from capsule.policy.policy import Network, Policy
 from capsule.policy.toml import document as toml_text
 from capsule.policy.toml import tighten
 from tests.unit.policy.toml.policies import POLICIES

@@ -1,0 +1,123 @@
+"""What is closed in every run: settings of its namespaces, rlimits, keys; pure."""
+
+from __future__ import annotations
+
+from capsule.base.text import describe_size
+from capsule.base.values import Value
+from capsule.host.host import version
+from capsule.launcher import steps as s
+from capsule.policy.limits import RESOURCES, UNLIMITED, parse_ulimit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from capsule.host.host import Host
+    from capsule.policy.policy import Policy
+
+    from .identity import Ids
+
+MIB = 1 << 20
+# Root of an IPC namespace may set what is counted in it.
+SETS_IPC = (6, 9)
+# proc(5). What a new namespace allows is next to no limit, and all of it is the kernel's memory. These
+# are still some times what programs use; POSIX message queues have RLIMIT_MSGQUEUE besides.
+_SHARED = 512 * MIB
+_IPC = {
+    "kernel/shmmax": str(_SHARED),
+    "kernel/shmall": str(_SHARED // 4096),
+    "kernel/msgmni": "1024",
+    "kernel/sem": "32000 64000 500 1024",
+    "fs/mqueue/queues_max": "64",
+}
+# setrlimit(2). Each is lowered to this where the caller has more: what the kernel gives by default, or
+# nobody's programs reach. No real-time priority, no lower nice value.
+CEILINGS = {
+    "memlock": 8 * MIB,
+    "nofile": 65536,
+    "sigpending": 4096,
+    "msgqueue": 819200,
+    "nice": 0,
+    "rtprio": 0,
+}
+
+
+class Tail(Value):
+    """What holds in every run.
+
+    Attributes:
+        launcher_steps: of the launcher, before the namespaces.
+        init_steps: of init, while it is the caller.
+        sysctls: settings of the capsule's own namespaces, after its last mount.
+        command_steps: of the command.
+        protections: each, and what enforces it.
+    """
+
+    launcher_steps: tuple[s.Step, ...]
+    init_steps: tuple[s.Step, ...]
+    sysctls: tuple[s.Step, ...]
+    command_steps: tuple[s.Step, ...]
+    protections: tuple[tuple[str, str], ...]
+
+
+def make_tail(policy: Policy, host: Host, ids: Ids) -> Tail:
+    """Choose what is closed, of what this host lets be closed."""
+    sysctls = tuple(_sysctls(policy, host, ids))
+    shared = "kernel/shmall" in (step[0] for step in sysctls)
+    return Tail(
+        # Never spared before others for want of memory, as a caller may be.
+        launcher_steps=(s.OomScoreAdj(0),),
+        init_steps=(s.Keyring(int("keyring" in policy.allow_degraded)),),
+        sysctls=sysctls,
+        command_steps=tuple(_rlimits(policy)),
+        protections=(
+            ("ipc", f"IPC namespace{_ipc_text(shared)}"),
+            ("namespaces", _NESTED if policy.seccomp.nests else _NO_NAMESPACES),
+            ("keyring", _DEGRADED_KEYRING if "keyring" in policy.allow_degraded else _KEYRING),
+            ("groups", _groups(host, ids)),
+        ),
+    )
+
+
+_NO_NAMESPACES = "none can be made: user.max_*_namespaces are 0"
+_NESTED = "can be made inside: asked for"
+_KEYRING = "a session keyring of its own, empty"
+_DEGRADED_KEYRING = (
+    "degraded: a session keyring of its own, or where the quota of keys is used up the caller's, which "
+    "only the filter keeps"
+)
+
+
+def _sysctls(policy: Policy, host: Host, ids: Ids) -> Iterator[s.Step]:
+    sets_ipc = version(host.kernel) >= SETS_IPC and ids.set_up[0] == 0
+    for name in host.sysctls:
+        if name in _IPC:
+            if sets_ipc:
+                yield s.Sysctl(name, _IPC[name])
+        elif not policy.seccomp.nests:
+            yield s.Sysctl(name, "0")
+
+
+def _ipc_text(shared: bool) -> str:
+    return f"; System V shared memory of {describe_size(_SHARED)}, few queues and semaphores" * shared
+
+
+def _rlimits(policy: Policy) -> Iterator[s.Step]:
+    asked = [parse_ulimit(text) for text in policy.limits.ulimits]
+    named = {name for name, *_ in asked}
+    if policy.limits.open_files is not None:
+        named.add("nofile")
+    lowered = {name: most for name, most in CEILINGS.items() if name not in named}
+    words = ", ".join(f"{name} {most}" for name, most in lowered.items())
+    yield s.Ceilings(tuple((RESOURCES[name], most) for name, most in lowered.items()), words)
+    for name, resource, soft, hard in asked:
+        shown = ("unlimited" if value == UNLIMITED else str(value) for value in (soft, hard))
+        yield s.Setrlimit(resource, soft, hard, name, *shown)
+
+
+def _groups(host: Host, ids: Ids) -> str:
+    """Say which groups of the caller's reach files that uid and gid do not."""
+    others = [gid for gid in host.groups if gid != ids.outside[1]]
+    if ids.helpers is not None or not others or (host.uid == 0 and host.initial_ids):
+        return "no supplementary groups"
+    return f"the caller's stay, which only root can drop: {' '.join(map(str, others))}"
