@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import capsule
+from capsule.confine import landlock
 from capsule.host import delegation
 from capsule.host.host import version
 from capsule.planner import limits
@@ -420,6 +421,11 @@ NEEDS: dict[str, Need] = {
         "this is about a kernel that the tests start", lambda: "CAPSULE_KERNEL" in os.environ, True
     ),
     "no cgroup": Need("a cgroup is the caller's to divide", lambda: not delegation.find().way, True),
+    "landlock scopes": Need(
+        "Landlock has no scopes (before 6.12)",
+        lambda: capsule.probe().landlock_abi >= landlock.OF_SCOPES,
+        True,
+    ),
     "counted processes": Need(
         "the kernel counts no processes by user namespace (before 5.14)",
         lambda: version(capsule.probe().kernel) >= limits.COUNTS_BY_NAMESPACE,
