@@ -140,7 +140,15 @@ for policy in given["policies"]:
 os.write(1, json.dumps(told).encode())
 """
 
-POLICIES: list[dict[str, Any]] = [{}, {"seccomp": "off"}, {"landlock": "off"}, {"seccomp": "debug"}]
+# Put inside on purpose: that the scanner sees something in there, too.
+PLANTED = f"CANARY-planted-{secrets.token_hex(16)}"
+POLICIES: list[dict[str, Any]] = [
+    {},
+    {"seccomp": "off"},
+    {"landlock": "off"},
+    {"seccomp": "debug"},
+    {"extra_env": {"PLANTED": PLANTED}},
+]
 
 
 @pytest.fixture
@@ -193,7 +201,7 @@ def test_no_canary_is_found_inside(canaries: dict[str, str]) -> None:
         # A name in a place where anybody could look; the working directory is another.
         (elsewhere / canaries["name"]).touch()
         outside, *inside = scanned(canaries, home, elsewhere, cwd)
-    assert set(outside[0]) == set(canaries.values())
+    assert set(outside[0]) - {PLANTED} == set(canaries.values())
     for policy, (found, count) in zip(POLICIES, inside, strict=True):
-        assert found == {}, policy
+        assert set(found) == ({PLANTED} if "extra_env" in policy else set()), policy
         assert count > 200, policy
