@@ -196,9 +196,10 @@ int step_proc(const struct step *step)
 				   MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC);
 
 	(void)step;
-	if (proc >= 0)
-		proc_sys = openat(proc, "sys", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	return keep_tree(proc);
+	if (proc < 0)
+		return -1;
+	proc_sys = openat(proc, "sys", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	return proc_sys < 0 ? fail_closing(proc) : keep_tree(proc);
 }
 
 /*

@@ -21,9 +21,9 @@ int step_drop_groups(const struct step *step)
 }
 
 /*
- * Nobody is spared for the caller's sake when the host runs out of memory. What is written by root,
- * with CAP_SYS_RESOURCE, is also the least that the command can go back to; for others the kernel keeps
- * the least that the caller itself could go back to. The launcher is not seen by anyone yet.
+ * Nobody is spared for the caller's sake when the host runs out of memory. What somebody writes who has
+ * CAP_SYS_RESOURCE on the host is also the least that the command can go back to; for others the kernel
+ * keeps the least that the caller itself could go back to. The launcher is in no namespace yet.
  */
 int step_oom_score_adj(const struct step *step)
 {
@@ -32,11 +32,9 @@ int step_oom_score_adj(const struct step *step)
 	long now, least = (long)step->arg[0].number;
 	int length;
 
-	if (fd < 0 || read(fd, text, sizeof text - 1) <= 0)
+	if (fd < 0 || read(fd, text, sizeof text - 1) < 0)
 		return -1;
 	now = strtol(text, NULL, 10);
-	if (now >= least && geteuid() != 0)
-		return 0;
 	length = snprintf(text, sizeof text, "%ld", now > least ? now : least);
 	return pwrite(fd, text, (size_t)length, 0) == length ? 0 : -1;
 }

@@ -25,7 +25,7 @@ import pytest
 import capsule
 from capsule.confine import landlock
 from capsule.host import delegation
-from capsule.host.host import version
+from capsule.host.host import _has_capability, version
 from capsule.planner import limits
 
 PYTHON = sys.executable
@@ -421,6 +421,17 @@ NEEDS: dict[str, Need] = {
         "this is about a kernel that the tests start", lambda: "CAPSULE_KERNEL" in os.environ, True
     ),
     "no cgroup": Need("a cgroup is the caller's to divide", lambda: not delegation.find().way, True),
+    "CAP_SYS_RESOURCE": Need(
+        "the caller cannot hold the least oom_score_adj", lambda: _has_capability(24), True
+    ),
+    "landlock": Need(
+        "the kernel has no Landlock (before 5.13)", lambda: capsule.probe().landlock_abi > 0, True
+    ),
+    "landlock ports": Need(
+        "Landlock has no ports (before 6.7)",
+        lambda: capsule.probe().landlock_abi >= landlock.OF_TCP,
+        True,
+    ),
     "landlock scopes": Need(
         "Landlock has no scopes (before 6.12)",
         lambda: capsule.probe().landlock_abi >= landlock.OF_SCOPES,

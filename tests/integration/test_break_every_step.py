@@ -49,7 +49,9 @@ ls /proc/self/fd
 cat /proc/sys/kernel/hostname /proc/net/if_inet6
 cut -d: -f1 /proc/net/dev
 cut -d' ' -f5-6 /proc/self/stat
-ulimit -c; umask; pwd
+ulimit -c; ulimit -l; umask; pwd
+cat /proc/sys/user/max_user_namespaces /proc/self/oom_score_adj
+kill -0 1; echo $?
 """.replace("\n", "; ").strip("; ")
 SCRIPT = f"exec 2>/dev/null; {SCRIPT}"
 
@@ -312,6 +314,8 @@ HARMLESS: list[Excuse] = [
      "the C library's tcsetattr(3) looks at what became of it, and does not mind"),
     ("newfstatat", lambda _call, after: after == "read", ANY,
      "the C library's stdio asks how large a buffer would be best"),
+    ("keyctl", lambda _call, _next: True, (errno.ENOSYS, errno.EPERM),
+     "there are no keys, or a filter around Capsule takes them away, inside as well"),
     ("execve", lambda _call, _next: True, (errno.ENOENT, errno.EACCES, errno.ENOTDIR),
      "the next directory of PATH is tried, as execvp(3) does"),
 ]  # fmt: skip
