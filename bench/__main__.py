@@ -17,7 +17,15 @@ import capsule
 from . import bwrap
 from .calls import busy_row, calls_row, filter_row
 from .many import many_row, memory_row
-from .starts import cli_row, large_row, limits_row, memory_available, parts_row, run_row
+from .starts import (
+    cli_row,
+    landlock_row,
+    large_row,
+    limits_row,
+    memory_available,
+    parts_row,
+    run_row,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +39,7 @@ ROWS = {
     "cli": cli_row,
     "parts": parts_row,
     "filter": filter_row,
+    "landlock": landlock_row,
     "calls": calls_row,
     "busy": busy_row,
     "memory": memory_row,

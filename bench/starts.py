@@ -43,6 +43,14 @@ def in_capsule() -> None:
     capsule.run(TRUE, check=True)
 
 
+def without_landlock() -> None:
+    """All default protections but one."""
+    capsule.run(TRUE, _NO_LANDLOCK, check=True)
+
+
+_NO_LANDLOCK = capsule.Policy(landlock="off")
+
+
 # --- 1: beside bubblewrap --------------------------------------------------------------
 
 
@@ -130,6 +138,23 @@ class Worker:
 
     def __exit__(self, *_exception: object) -> None:
         self.process.communicate()
+
+
+def landlock_row(options: Options) -> Row:
+    """A start with Landlock beside one without, each in a process of its own: a plan is remembered."""
+    title = "capsule.run([true]) with Landlock and without"
+    if not capsule.probe().landlock_abi:
+        return Row("landlock", title, skipped="the kernel has no Landlock")
+    with Worker(0) as with_, Worker(0) as without:
+        samples = interleave(
+            {
+                "with Landlock": lambda: with_.ask("capsule"),
+                "--landlock off": lambda: without.ask("without Landlock"),
+            },
+            options.rounds,
+        )
+    ratio = samples["with Landlock"].median / samples["--landlock off"].median
+    return Row("landlock", title, samples, {}, [Verdict("with / without", ratio, 1.05)])
 
 
 # What a bare spawn takes on the machine that the budget of half a millisecond is for.

@@ -6,7 +6,7 @@ import mmap
 import sys
 
 from .measure import timed
-from .starts import bare, in_capsule
+from .starts import bare, in_capsule, without_landlock
 
 PAGE = mmap.PAGESIZE
 
@@ -25,7 +25,12 @@ def hold(size: int) -> mmap.mmap | None:
 def main() -> None:
     """One word of standard input, one number of standard output."""
     memory = hold(int(sys.argv[1]))
-    subjects = {"ready": lambda: None, "capsule": in_capsule, "bare": bare}
+    subjects = {
+        "ready": lambda: None,
+        "capsule": in_capsule,
+        "without Landlock": without_landlock,
+        "bare": bare,
+    }
     for line in sys.stdin:
         print(timed(subjects[line.strip()]), flush=True)
     del memory
