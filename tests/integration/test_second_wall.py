@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from capsule import Mount, Network, Policy, api
 from capsule.confine import landlock
 from capsule.launcher import steps as s
 from capsule.planner.plan import Plan
-from tests.support import ask, assert_denied, give, needs, shared_directory
+from tests.support import CAPSULE, PYTHON, ask, assert_denied, give, needs, shared_directory
 
 pytestmark = needs("landlock")
 ABI = min(capsule.probe().landlock_abi, landlock.NEWEST)
@@ -213,11 +214,13 @@ tell([os.wait()[1], os.stat("/tmp/named").st_size, len(os.read(os.open("/dev/ura
 
 _CONNECT = """
 import socket
+import subprocess
 with socket.socket() as client:
     client.connect(("127.0.0.1", given["port"]))
 """
 _BIND = """
 import socket
+import subprocess
 with socket.socket() as server:
     server.bind(("127.0.0.1", given["port"]))
 """
@@ -243,3 +246,44 @@ def test_ports_of_tcp() -> None:
     assert ask(f"{_BIND}\ntell('bound')", bound, {"port": ports[0]}) == "bound"
     said = told(network="host", tcp_connect=[443, 80])
     assert re.search(r"TCP: connect 80 443, no bind", said)
+
+
+# --- under another ruleset ------------------------------------------------------------------------
+
+# Restricts itself, with a rule that allows everything beneath the root, and goes on as another program.
+_UNDER = """
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+rights = int(sys.argv[1])
+ruleset = libc.syscall(444, struct.pack("QQQ", rights, 0, 0 if rights else 1), 24, 0)
+root = os.open("/", os.O_PATH)
+assert ruleset >= 0
+assert not rights or libc.syscall(445, ruleset, 1, struct.pack("=Qi", rights, root), 0) == 0
+libc.prctl(38, 1, 0, 0, 0)
+assert libc.syscall(446, ruleset, 0) == 0
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def under(rights: int, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command line, run by somebody who has restricted himself so."""
+    command = [PYTHON, "-c", _UNDER, str(rights), CAPSULE, *words]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_a_ruleset_about_files_lets_no_capsule_be_made() -> None:
+    """It lets no mount be changed: refused, with the reason, by the command and by doctor."""
+    rights = landlock.handled(ABI)
+    done = under(rights, "--", "echo", "ran")
+    assert (done.returncode, done.stdout) == (125, "")
+    assert "a Landlock ruleset around Capsule forbids it" in done.stderr
+    found = under(rights, "doctor").stdout
+    assert "a Landlock ruleset around Capsule, in all likelihood" in found
+    assert "start Capsule outside of the sandbox that runs it" in found
+
+
+@needs("landlock scopes")
+def test_another_ruleset_is_no_obstacle() -> None:
+    """Rulesets stack: one about abstract sockets alone leaves the capsule its own."""
+    done = under(0, "--", "sh", "-c", "kill -0 1 || echo denied")
+    assert (done.returncode, done.stdout) == (0, "denied\n")

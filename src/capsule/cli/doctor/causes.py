@@ -116,7 +116,7 @@ def conclude(failure: Failure, around: Surroundings) -> Conclusion:
     elif (isinstance(step, s.Proc) and denied) or failure.errno == errno.EROFS:
         found = covered_proc(around)
     elif denied:
-        found = _powerless_root(step, around) or _refused(around)
+        found = _powerless_root(step, around) or _refused(around) or _landlock(step, around)
     return found or (failure.message, failure.hint or "the kernel's log may tell why: dmesg")
 
 
@@ -151,6 +151,17 @@ def _no_namespace(step: s.Namespaces, error: int, around: Surroundings) -> Concl
         or _selinux(around)
         or _somebody(error)
     )
+
+
+def _landlock(step: Step, around: Surroundings) -> Conclusion | None:
+    """Who is under a ruleset about files may change no mount; it cannot be seen, only be felt."""
+    if not isinstance(step, s.Private) or around.answers.get("landlock_create_ruleset") != 0:
+        return None
+    remedy = (
+        "start Capsule outside of the sandbox that runs it (agents and other sandboxes use Landlock);\n"
+        "within one, files are as that one shows them, and no capsule can be made"
+    )
+    return "a Landlock ruleset around Capsule, in all likelihood: it lets no mount be changed", remedy
 
 
 def _limit(step: s.Namespaces, around: Surroundings) -> Conclusion:

@@ -346,6 +346,16 @@ def test_landlock_is_missing(answers: dict[str, int], filtered: bool, found: str
     assert remedy in check.remedy
 
 
+def test_a_ruleset_around_is_named() -> None:
+    """Mounts that are refused where no other reason is seen; not where the kernel has no Landlock."""
+    around = Surroundings(answers={"landlock_create_ruleset": 0})
+    found, remedy = causes.conclude(failed(s.Private(), errno.EPERM), around)
+    assert "a Landlock ruleset around Capsule" in found
+    assert "outside of the sandbox" in remedy
+    for other in (Surroundings(), around.replace(answers={"landlock_create_ruleset": errno.ENOSYS})):
+        assert "Landlock" not in causes.conclude(failed(s.Private(), errno.EPERM), other)[0]
+
+
 def test_landlock_has_its_version() -> None:
     """The ABI is what programs ask for."""
     assert checks.landlock(host(landlock_abi=4), Surroundings()).found == "ABI 4"
