@@ -6,7 +6,7 @@ from capsule.base.text import describe_size
 from capsule.base.values import Value
 from capsule.host.host import version
 from capsule.launcher import steps as s
-from capsule.policy.limits import RESOURCES, UNLIMITED, parse_ulimit
+from capsule.policy.limits import BYTES, RESOURCES, UNLIMITED, parse_ulimit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ def _rlimits(policy: Policy) -> Iterator[s.Step]:
     if policy.limits.open_files is not None:
         named.add("nofile")
     lowered = {name: most for name, most in CEILINGS.items() if name not in named}
-    words = ", ".join(f"{name} {most}" for name, most in lowered.items())
+    words = ", ".join(
+        f"{name} {describe_size(most) if name in BYTES else most}" for name, most in lowered.items()
+    )
     yield s.Ceilings(tuple((RESOURCES[name], most) for name, most in lowered.items()), words)
     for name, resource, soft, hard in asked:
         shown = ("unlimited" if value == UNLIMITED else str(value) for value in (soft, hard))

@@ -138,7 +138,7 @@ RESOURCES = {
     "cpu": 0, "fsize": 1, "data": 2, "stack": 3, "core": 4, "rss": 5, "nofile": 7, "memlock": 8,
     "as": 9, "locks": 10, "sigpending": 11, "msgqueue": 12, "nice": 13, "rtprio": 14, "rttime": 15,
 }  # fmt: skip
-_BYTES = ("fsize", "data", "stack", "core", "rss", "memlock", "as", "msgqueue")
+BYTES = ("fsize", "data", "stack", "core", "rss", "memlock", "as", "msgqueue")
 UNLIMITED = 2**64 - 1
 
 
@@ -175,12 +175,12 @@ def _ulimit_value(name: str, word: str, text: str) -> int:
     if word == "unlimited":
         return UNLIMITED
     try:
-        if name in _BYTES:
+        if name in BYTES:
             return parse_size(word, "ulimits")
     except PolicyError:
         word = ""
     if not word.isascii() or not word.isdigit() or len(word) > 18:
-        what = "a size" if name in _BYTES else "a number"
+        what = "a size" if name in BYTES else "a number"
         hint = f"write {what}, or unlimited"
         raise wrong("ulimits", text, f"{what} for {name}", hint)
     return int(word)
