@@ -26,7 +26,7 @@ import capsule
 from capsule.confine import landlock
 from capsule.host import delegation
 from capsule.host.host import _has_capability, version
-from capsule.planner import limits
+from capsule.planner import limits, tail
 
 PYTHON = sys.executable
 CAPSULE = os.path.join(sysconfig.get_path("scripts"), "capsule")
@@ -423,6 +423,11 @@ NEEDS: dict[str, Need] = {
     "no cgroup": Need("a cgroup is the caller's to divide", lambda: not delegation.find().way, True),
     "CAP_SYS_RESOURCE": Need(
         "the caller cannot hold the least oom_score_adj", lambda: _has_capability(24), True
+    ),
+    "ipc limits": Need(
+        "root of an IPC namespace sets none of its limits (before 6.9)",
+        lambda: version(capsule.probe().kernel) >= tail.SETS_IPC,
+        True,
     ),
     "landlock": Need(
         "the kernel has no Landlock (before 5.13)", lambda: capsule.probe().landlock_abi > 0, True

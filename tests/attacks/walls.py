@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import capsule
 from capsule import api
+from capsule.confine.landlock import OF_SCOPES
 from capsule.confine.seccomp import numbers
 from capsule.launcher import steps as s
 from capsule.planner.plan import Plan
@@ -89,6 +90,7 @@ class Probe(NamedTuple):
         must: whether two walls are promised.
         reason: why there is only one, if so.
         outside: whether it can be tried outside, too, and changes nothing there.
+        abi: of Landlock, without which nothing stops it.
     """
 
     row: str
@@ -100,6 +102,7 @@ class Probe(NamedTuple):
     must: bool = False
     reason: str = ""
     outside: bool = False
+    abi: int = 0
 
 
 _NO_OTHER = "the kernel has no other switch for it that a process can turn"
@@ -134,10 +137,10 @@ PROBES = (
     Probe("B-15", "abstract sockets of the host", "connect(given['abstract'])",
           basis="network namespace", outside=True),
     Probe("B-15", "the same, with --net host",
-          "connect(given['abstract'])", group="network", outside=True),
+          "connect(given['abstract'])", group="network", abi=OF_SCOPES, outside=True),
     Probe("B-16", "signals to the host", "os.kill(given['victim'], 0)", basis="PID namespace",
           must=True, reason="there is no pid to name; Landlock: next line", outside=True),
-    Probe("B-16", "signals to who is not in the ruleset", "os.kill(1, 0)"),
+    Probe("B-16", "signals to who is not in the ruleset", "os.kill(1, 0)", abi=OF_SCOPES),
     Probe("B-18", "make a device node",
           "os.mknod(given['scratch'] + '/null', 0o20666, os.makedev(1, 3))",
           basis="user namespace", outside=True),

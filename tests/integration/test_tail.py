@@ -12,7 +12,6 @@ import pytest
 
 import capsule
 from capsule import Limits, Policy, SetupError
-from capsule.host.host import version
 from capsule.planner.tail import CEILINGS
 from capsule.policy.limits import RESOURCES
 from tests.support import CAPSULE, PYTHON, REAL_ROOT, ask, needs
@@ -63,10 +62,7 @@ tell([told, queues.count(0), queues[-1], attempt(libc.semget, 0, 32000, 0o600)])
 """
 
 
-@pytest.mark.skipif(
-    version(capsule.probe().kernel) < (6, 9),
-    reason="a namespace's root sets no IPC limits (before 6.9)",
-)
+@needs("ipc limits")
 def test_limits_of_system_v_ipc() -> None:
     """Memory of one segment and of all, queues: EINVAL, ENOSPC; they are those of uid 0 inside."""
     assert ask(_IPC) == [[errno.EINVAL, 0, errno.ENOSPC, 0], 1024, errno.ENOSPC, 0]
