@@ -96,48 +96,42 @@ def make_ruleset(policy: Policy, abi: int, view: View) -> Iterator[s.Step]:
 
 def rules(view: View) -> list[tuple[str, int]]:
     """(Path, rights to what is beneath it), parents first; what a parent gives is not said again."""
-    everywhere = ll.READ
-    if not any(_is_noexec(place, path, view) for path, place in view.places):
-        everywhere |= ll.EXECUTE
+    wanted = [(path, rights) for path, place in view.places if (rights := _rights(path, place, view))]
+    # What holds files and is noexec must not inherit that right from the root.
+    noexec = any(rights & ll.READ and not rights & ll.EXECUTE for _, rights in wanted)
+    everywhere = ll.READ if noexec else ll.READ | ll.EXECUTE
     found = [("/", everywhere)]
-    for path, place in view.places:
-        given = 0
+    for path, more in wanted:
         for top, rights in found:
-            if is_below(path, top):
-                given |= rights
-        more = _rights(path, place, view) & ~given
+            if more and is_below(path, top):
+                more &= ~rights  # noqa: PLW2901
         if more:
             found.append((path, more))
     return found
 
 
+# Of places, those that hold files.
+_HOLDING = (Source, Layers, s.Tmpfs)
+
+
 def _rights(path: str, place: Source | Layers | s.Step, view: View) -> int:
-    """Return what is to be possible beneath a place, besides reading."""
+    """Return what is to be possible beneath a place."""
     if path == "/proc":
         # A process' own files; /proc/sys and the like are read-only mounts.
         return ll.WRITE
     if path == "/dev" and isinstance(place, s.Directory):
         return ll.WRITE_FILE | ll.IOCTL_DEV
-    if path in view.closed or not isinstance(place, Source | Layers | s.Tmpfs):
+    if not isinstance(place, _HOLDING) or path in view.closed:
         return 0
     if isinstance(place, Source) and place.device is not None:
         return ll.WRITE_FILE | ll.IOCTL_DEV
-    attributes = _attributes(place)
-    rights = ll.EVERYTHING if not attributes & s.READ_ONLY else ll.EXECUTE
+    attributes = place[4] if isinstance(place, s.Tmpfs) else place.attributes
+    rights = ll.READ | ll.EXECUTE if attributes & s.READ_ONLY else ll.EVERYTHING
+    if attributes & s.NO_EXEC:
+        rights &= ~ll.EXECUTE
     if isinstance(place, Source) and not place.how & s.DIRECTORY:
         rights &= ll.OF_A_FILE
-    return rights & ~ll.EXECUTE if attributes & s.NO_EXEC else rights
-
-
-def _is_noexec(place: Source | Layers | s.Step, path: str, view: View) -> bool:
-    """Return whether a place holds what must not be executed; devices and covers hold nothing."""
-    if path in view.closed or (isinstance(place, Source) and place.device is not None):
-        return False
-    return isinstance(place, Source | Layers | s.Tmpfs) and bool(_attributes(place) & s.NO_EXEC)
-
-
-def _attributes(place: Source | Layers | s.Tmpfs) -> int:
-    return int(place[4]) if isinstance(place, s.Tmpfs) else place.attributes
+    return rights
 
 
 def describe(policy: Policy, abi: int) -> str:

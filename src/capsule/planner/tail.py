@@ -60,8 +60,24 @@ class Tail(Value):
     protections: tuple[tuple[str, str], ...]
 
 
+_last: tuple[Host, tuple[object, ...], Tail] | None = None
+
+
 def make_tail(policy: Policy, host: Host, ids: Ids) -> Tail:
-    """Choose what is closed, of what this host lets be closed."""
+    """Choose what is closed, of what this host lets be closed.
+
+    It is the same from run to run, and remembered: all that it depends on is in the key.
+    """
+    global _last  # noqa: PLW0603
+    limits = policy.limits
+    key = (limits.ulimits, limits.open_files, policy.seccomp.nests, policy.allow_degraded, ids)
+    last = _last
+    if last is None or last[0] is not host or last[1] != key:
+        last = _last = host, key, _make_tail(policy, host, ids)
+    return last[2]
+
+
+def _make_tail(policy: Policy, host: Host, ids: Ids) -> Tail:
     sysctls = tuple(_sysctls(policy, host, ids))
     shared = "kernel/shmall" in (step[0] for step in sysctls)
     return Tail(
