@@ -128,7 +128,7 @@ PROBES = (
           reason="the caller's are close-on-exec besides; a directory that leaks: next line",
           outside=True),
     Probe("B-04", "files by a directory that leaked",
-          "os.open('canary', os.O_RDONLY, dir_fd=given['passed'])", group="leak", outside=True),
+          "os.open('canary', os.O_RDONLY, dir_fd=given['passed'])", group="leak", abi=1, outside=True),
     Probe("B-08", "a set-uid program", "set_uid()", group="ids", must=True),
     Probe("B-14", "keys of the caller's session",
           "call('keyctl', 10, -3, text('user'), text(given['key']), 0)", outside=True),
