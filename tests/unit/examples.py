@@ -30,7 +30,7 @@ HOST = Host(
     read_only=("/proc/bus", "/proc/sys"),
     resolv_conf="/run/resolver/resolv.conf",
     landlock_abi=2,
-    sysctls=("kernel/shmall", "user/max_user_namespaces", "user/max_cgroup_namespaces"),
+    sysctls=("kernel/shmall", "kernel/msgmni"),
     groups=(4, 1000),
 )
 OLD_HOST = HOST.replace(kernel="5.10.0", mount_setattr=False, landlock_abi=0)

@@ -41,12 +41,9 @@ PROC_MASKED = (
     "/proc/timer_list", "/proc/timer_stats",
 )  # fmt: skip
 PROC_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys")
-# Below /proc/sys: what a capsule sets for its own namespaces; namespaces(7), proc(5).
+# Below /proc/sys: of IPC namespaces, where the kernel has them; proc(5).
 SYSCTLS = (
     "kernel/shmmax", "kernel/shmall", "kernel/msgmni", "kernel/sem", "fs/mqueue/queues_max",
-    "user/max_user_namespaces", "user/max_mnt_namespaces", "user/max_pid_namespaces",
-    "user/max_net_namespaces", "user/max_ipc_namespaces", "user/max_uts_namespaces",
-    "user/max_cgroup_namespaces", "user/max_time_namespaces",
 )  # fmt: skip
 
 

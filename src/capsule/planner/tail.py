@@ -30,6 +30,11 @@ _IPC = {
     "kernel/sem": "32000 64000 500 1024",
     "fs/mqueue/queues_max": "64",
 }
+# namespaces(7): how many of each kind there may be. Every kernel from 5.6 on has all of them.
+_NAMESPACES = tuple(
+    f"user/max_{kind}_namespaces"
+    for kind in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
+)
 # setrlimit(2). Each is lowered to this where the caller has more: what the kernel gives by default, or
 # nobody's programs reach. No real-time priority, no lower nice value.
 CEILINGS = {
@@ -105,12 +110,11 @@ _DEGRADED_KEYRING = (
 
 
 def _sysctls(policy: Policy, host: Host, ids: Ids) -> Iterator[s.Step]:
-    sets_ipc = version(host.kernel) >= SETS_IPC and ids.set_up[0] == 0
-    for name in host.sysctls:
-        if name in _IPC:
-            if sets_ipc:
-                yield s.Sysctl(name, _IPC[name])
-        elif not policy.seccomp.nests:
+    if version(host.kernel) >= SETS_IPC and ids.set_up[0] == 0:
+        for name in host.sysctls:
+            yield s.Sysctl(name, _IPC[name])
+    if not policy.seccomp.nests:
+        for name in _NAMESPACES:
             yield s.Sysctl(name, "0")
 
 
