@@ -59,6 +59,7 @@ class Host(Value):
         newgidmap: path of newgidmap(1), or None.
         resolv_conf: the file that /etc/resolv.conf is, or None.
         cpus: how many there are.
+        page_size: bytes in a page of memory.
         cgroup: where cgroups can be made; None if nobody looked.
     """
 
@@ -89,6 +90,7 @@ class Host(Value):
     newgidmap: str | None = None
     resolv_conf: str | None = None
     cpus: int = 1
+    page_size: int = 4096
     cgroup: Delegation | None = None
 
     def __repr__(self) -> str:
@@ -163,6 +165,7 @@ def _probe(uid: int, gid: int) -> Host:
             "newgidmap": helper("newgidmap"),
             "resolv_conf": _resolv_conf(),
             "cpus": os.cpu_count() or 1,
+            "page_size": os.sysconf("SC_PAGESIZE"),
         }
         mount_setattr, openat2, mount_api, landlock_abi, outer, filters, listener = kernel.answer()
     return Host(

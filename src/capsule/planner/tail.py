@@ -25,7 +25,7 @@ SETS_IPC = (6, 9)
 _SHARED = 512 * MIB
 _IPC = {
     "kernel/shmmax": str(_SHARED),
-    "kernel/shmall": str(_SHARED // 4096),
+    "kernel/shmall": "",  # pages
     "kernel/msgmni": "1024",
     "kernel/sem": "32000 64000 500 1024",
     "fs/mqueue/queues_max": "64",
@@ -112,7 +112,7 @@ _DEGRADED_KEYRING = (
 def _sysctls(policy: Policy, host: Host, ids: Ids) -> Iterator[s.Step]:
     if version(host.kernel) >= SETS_IPC and ids.set_up[0] == 0:
         for name in host.sysctls:
-            yield s.Sysctl(name, _IPC[name])
+            yield s.Sysctl(name, _IPC[name] or str(_SHARED // host.page_size))
     if not policy.seccomp.nests:
         for name in _NAMESPACES:
             yield s.Sysctl(name, "0")

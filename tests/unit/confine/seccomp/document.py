@@ -54,6 +54,11 @@ decides; several comparisons of one argument in one rule are alternatives, as in
 actions and operators are errors with the file and the key. Actions that ask another program
 (`SCMP_ACT_NOTIFY`, `SCMP_ACT_TRACE`) are refused.
 
+The filter is one wall of several. Without it (`off`, a file, groups) namespaces still cannot be made,
+which is `ENOSPC` then, nor mounts, which is `EPERM`: see
+[the second wall](security.md#the-second-wall). `nest` opens those, too, and so does an
+`--allow-syscall` that names `unshare`, `clone`, `setns` or a call that mounts.
+
 `execve`, `write` and `exit_group` cannot be denied: they start the command. Where `sendmsg` is, or
 where a filter around Capsule has a listener already, refusals are not told, and `Result.protections`
 says so.
