@@ -388,13 +388,14 @@ if libc.unshare(0x10000000 | 0x2000000) < 0:
     assert_denied(act, errno.ENOSPC, memory="128M", seccomp="off")
 
 
-@pytest.mark.parametrize("profile", ["nest", "off"])
-def test_the_command_cannot_rewrite_its_limits(profile: str) -> None:
+def test_the_command_cannot_rewrite_its_limits() -> None:
     """Where it may make user namespaces, too: it gets no cgroup namespace to mount one for."""
-    found = ask(REWRITE, memory="128M", seccomp=profile)
+    found = ask(REWRITE, memory="128M", seccomp="nest")
     assert found == [1, 28]  # EPERM: the namespace is not its own; ENOSPC: none may be made
     # The control: without a leaf a namespace can be made, which shows nothing that is anyone's.
-    assert ask("import ctypes; tell(ctypes.CDLL(None).unshare(0x12000000))", seccomp=profile) == 0
+    assert ask("import ctypes; tell(ctypes.CDLL(None).unshare(0x12000000))", seccomp="nest") == 0
+    # Without a filter there are no user namespaces either.
+    assert ask(REWRITE, memory="128M", seccomp="off") == [28, 28]
 
 
 @pytest.mark.parametrize("half", [1, 2])

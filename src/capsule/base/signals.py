@@ -99,22 +99,25 @@ class Held:
     def __enter__(self) -> Held:
         self._before: set[int] = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
         try:
-            # A handler of a signal that came before this runs in this very call.
+            # A handler of a signal that came before this runs in this very call, or soon after it where
+            # another thread, just born, took the signal.
             _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+            # A block within a breathing one that does not breathe itself holds its breath.
+            self._around = _outside.pop(get_ident(), None)
+            if self._breathing:
+                _outside[get_ident()] = self._before
         except BaseException:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
             raise
-        # A block within a breathing one that does not breathe itself holds its breath.
-        self._around = _outside.pop(get_ident(), None)
-        if self._breathing:
-            _outside[get_ident()] = self._before
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self.stop_breathing()
-        if self._around is not None:
-            _outside[get_ident()] = self._around
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
+        try:
+            self.stop_breathing()
+            if self._around is not None:
+                _outside[get_ident()] = self._around
+        finally:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
 
     def stop_breathing(self) -> None:
         """From here on `breathe` has no effect: there is something half made."""

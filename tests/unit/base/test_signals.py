@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -25,9 +26,22 @@ def send() -> None:
     os.kill(os.getpid(), signal.SIGUSR1)
 
 
+def await_others() -> None:
+    """Wait until no other thread takes a signal: that of faulthandler's timeout has just been born."""
+    others = {task for task in os.listdir("/proc/self/task") if int(task) != os.getpid()}
+    while others:
+        for task in [*others]:
+            with contextlib.suppress(FileNotFoundError), open(f"/proc/self/task/{task}/status") as file:
+                blocked = int(next(line for line in file if line.startswith("SigBlk:")).split()[1], 16)
+                if not blocked >> (signal.SIGALRM - 1) & 1:
+                    continue
+            others.remove(task)
+
+
 @pytest.fixture(autouse=True)
 def _handler() -> Iterator[None]:
     """The handler for the time of a test, after which no signal is blocked."""
+    await_others()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     before = signal.signal(signal.SIGUSR1, interrupt)
     yield
