@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -29,7 +30,9 @@ def send() -> None:
 def await_others() -> None:
     """Wait until no other thread takes a signal: that of faulthandler's timeout has just been born."""
     others = {task for task in os.listdir("/proc/self/task") if int(task) != os.getpid()}
+    end = time.monotonic() + 20
     while others:
+        assert time.monotonic() < end, others
         for task in [*others]:
             with contextlib.suppress(FileNotFoundError), open(f"/proc/self/task/{task}/status") as file:
                 blocked = int(next(line for line in file if line.startswith("SigBlk:")).split()[1], 16)
