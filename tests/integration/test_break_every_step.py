@@ -316,6 +316,7 @@ HARMLESS: list[Excuse] = [
      "the C library's stdio asks how large a buffer would be best"),
     ("keyctl", lambda _call, _next: True, (errno.ENOSYS, errno.EPERM),
      "there are no keys, or a filter around Capsule takes them away, inside as well"),
+    ("keyctl", lambda _call, _next: True, (errno.EDQUOT,), "tried again"),
     ("execve", lambda _call, _next: True, (errno.ENOENT, errno.EACCES, errno.ENOTDIR),
      "the next directory of PATH is tried, as execvp(3) does"),
 ]  # fmt: skip
