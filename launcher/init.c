@@ -37,27 +37,6 @@ int step_session(const struct step *step)
 	return setsid() < 0 ? -1 : 0;
 }
 
-/*
- * The caller's would be inherited, and keyrings are in no namespace. EPERM, ENOSYS: who runs under a
- * filter that takes keyctl(2) away, or on a kernel without keys, has none within reach. EDQUOT: the
- * keyrings of capsules that have just ended are counted for a moment more, so it is tried for a second.
- */
-int step_keyring(const struct step *step)
-{
-	const struct timespec moment = {.tv_nsec = 20000000};
-	bool may_fail = step->arg[0].number != 0;
-
-	for (int tries = 0; tries < 50; tries++) {
-		if (syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, NULL) >= 0)
-			return 0;
-		if (errno != EDQUOT || may_fail)
-			return errno == EPERM || errno == ENOSYS || errno == EDQUOT ? 0 : -1;
-		nanosleep(&moment, NULL);
-	}
-	errno = EDQUOT;
-	return -1;
-}
-
 int step_deadline(const struct step *step)
 {
 	state.deadline_ms = step->arg[0].number;

@@ -314,9 +314,10 @@ HARMLESS: list[Excuse] = [
      "the C library's tcsetattr(3) looks at what became of it, and does not mind"),
     ("newfstatat", lambda _call, after: after == "read", ANY,
      "the C library's stdio asks how large a buffer would be best"),
-    ("keyctl", lambda _call, _next: True, (errno.ENOSYS, errno.EPERM),
+    ("keyctl", lambda call, _next: call.args[0] == 1, (errno.ENOSYS, errno.EPERM),
      "there are no keys, or a filter around Capsule takes them away, inside as well"),
-    ("keyctl", lambda _call, _next: True, (errno.EDQUOT,), "tried again"),
+    ("keyctl", lambda call, _next: call.args[0] == 5, (errno.EACCES,),
+     "another capsule's keyring is as it must be; what it is, is looked at"),
     ("execve", lambda _call, _next: True, (errno.ENOENT, errno.EACCES, errno.ENOTDIR),
      "the next directory of PATH is tried, as execvp(3) does"),
 ]  # fmt: skip

@@ -61,7 +61,7 @@ OPTIONS = {
         "--file-size": ("SIZE", "of any one file"),
         "--open-files": ("N", "descriptors of each process"),
         "--ulimit": ("NAME=N[:HARD]", "another limit of setrlimit(2), of each process"),
-        "--allow-degraded": ("NAME", "may be weaker: memory pids cpus cpu-time keyring"),
+        "--allow-degraded": ("LIMIT", "without cgroups: memory, pids, cpus, cpu-time"),
         "--net": ("KIND", "none (only a loopback) or host"),
         "--tcp-connect": ("PORT", "of the host's network, TCP to this port only"),
         "--tcp-bind": ("PORT", "TCP sockets bound to this port only"),

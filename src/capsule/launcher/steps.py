@@ -41,6 +41,10 @@ class OomScoreAdj(Step, word="oom-score-adj", signature="n", text="be at oom_sco
     """Write /proc/self/oom_score_adj; proc(5). Arguments: the least that is left."""
 
 
+class Keyring(Step, word="keyring", text="join an empty session keyring that nobody can write to"):
+    """keyctl(2) KEYCTL_JOIN_SESSION_KEYRING of the user's capsules."""
+
+
 class Cgroup(Step, word="cgroup", text="make a cgroup in {0}: {1}"):
     """The cgroup that was made for the capsule. For people only: where, its contents in words."""
 
@@ -80,10 +84,6 @@ class Undumpable(Step, word="undumpable", text="make init undumpable"):
 
 class Session(Step, word="session", text="start a session of its own"):
     """setsid(2)."""
-
-
-class Keyring(Step, word="keyring", signature="n", text="join a session keyring of its own"):
-    """keyctl(2) KEYCTL_JOIN_SESSION_KEYRING. Arguments: whether it may fail for want of quota."""
 
 
 class Private(Step, word="private", text="make the propagation of all mounts private"):

@@ -187,7 +187,7 @@ def _building(
         *bounds.launcher_steps,
         *_take_mapped(sources, ids),
         *_launcher_steps(_namespaces(policy), ids, host),
-        *_take(view, sources, ids, host, tail),
+        *_take(view, sources, ids, host),
         s.PivotRoot(ROOT_SIZE + _content_size(view), ROOT_INODES),
         *_build(view, sources),
         *bounds.sysctls,
@@ -214,7 +214,7 @@ def _remembered_building(
         *(policy.root, policy.system, policy.network, policy.hostname, policy.uid, policy.gid, ids),
         *(policy.id_map, command.home, command.cwd, command.working_directory),
         *(policy.landlock, policy.tcp_connect, policy.tcp_bind, policy.seccomp.nests),
-        *(bounds.launcher_steps, bounds.sysctls, tail.init_steps),
+        *(bounds.launcher_steps, bounds.sysctls),
         *(command.shown, command.needed, command.root_entries, survey),
     )
     last = _last
@@ -277,7 +277,7 @@ def _take_mapped(sources: list[Source], ids: Ids) -> Iterator[s.Step]:
             yield s.MappedTree(source.path, source.attributes, source.how, *maps)
 
 
-def _take(view: View, sources: list[Source], ids: Ids, host: Host, tail: Tail) -> Iterator[s.Step]:
+def _take(view: View, sources: list[Source], ids: Ids, host: Host) -> Iterator[s.Step]:
     """Init's first steps, while the host's tree is in sight: copies of what will be shown.
 
     Taken with the caller's own ids, hence with no more rights to open than the caller has.
@@ -286,8 +286,6 @@ def _take(view: View, sources: list[Source], ids: Ids, host: Host, tail: Tail) -
     if ids.helpers is not None:
         yield s.DropGroups()
     yield s.Session()
-    # Still as the caller, on whose account of keys it is: of many capsules of root, not nobody's.
-    yield from tail.init_steps
     yield s.Private()
     for source in sources:
         attributes = source.attributes if view.at_once else 0

@@ -52,14 +52,12 @@ class Tail(Value):
 
     Attributes:
         launcher_steps: of the launcher, before the namespaces.
-        init_steps: of init, while it is the caller.
         sysctls: settings of the capsule's own namespaces, after its last mount.
         command_steps: of the command.
         protections: each, and what enforces it.
     """
 
     launcher_steps: tuple[s.Step, ...]
-    init_steps: tuple[s.Step, ...]
     sysctls: tuple[s.Step, ...]
     command_steps: tuple[s.Step, ...]
     protections: tuple[tuple[str, str], ...]
@@ -75,7 +73,7 @@ def make_tail(policy: Policy, host: Host, ids: Ids) -> Tail:
     """
     global _last  # noqa: PLW0603
     limits = policy.limits
-    key = (limits.ulimits, limits.open_files, policy.seccomp.nests, policy.allow_degraded, ids)
+    key = (limits.ulimits, limits.open_files, policy.seccomp.nests, ids)
     last = _last
     if last is None or last[0] is not host or last[1] != key:
         last = _last = host, key, _make_tail(policy, host, ids)
@@ -86,15 +84,15 @@ def _make_tail(policy: Policy, host: Host, ids: Ids) -> Tail:
     sysctls = tuple(_sysctls(policy, host, ids))
     shared = "kernel/shmall" in (step[0] for step in sysctls)
     return Tail(
-        # Never spared before others for want of memory, as a caller may be.
-        launcher_steps=(s.OomScoreAdj(0),),
-        init_steps=(s.Keyring(int("keyring" in policy.allow_degraded)),),
+        # Never spared before others for want of memory, as a caller may be. Both as the caller: on the
+        # account of whose keys the keyring is.
+        launcher_steps=(s.OomScoreAdj(0), s.Keyring()),
         sysctls=sysctls,
         command_steps=tuple(_rlimits(policy)),
         protections=(
             ("ipc", f"IPC namespace{_ipc_text(shared)}"),
             ("namespaces", _NESTED if policy.seccomp.nests else _NO_NAMESPACES),
-            ("keyring", _DEGRADED_KEYRING if "keyring" in policy.allow_degraded else _KEYRING),
+            ("keyring", _KEYRING),
             ("groups", _groups(host, ids)),
         ),
     )
@@ -102,11 +100,7 @@ def _make_tail(policy: Policy, host: Host, ids: Ids) -> Tail:
 
 _NO_NAMESPACES = "none can be made: user.max_*_namespaces are 0"
 _NESTED = "can be made inside: asked for"
-_KEYRING = "a session keyring of its own, empty"
-_DEGRADED_KEYRING = (
-    "degraded: a session keyring of its own, or where the quota of keys is used up the caller's, which "
-    "only the filter keeps"
-)
+_KEYRING = "an empty session keyring of this user's capsules, to which nobody can write"
 
 
 def _sysctls(policy: Policy, host: Host, ids: Ids) -> Iterator[s.Step]:

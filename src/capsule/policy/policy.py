@@ -56,7 +56,7 @@ if TYPE_CHECKING:
         """What `run`, `start` and `plan` take besides: fields of the policy, or of its limits."""
 
 
-DEGRADABLE = ("cpu_time", "cpus", "keyring", "memory", "pids")
+DEGRADABLE = ("cpu_time", "cpus", "memory", "pids")
 LANDLOCK_AUTO, LANDLOCK_OFF = "auto", "off"
 
 

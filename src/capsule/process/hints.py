@@ -179,8 +179,11 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
     (s.Chdir, errno.EACCES): "the command may not enter the directory with its ids",
     (s.Chdir, errno.EXDEV): "the directory is not inside the capsule",
     (s.Keyring, errno.EDQUOT): (
-        "this user has as many keys as the kernel allows, and each running capsule takes one: raise "
-        "the sysctl kernel.keys.maxkeys, or leave it with --allow-degraded keyring to the filter alone"
+        "this user has as many keys as the kernel allows, and its capsules need one: revoke some "
+        "(`keyctl show`), or raise the sysctl kernel.keys.maxkeys"
+    ),
+    (s.Keyring, errno.EACCES): (
+        "this user has a keyring called capsule that is not one of Capsule's: revoke or rename it"
     ),
     (s.Setrlimit, errno.EPERM): (
         "the caller's own hard limit is lower (`ulimit -H`), and only root can raise that one"

@@ -235,7 +235,7 @@ def test_the_cgroup_is_not_shown_writable(path: str) -> None:
 def test_only_some_limits_can_be_degraded(value: Any) -> None:
     """And a text is no list of names."""
     with pytest.raises(
-        PolicyError, match=r"allow_degraded: not (a list|one) of cpu_time, cpus, keyring, memory"
+        PolicyError, match=r"allow_degraded: not (a list|one) of cpu_time, cpus, memory"
     ):
         Policy(allow_degraded=value)
 

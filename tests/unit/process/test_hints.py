@@ -33,7 +33,7 @@ EXAMPLES: dict[type[s.Step], s.Step] = {
     s.Namespaces: s.Namespaces(0x10000000),
     s.DropGroups: s.DropGroups(),
     s.LandlockRestrict: s.LandlockRestrict(),
-    s.Keyring: s.Keyring(0),
+    s.Keyring: s.Keyring(),
     s.Setrlimit: s.Setrlimit(14, 1, 2, "rtprio", "1", "2"),
     s.Seccomp: s.Seccomp("00", 1, "default: some of all"),
     s.UidMap: s.UidMap("0 1000 1"),
