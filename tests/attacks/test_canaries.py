@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from capsule.confine.seccomp import numbers
-from tests.attacks.calls import MACHINE
+from tests.attacks.calls import NUMBERS
 from tests.support import HANG, PYTHON, shared_directory
 
 PLACES = ("environment", "arguments", "heap", "input", "home", "name", "socket", "keyring")
@@ -161,10 +160,9 @@ def scanned(
     canaries: dict[str, str], home: Path, tmp: Path, cwd: Path
 ) -> list[tuple[dict[str, str], int]]:
     """What the scanner finds outside, and in each capsule; and how many files it read."""
-    calls = numbers.numbers(MACHINE)
     given = {
         "heap": [canaries["heap"]], "keyring": canaries["keyring"], "scanner": SCANNER, "tmp": str(tmp),
-        "keyctl": calls["keyctl"], "add_key": calls["add_key"], "policies": POLICIES,
+        "keyctl": NUMBERS["keyctl"], "add_key": NUMBERS["add_key"], "policies": POLICIES,
     }  # fmt: skip
     reading, writing = os.pipe()
     os.write(writing, json.dumps(given).encode())

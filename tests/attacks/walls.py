@@ -12,7 +12,6 @@ import contextlib
 import ctypes
 import json
 import os
-import platform
 import secrets
 import shutil
 import signal
@@ -25,9 +24,9 @@ from typing import Any, NamedTuple
 import capsule
 from capsule import api
 from capsule.confine.landlock import OF_SCOPES
-from capsule.confine.seccomp import numbers
 from capsule.launcher import steps as s
 from capsule.planner.plan import Plan
+from tests.attacks.calls import _LIBC, NUMBERS
 from tests.support import REAL_ROOT, ask_outside, probe_args, shared_directory, sleeper
 
 # --- walls --------------------------------------------------------------------------------------
@@ -198,17 +197,17 @@ REASONS = {
     "D-02": f"the filter ends who uses another interface of the kernel; {_NO_OTHER}",
 }
 
-_DRIVER = """
-import ctypes, signal, socket, struct
-libc = ctypes.CDLL(None, use_errno=True)
-libc.syscall.argtypes = (ctypes.c_long, *[ctypes.c_long] * 6)
-libc.syscall.restype = ctypes.c_long
+_DRIVER = (
+    f"{_LIBC}"
+    """
+import signal, socket, struct
+by_number = call
 held = []
 def no(error):
     raise OSError(error, "")
 def call(name, *args):
-    done = libc.syscall(given["numbers"][name], *args, *[0] * (6 - len(args)))
-    return done if done >= 0 else no(ctypes.get_errno())
+    done, error = by_number(given["numbers"][name], args)
+    return no(error) if error else done
 def buffer(size):
     held.append(ctypes.create_string_buffer(size))
     return ctypes.addressof(held[-1])
@@ -283,6 +282,7 @@ def attempt(act):
     return ended or f"signal {status & 127}"
 tell([attempt(act) for act in given["acts"]])
 """
+)
 
 # What each kind of capsule differs in. A change of ids, as of root's capsules, makes init undumpable by
 # itself; so init is looked at in one without.
@@ -310,8 +310,7 @@ def scene() -> Iterator[Scene]:
     """A victim, a key, a shared segment, an abstract socket and a directory, until the block ends."""
     libc = ctypes.CDLL(None, use_errno=True)
     name, key = secrets.token_hex(8), secrets.randbelow(2**30) + 1
-    calls = numbers.numbers(platform.machine())
-    number = calls["keyctl"], calls["add_key"]
+    number = NUMBERS["keyctl"], NUMBERS["add_key"]
     # A session keyring of this process's own holds the key: what was joined before is left alone.
     keyed = libc.syscall(number[0], 1, None) >= 0
     keyed = keyed and libc.syscall(number[1], b"user", name.encode(), b"secret", 6, -3) >= 0
@@ -334,7 +333,7 @@ def scene() -> Iterator[Scene]:
         leaked = os.dup(passed)
         os.set_inheritable(leaked, True)
         given = {
-            "numbers": calls, "victim": victim.pid, "segment": key, "abstract": name, "key": name,
+            "numbers": NUMBERS, "victim": victim.pid, "segment": key, "abstract": name, "key": name,
             "leaked": leaked, "passed": passed, "scratch": str(directory),
         }  # fmt: skip
         try:

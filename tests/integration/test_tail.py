@@ -15,7 +15,7 @@ from capsule import Limits, Policy, SetupError
 from capsule.confine.seccomp import numbers
 from capsule.planner.tail import CEILINGS
 from capsule.policy.limits import RESOURCES
-from tests.support import CAPSULE, PYTHON, REAL_ROOT, ask, needs
+from tests.support import CAPSULE, PYTHON, REAL_ROOT, ask, ask_outside, assert_denied, needs
 
 # --- settings of namespaces -----------------------------------------------------------------------
 
@@ -43,6 +43,9 @@ def test_no_namespaces() -> None:
 
 def test_what_a_namespace_may_be_made_for() -> None:
     """ENOSPC without a filter; who names the call, or nest, gets what is asked for."""
+    act = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+    act += "if libc.unshare(0x10000000) < 0:\n    raise OSError(ctypes.get_errno(), 'unshare')"
+    assert_denied(act, errno.ENOSPC, seccomp="off")
     script = ["unshare", "--user", "true"]
     assert b"No space left on device" in capsule.run(script, seccomp="off").stderr
     for options in ({"seccomp": "nest"}, {"seccomp": capsule.Seccomp(allow=("unshare",))}):
@@ -67,6 +70,8 @@ tell([told, queues.count(0), queues[-1], attempt(libc.semget, 0, 32000, 0o600)])
 def test_limits_of_system_v_ipc() -> None:
     """Memory of one segment and of all, queues: EINVAL, ENOSPC; they are those of uid 0 inside."""
     assert ask(_IPC) == [[errno.EINVAL, 0, errno.ENOSPC, 0], 1024, errno.ENOSPC, 0]
+    # The control: not as uid 0 of the namespace, these are the kernel's own.
+    assert ask(_IPC, uid=1000) == [[0, 0, 0, 0], 1025, 0, 0]
     assert "System V shared memory of 512M" in capsule.run(["true"]).protections["ipc"]
     assert capsule.run(["true"], uid=1000).protections["ipc"] == "IPC namespace"
 
@@ -214,6 +219,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 def attempt(*args):
     return 0 if libc.syscall(*args) >= 0 else ctypes.get_errno()
 add, keyctl = given["add_key"], given["keyctl"]
+if given["outside"]:
+    assert libc.syscall(keyctl, 1, None) > 0
 tell([
     attempt(add, b"user", b"x", b"y", 1, -3), attempt(keyctl, 5, -3, 0x3f3f3f3f),
     attempt(keyctl, 8, -4, -3), attempt(keyctl, 10, -3, b"user", b"x", 0),
@@ -224,7 +231,8 @@ tell([
 def test_nothing_can_be_put_into_the_keyring() -> None:
     """Without the filter, too, it is no way from one capsule to another: not written, not changed."""
     given = numbers.numbers(os.uname().machine)
-    found = ask(_KEYS, given=given, seccomp="off")
+    assert ask_outside(_KEYS, {**given, "outside": True}) == [0] * 4
+    found = ask(_KEYS, given={**given, "outside": False}, seccomp="off")
     assert found[:3] == [errno.EACCES] * 3
     assert found[3] in (errno.EACCES, errno.ENOKEY)
 

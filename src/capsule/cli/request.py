@@ -9,7 +9,7 @@ from capsule.confine.seccomp.spec import Seccomp
 from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount
 from capsule.policy.policy import Policy
-from capsule.policy.units import parse_size
+from capsule.policy.units import parse_count, parse_size
 
 from .options import FLAGS, OPTIONS
 
@@ -84,7 +84,7 @@ def to_policy(options: Options) -> Policy:
     changes |= {field: value for flag, field, value in _SWITCHES if options.has(flag)}
     for flag, field in _PORTS.items():
         if options.has(flag):
-            ports = (int(word) if word.isdecimal() else word for word in options.all(flag))
+            ports = (parse_count(word, field, 65535) for word in options.all(flag))
             changes[field] = (*(getattr(base, field) or ()), *ports)
     for flag, field in _LISTS.items():
         changes[field] = (*getattr(base, field), *options.all(flag))

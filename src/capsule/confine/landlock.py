@@ -26,8 +26,9 @@ OF_A_FILE = READ_FILE | EXECUTE | WRITE | IOCTL_DEV
 
 _WORDS = {READ: "read", EXECUTE: "execute", WRITE: "write", MAKE: "make", IOCTL_DEV: "ioctl"}
 
-# The newest version whose rights are known here. A newer kernel has them, too.
-NEWEST = 7
+# The Linux that brought each version whose rights are known here; a newer kernel has them, too.
+RELEASES = {1: "5.13", 2: "5.19", 3: "6.2", 4: "6.7", 5: "6.10", 6: "6.12", 7: "6.15"}
+NEWEST = max(RELEASES)
 OF_TCP, OF_SCOPES = 4, 6
 # The first version that has it -> rights, and what there is not before it.
 _SINCE = {

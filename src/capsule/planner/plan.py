@@ -17,7 +17,7 @@ from .identity import make_ids
 from .limits import check_out_of_reach, make_bounds
 from .protections import kept_capabilities, protections
 from .ruleset import abi_of, describe, make_ruleset
-from .tail import make_tail
+from .tail import with_tail
 from .view import CLOSED, Layers, Source, check_file_systems, check_trees, make_view
 
 TYPE_CHECKING = False
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from .identity import Ids
     from .limits import Bounds
-    from .tail import Tail
     from .view import View
 
 # What Capsule itself puts there: directories, links, small files, mount points.
@@ -121,28 +120,19 @@ def make_plan(
     _check_host(host)
     ids = make_ids(policy, host)
     filter_ = _filter(policy, host, command, ids)
-    bounds = make_bounds(policy, host)
-    tail = make_tail(policy, host, ids)
+    bounds = with_tail(make_bounds(policy, host), policy, host, ids)
     check_out_of_reach(bounds, host, survey.found)
     abi = abi_of(policy, host)
-    building, notes = _remembered_building(policy, host, command, survey, ids, bounds, tail)
+    building, notes = _remembered_building(policy, host, command, survey, ids, bounds, abi)
     return Plan(
         steps=(
             *building,
             *_machine(policy, terminal, bounds),
-            *_command_steps(
-                policy,
-                command,
-                ids,
-                filter_,
-                (*tail.command_steps, *bounds.command_steps),
-                descriptors,
-                restricted=abi > 0,
-            ),
+            *_command_steps(policy, command, ids, filter_, bounds, descriptors, abi),
         ),
         args=command.args,
         namespaces=_namespaces(policy).names(),
-        protections=protections(policy, ids, filter_, bounds, tail, landlock=describe(policy, abi)),
+        protections=protections(policy, ids, filter_, bounds, landlock=describe(policy, abi)),
         notes=notes,
         owner=ids.outside if host.uid == 0 and host.initial_ids else None,
         overlays=_overlays(building, survey),
@@ -176,14 +166,13 @@ def _overlays(building: Iterable[s.Step], survey: Survey) -> tuple[tuple[str, st
 
 
 def _building(
-    policy: Policy, host: Host, command: Command, survey: Survey, ids: Ids, bounds: Bounds, tail: Tail
+    policy: Policy, host: Host, command: Command, survey: Survey, ids: Ids, bounds: Bounds, abi: int
 ) -> tuple[tuple[s.Step, ...], tuple[str, ...]]:
     """(Steps from the first to the last mount, notes)."""
     view = make_view(policy, host, command, survey, ids)
     sources = _sources(view)
     check_trees(len(sources) + 1, policy)
     steps = (
-        *tail.launcher_steps,
         *bounds.launcher_steps,
         *_take_mapped(sources, ids),
         *_launcher_steps(_namespaces(policy), ids, host),
@@ -191,8 +180,7 @@ def _building(
         s.PivotRoot(ROOT_SIZE + _content_size(view), ROOT_INODES),
         *_build(view, sources),
         *bounds.sysctls,
-        *tail.sysctls,
-        *make_ruleset(policy, abi_of(policy, host), view),
+        *make_ruleset(policy, abi, view),
     )
     check_file_systems(steps)
     return steps, view.notes
@@ -202,7 +190,7 @@ _last: tuple[object, Host, tuple[tuple[s.Step, ...], tuple[str, ...]], bytes] | 
 
 
 def _remembered_building(
-    policy: Policy, host: Host, command: Command, survey: Survey, ids: Ids, bounds: Bounds, tail: Tail
+    policy: Policy, host: Host, command: Command, survey: Survey, ids: Ids, bounds: Bounds, abi: int
 ) -> tuple[tuple[s.Step, ...], tuple[str, ...]]:
     """As `_building`, which is most of the plan and the same from run to run (100 us each).
 
@@ -213,13 +201,13 @@ def _remembered_building(
     key = (
         *(policy.root, policy.system, policy.network, policy.hostname, policy.uid, policy.gid, ids),
         *(policy.id_map, command.home, command.cwd, command.working_directory),
-        *(policy.landlock, policy.tcp_connect, policy.tcp_bind, policy.seccomp.nests),
+        *(abi, policy.tcp_connect, policy.tcp_bind),
         *(bounds.launcher_steps, bounds.sysctls),
         *(command.shown, command.needed, command.root_entries, survey),
     )
     last = _last
     if last is None or last[1] is not host or last[0] != key:
-        building = _building(policy, host, command, survey, ids, bounds, tail)
+        building = _building(policy, host, command, survey, ids, bounds, abi)
         last = _last = (key, host, building, s.encode(building[0]))
     return last[2]
 
@@ -373,23 +361,22 @@ def _command_steps(
     command: Command,
     ids: Ids,
     filter_: Filter | None,
-    limits: Iterable[s.Step],
+    bounds: Bounds,
     descriptors: Sequence[tuple[int, int]],
-    *,
-    restricted: bool,
+    abi: int,
 ) -> Iterator[s.Step]:
     """First what can fail, then what cannot be undone; the filter last, for it may refuse the rest."""
     for ours, theirs in descriptors:
         yield s.Descriptor(ours, theirs)
     yield s.Chdir(command.cwd)
-    yield from limits
+    yield from bounds.command_steps
     kept = kept_capabilities(policy)
     yield s.BoundingSet(kept)
     if policy.id_map is IdMap.AUTO:
         yield s.Credentials(*ids.command)
     yield s.Capabilities(kept)
     yield s.NoNewPrivs()
-    if restricted:
+    if abi:
         yield s.LandlockRestrict()
     if filter_ is not None:
         yield s.Seccomp(filter_.program, int(filter_.told), filter_.summary)

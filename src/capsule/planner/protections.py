@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from .identity import Ids
     from .limits import Bounds
-    from .tail import Tail
 
 # capabilities(7), by number
 _CAPABILITIES = {
@@ -34,7 +33,7 @@ def kept_capabilities(policy: Policy) -> int:
 
 
 def protections(
-    policy: Policy, ids: Ids, filter_: Filter | None, bounds: Bounds, tail: Tail, *, landlock: str
+    policy: Policy, ids: Ids, filter_: Filter | None, bounds: Bounds, *, landlock: str
 ) -> dict[str, str]:
     """Return what is promised, each with what enforces it."""
     network = (
@@ -58,7 +57,6 @@ def protections(
         "landlock": landlock,
         "seccomp": OFF if filter_ is None else filter_.summary,
         "session": "session of its own",
-        **dict(tail.protections),
         **dict(bounds.protections),
         "descriptors": "only the standard ones and those named by the caller",
     }

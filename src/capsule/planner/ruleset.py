@@ -56,7 +56,7 @@ def abi_of(policy: Policy, host: Host) -> int:
         least = max(least, int(policy.landlock))
     if host.landlock_abi < least:
         has = f"ABI {host.landlock_abi}" if host.landlock_abi else "none"
-        hint = f"run Linux {_RELEASES[least]} or later, or leave it out; see `capsule doctor`"
+        hint = f"run Linux {ll.RELEASES[least]} or later, or leave it out; see `capsule doctor`"
         raise HostError(
             f"{asked}: Landlock of ABI {least} is required; the kernel has {has}", hint=hint
         )
@@ -68,10 +68,6 @@ def _asked(policy: Policy) -> str:
     if policy.limits_tcp:
         return "tcp_bind" if policy.tcp_connect is None else "tcp_connect"
     return "" if policy.landlock in (LANDLOCK_AUTO, LANDLOCK_OFF) else "landlock"
-
-
-# By the table of landlock(7).
-_RELEASES = {1: "5.13", 2: "5.19", 3: "6.2", 4: "6.7", 5: "6.10", 6: "6.12", 7: "6.15"}
 
 
 def make_ruleset(policy: Policy, abi: int, view: View) -> Iterator[s.Step]:

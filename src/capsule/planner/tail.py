@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from capsule.base.text import describe_size
-from capsule.base.values import Value
 from capsule.host.host import version
 from capsule.launcher import steps as s
 from capsule.policy.limits import BYTES, RESOURCES, UNLIMITED, parse_ulimit
+
+from .limits import Bounds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,30 +48,24 @@ CEILINGS = {
 }
 
 
-class Tail(Value):
-    """What holds in every run.
-
-    Attributes:
-        launcher_steps: of the launcher, before the namespaces.
-        sysctls: settings of the capsule's own namespaces, after its last mount.
-        command_steps: of the command.
-        protections: each, and what enforces it.
-    """
-
-    launcher_steps: tuple[s.Step, ...]
-    sysctls: tuple[s.Step, ...]
-    command_steps: tuple[s.Step, ...]
-    protections: tuple[tuple[str, str], ...]
+_last: tuple[Host, tuple[object, ...], Bounds] | None = None
 
 
-_last: tuple[Host, tuple[object, ...], Tail] | None = None
+def with_tail(bounds: Bounds, policy: Policy, host: Host, ids: Ids) -> Bounds:
+    """Add what is closed in every run to what holds this one within its limits."""
+    tail = _tail(policy, host, ids)
+    return Bounds(
+        bounds.settings,
+        (*tail.launcher_steps, *bounds.launcher_steps),
+        (*bounds.sysctls, *tail.sysctls),
+        bounds.init_steps,
+        (*tail.command_steps, *bounds.command_steps),
+        (*tail.protections, *bounds.protections),
+    )
 
 
-def make_tail(policy: Policy, host: Host, ids: Ids) -> Tail:
-    """Choose what is closed, of what this host lets be closed.
-
-    It is the same from run to run, and remembered: all that it depends on is in the key.
-    """
+def _tail(policy: Policy, host: Host, ids: Ids) -> Bounds:
+    """The same from run to run, and so remembered: all that it depends on is in the key."""
     global _last  # noqa: PLW0603
     limits = policy.limits
     key = (limits.ulimits, limits.open_files, policy.seccomp.nests, ids)
@@ -80,17 +75,19 @@ def make_tail(policy: Policy, host: Host, ids: Ids) -> Tail:
     return last[2]
 
 
-def _make_tail(policy: Policy, host: Host, ids: Ids) -> Tail:
+def _make_tail(policy: Policy, host: Host, ids: Ids) -> Bounds:
     sysctls = tuple(_sysctls(policy, host, ids))
-    shared = "kernel/shmall" in (step[0] for step in sysctls)
-    return Tail(
+    shared = f"; System V shared memory of {describe_size(_SHARED)}, few queues and semaphores"
+    if not any(step[0] == "kernel/shmall" for step in sysctls):
+        shared = ""
+    return Bounds(
         # Never spared before others for want of memory, as a caller may be. Both as the caller: on the
         # account of whose keys the keyring is.
         launcher_steps=(s.OomScoreAdj(0), s.Keyring()),
         sysctls=sysctls,
         command_steps=tuple(_rlimits(policy)),
         protections=(
-            ("ipc", f"IPC namespace{_ipc_text(shared)}"),
+            ("ipc", f"IPC namespace{shared}"),
             ("namespaces", _NESTED if policy.seccomp.nests else _NO_NAMESPACES),
             ("keyring", _KEYRING),
             ("groups", _groups(host, ids)),
@@ -110,10 +107,6 @@ def _sysctls(policy: Policy, host: Host, ids: Ids) -> Iterator[s.Step]:
     if not policy.seccomp.nests:
         for name in _NAMESPACES:
             yield s.Sysctl(name, "0")
-
-
-def _ipc_text(shared: bool) -> str:
-    return f"; System V shared memory of {describe_size(_SHARED)}, few queues and semaphores" * shared
 
 
 def _rlimits(policy: Policy) -> Iterator[s.Step]:

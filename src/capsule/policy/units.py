@@ -40,7 +40,7 @@ def parse_size(value: int | str, field: str) -> int:
         size = _whole(digits, _SIZE_UNITS.get(letters.strip().upper(), 0))
     if not 0 <= size <= _LARGEST_SIZE:
         hint = "write bytes or a number with K, M, G, T (1024-based) or KB, MB, GB (1000-based)"
-        raise PolicyError(f"{field}: not a size: {shown(value)}", field=field, value=value, hint=hint)
+        raise wrong(field, value, "a size", hint)
     return size
 
 
@@ -66,7 +66,7 @@ def parse_time(value: float | str, field: str) -> float:
         seconds = _sum_times(value.strip())
     if not 0 < seconds <= _LONGEST_TIME:
         hint = "write seconds above zero or a time such as 10ms, 2.5s, 1m30s"
-        raise PolicyError(f"{field}: not a time: {shown(value)}", field=field, value=value, hint=hint)
+        raise wrong(field, value, "a time", hint)
     return seconds
 
 
@@ -81,7 +81,7 @@ def parse_count(value: int | str, field: str, most: int) -> int:
         number = int(value)
     if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= most:
         hint = f"write a whole number from 1 to {most}"
-        raise PolicyError(f"{field}: not a number: {shown(value)}", field=field, value=value, hint=hint)
+        raise wrong(field, value, "a number", hint)
     return number
 
 
@@ -98,8 +98,7 @@ def parse_cpus(value: float | str, field: str) -> float:
         cpus = _to_float(value)
     if not 0.01 <= cpus <= MOST_CPUS:
         hint = f"write a number of CPUs from 0.01 to {MOST_CPUS}, for instance 0.5 or 2"
-        message = f"{field}: not a number of CPUs: {shown(value)}"
-        raise PolicyError(message, field=field, value=value, hint=hint)
+        raise wrong(field, value, "a number of CPUs", hint)
     return cpus
 
 
