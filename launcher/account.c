@@ -7,15 +7,9 @@
  */
 #include "launcher.h"
 
-#include <ctype.h>
-#include <dirent.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/resource.h>
-#include <time.h>
+#include <linux/auxvec.h>
 
-int64_t clock_ns(clockid_t clock)
+int64_t clock_ns(int clock)
 {
 	struct timespec now = {0};
 
@@ -28,7 +22,7 @@ int64_t now_ns(void)
 	return clock_ns(CLOCK_MONOTONIC);
 }
 
-int64_t microseconds(struct timeval time)
+int64_t microseconds(struct __kernel_old_timeval time)
 {
 	return (int64_t)time.tv_sec * 1000000 + time.tv_usec;
 }
@@ -80,8 +74,8 @@ static void read_text(int proc, const char *pid, const char *name, char *text, s
 	cleanup_fd int fd = -1;
 	ssize_t got = -1;
 
-	snprintf(path, sizeof path, "%s/%s", pid, name);
-	fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
+	if (join(path, sizeof path, pid, "/", name, NULL) == 0)
+		fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
 	if (fd >= 0)
 		got = read(fd, text, size - 1);
 	text[got < 0 ? 0 : got] = '\0';
@@ -90,37 +84,50 @@ static void read_text(int proc, const char *pid, const char *name, char *text, s
 /* Nanoseconds that a process has run, all its threads together; 0 if it is gone. */
 static uint64_t clock_of(pid_t pid)
 {
-	clockid_t clock;
+	const int sched = 2; /* CPUCLOCK_SCHED, of those that clock_getcpuclockid(3) makes */
 
-	return clock_getcpuclockid(pid, &clock) == 0 ? (uint64_t)clock_ns(clock) : 0;
+	return (uint64_t)clock_ns((int)(~(unsigned)pid << 3) | sched);
 }
 
-static uint64_t ticks_to_us(unsigned long ticks)
+/* The fields of proc_pid_stat(5), counted from the first behind the name. */
+enum { USER = 11, SYSTEM, WAITED_USER, WAITED_SYSTEM, THREADS = 17, PAGES = 21, FIELDS };
+
+/* Those behind the name. It is whatever the process likes, but what follows it has no bracket. */
+static bool read_fields(const char *stat, uint64_t fields[FIELDS])
 {
-	return ticks * (1000000u / (uint64_t)sysconf(_SC_CLK_TCK));
+	const char *at = strrchr(stat, ')');
+
+	if (at == NULL)
+		return false;
+	for (size_t i = 0; i < FIELDS; i++) {
+		at = memchr(at, ' ', strlen(at));
+		if (at == NULL)
+			return false;
+		at++;
+		fields[i] = to_number(at);
+	}
+	return true;
 }
 
-/* proc_pid_stat(5). The name is whatever the process likes, but what follows it has no bracket. */
+static uint64_t ticks_to_us(uint64_t ticks)
+{
+	return ticks * (1000000u / getauxval(AT_CLKTCK));
+}
+
 static void add_process(int proc, const char *pid, struct account *sum)
 {
 	char text[1024];
-	unsigned long user, system, waited_user, waited_system, threads, pages;
-	uint64_t bytes;
-	const char *after;
+	uint64_t field[FIELDS], waited, bytes;
 
 	read_text(proc, pid, "stat", text, sizeof text);
-	after = strrchr(text, ')');
-	if (after == NULL ||
-	    sscanf(after + 1,
-		   " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu %lu %lu %*d %*d %lu %*d"
-		   " %*u %*u %lu",
-		   &user, &system, &waited_user, &waited_system, &threads, &pages) != 6)
+	if (!read_fields(text, field))
 		return;
-	sum->user_us += ticks_to_us(user + waited_user);
-	sum->system_us += ticks_to_us(system + waited_system);
-	sum->cpu_ns += clock_of((pid_t)atoi(pid)) + ticks_to_us(waited_user + waited_system) * 1000;
-	bytes = pages * (uint64_t)sysconf(_SC_PAGESIZE);
-	sum->threads += threads;
+	waited = ticks_to_us(field[WAITED_USER] + field[WAITED_SYSTEM]);
+	sum->user_us += ticks_to_us(field[USER] + field[WAITED_USER]);
+	sum->system_us += ticks_to_us(field[SYSTEM] + field[WAITED_SYSTEM]);
+	sum->cpu_ns += clock_of((pid_t)to_number(pid)) + waited * 1000;
+	bytes = field[PAGES] * getauxval(AT_PAGESZ);
+	sum->threads += field[THREADS];
 	sum->bytes += bytes;
 	sum->most_bytes = bytes > sum->most_bytes ? bytes : sum->most_bytes;
 }
@@ -138,18 +145,29 @@ static void add_waited_for(struct account *sum)
 	sum->cpu_ns += (user + system) * 1000;
 }
 
+/* getdents64(2) */
+struct dirent {
+	uint64_t inode;
+	int64_t next;
+	uint16_t size;
+	uint8_t type;
+	char name[];
+};
+
 /* Call VISIT for every process but init itself. */
 static void each_process(void (*visit)(int, const char *, struct account *), struct account *sum)
 {
-	DIR *proc = opendir("/proc");
-	const struct dirent *entry;
+	cleanup_fd int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	static _Alignas(struct dirent) char entries[1 << 14];
+	long size, at;
 
-	if (proc == NULL)
-		return;
-	while ((entry = readdir(proc)) != NULL)
-		if (isdigit((unsigned char)entry->d_name[0]) && strcmp(entry->d_name, "1") != 0)
-			visit(dirfd(proc), entry->d_name, sum);
-	closedir(proc);
+	while ((size = syscall(__NR_getdents64, proc, entries, sizeof entries)) > 0)
+		for (at = 0; at < size; at += ((struct dirent *)(void *)(entries + at))->size) {
+			const char *name = ((struct dirent *)(void *)(entries + at))->name;
+
+			if (to_number(name) > 1)
+				visit(proc, name, sum);
+		}
 }
 
 /*
@@ -173,7 +191,7 @@ static void add_share(int proc, const char *pid, struct account *sum)
 	read_text(proc, pid, "smaps_rollup", text, sizeof text);
 	line = strstr(text, "\nPss:");
 	if (line != NULL)
-		sum->bytes += strtoull(line + 5, NULL, 10) * 1024;
+		sum->bytes += to_number(line + 5) * 1024;
 	else
 		add_process(proc, pid, sum);
 }
@@ -192,15 +210,15 @@ static bool memory_met(const struct account *seen)
 /* Microseconds that the whole tree used: of the cgroup if there is one. */
 static uint64_t cpu_used(const struct account *seen)
 {
+	static const char first[] = "usage_usec ";
 	char text[64] = "";
-	uint64_t used;
 
 	if (state.cpu_stat < 0)
 		return seen->cpu_ns / 1000;
 	if (pread(state.cpu_stat, text, sizeof text - 1, 0) <= 0 ||
-	    sscanf(text, "usage_usec %lu", &used) != 1)
+	    strncmp(text, first, sizeof first - 1) != 0)
 		return account().cpu_ns / 1000;
-	return used;
+	return to_number(text + sizeof first - 1);
 }
 
 /* All CPUs together need at least this long for what is left. */

@@ -3,21 +3,14 @@
  */
 #include "launcher.h"
 
-#include <signal.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-
 _Noreturn void command_main(size_t first_step)
 {
-	sigset_t none;
-
 	/* A part of the fork, which is the step before. */
 	if (take_terminal() < 0)
 		fail((int)first_step - 1, errno);
 	/* Not at the end: once the filter is in force, there is nothing left to do but execve(2). */
 	umask(state.umask);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
+	set_signal_mask(0);
 	run_steps(first_step, state.plan->count);
 	_exit(EXIT_SETUP); /* not reached: the last step is exec */
 }
@@ -54,7 +47,7 @@ int step_chdir(const struct step *step)
 {
 	char path[4096];
 
-	if (chdir(step->arg[0].text) < 0 || getcwd(path, sizeof path) == NULL)
+	if (chdir(step->arg[0].text) < 0 || syscall(__NR_getcwd, path, sizeof path) < 0)
 		return -1;
 	if (path[0] != '/') {
 		errno = EXDEV;
@@ -72,7 +65,7 @@ _Static_assert(sizeof(union arg) == sizeof(char *), "arguments are taken for a l
 static char **take_words(const struct step *step, size_t *at)
 {
 	union arg *words = step->arg + *at;
-	size_t count = *at < step->count ? strtoul(words->text, NULL, 10) : 0;
+	size_t count = *at < step->count ? to_number(words->text) : 0;
 
 	if (*at >= step->count || count > step->count - *at - 1) {
 		errno = EPROTO;

@@ -3,18 +3,14 @@
  */
 #include "launcher.h"
 
-#include <grp.h>
 #include <linux/capability.h>
+#include <linux/prctl.h>
 #include <linux/securebits.h>
-#include <sched.h>
-#include <stdlib.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 
 /* At most what is asked for: a caller's own hard limit that is lower cannot be raised. */
 int step_rlimit(const struct step *step)
 {
-	rlim_t soft = step->arg[1].number, hard = step->arg[2].number;
+	uint64_t soft = step->arg[1].number, hard = step->arg[2].number;
 	struct rlimit limit;
 
 	if (getrlimit((int)step->arg[0].number, &limit) < 0)
@@ -36,8 +32,8 @@ int step_setrlimit(const struct step *step)
 int step_ceilings(const struct step *step)
 {
 	for (size_t i = 0; i + 1 < step->count; i += 2) {
-		int resource = (int)strtol(step->arg[i].text, NULL, 10);
-		rlim_t most = strtoull(step->arg[i + 1].text, NULL, 10);
+		int resource = (int)to_number(step->arg[i].text);
+		uint64_t most = to_number(step->arg[i + 1].text);
 		struct rlimit limit;
 
 		if (getrlimit(resource, &limit) < 0)
@@ -50,26 +46,27 @@ int step_ceilings(const struct step *step)
 	return 0;
 }
 
+/* As many as a kernel may have at the most. */
+#define CPUS 8192u
+
 /* As many processors as asked for, from the one that this runs on: neighbours begin elsewhere. */
 int step_affinity(const struct step *step)
 {
-	cpu_set_t may, use;
-	int here = sched_getcpu();
-	size_t first = here < 0 ? 0 : (size_t)here;
+	uint64_t may[CPUS / 64] = {0}, use[CPUS / 64] = {0};
+	unsigned first = 0;
 	uint64_t left = step->arg[0].number;
 
-	if (sched_getaffinity(0, sizeof may, &may) < 0)
+	if (syscall(__NR_sched_getaffinity, 0, sizeof may, may) < 0)
 		return -1;
-	CPU_ZERO(&use);
-	for (size_t i = 0; i < CPU_SETSIZE && left > 0; i++) {
-		size_t cpu = (i + first) % CPU_SETSIZE;
+	syscall(__NR_getcpu, &first, NULL, NULL);
+	for (unsigned i = 0; i < CPUS && left > 0; i++) {
+		unsigned cpu = (i + first) % CPUS;
+		uint64_t bit = may[cpu / 64] & 1ull << cpu % 64;
 
-		if (CPU_ISSET(cpu, &may)) {
-			CPU_SET(cpu, &use);
-			left--;
-		}
+		use[cpu / 64] |= bit;
+		left -= bit != 0;
 	}
-	return sched_setaffinity(0, sizeof use, &use);
+	return (int)syscall(__NR_sched_setaffinity, 0, sizeof use, use);
 }
 
 /*
@@ -84,15 +81,15 @@ int step_bounding_set(const struct step *step)
 			     SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
 			     SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
 
-	if (prctl(PR_SET_SECUREBITS, keep == 0 ? bits | SECBIT_NOROOT : bits) < 0)
+	if (prctl(PR_SET_SECUREBITS, keep == 0 ? bits | SECBIT_NOROOT : bits, 0) < 0)
 		return -1;
-	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0)
+	if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0) < 0)
 		return -1;
 	/* EINVAL: the kernel knows no more. Of the first it knows surely. */
 	for (unsigned long capability = 0;; capability++) {
 		if (capability < 64 && (keep >> capability & 1) != 0)
 			continue;
-		if (prctl(PR_CAPBSET_DROP, capability) < 0)
+		if (prctl(PR_CAPBSET_DROP, capability, 0) < 0)
 			return errno == EINVAL && capability > 0 ? 0 : -1;
 	}
 }
@@ -103,8 +100,7 @@ int step_credentials(const struct step *step)
 	uid_t uid = (uid_t)step->arg[0].number;
 	gid_t gid = (gid_t)step->arg[1].number;
 
-	return setgroups(0, NULL) < 0 || setresgid(gid, gid, gid) < 0 ? -1
-								      : setresuid(uid, uid, uid);
+	return drop_groups() < 0 || setresgid(gid) < 0 ? -1 : setresuid(uid);
 }
 
 int step_capabilities(const struct step *step)
@@ -116,11 +112,11 @@ int step_capabilities(const struct step *step)
 		{.effective = high, .permitted = high},
 	};
 
-	return (int)syscall(SYS_capset, &header, kept);
+	return (int)syscall(__NR_capset, &header, kept);
 }
 
 int step_no_new_privs(const struct step *step)
 {
 	(void)step;
-	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0);
 }

@@ -9,13 +9,8 @@
 #include "launcher.h"
 
 #include <limits.h>
-#include <poll.h>
-#include <sched.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/signalfd.h>
-#include <sys/wait.h>
+#include <linux/prctl.h>
+#include <linux/signalfd.h>
 
 /*
  * A byte of the lifeline is a signal's number, with this bit if it is for the whole process group.
@@ -28,13 +23,13 @@
 int step_undumpable(const struct step *step)
 {
 	(void)step;
-	return prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	return prctl(PR_SET_DUMPABLE, 0, 0);
 }
 
 int step_session(const struct step *step)
 {
 	(void)step;
-	return setsid() < 0 ? -1 : 0;
+	return syscall(__NR_setsid, 0) < 0 ? -1 : 0;
 }
 
 int step_deadline(const struct step *step)
@@ -56,11 +51,11 @@ static void note_child(struct watch *watch, pid_t pid, int status)
 
 	if (pid != state.command)
 		return;
-	if (!WIFSTOPPED(status)) {
+	if (!has_stopped(status)) {
 		watch->status = status;
 		watch->ended = true;
 	} else if (!watch->stop_told) {
-		stopped.value[0] = WSTOPSIG(status);
+		stopped.value[0] = status >> 8;
 		watch->stop_told = send_record(&stopped) == 0;
 	}
 }
@@ -182,12 +177,12 @@ static void take_short_turns(void)
 		uint64_t runtime, deadline, period;
 	} attributes = {
 		.size = sizeof attributes,
-		.policy = SCHED_OTHER,
-		.nice = getpriority(PRIO_PROCESS, 0),
+		.policy = SCHED_NORMAL,
+		.nice = 20 - (int32_t)syscall(__NR_getpriority, PRIO_PROCESS, 0),
 		.runtime = 100000, /* ns */
 	};
 
-	syscall(SYS_sched_setattr, 0, &attributes, 0);
+	syscall(__NR_sched_setattr, 0, &attributes, 0);
 }
 
 static _Noreturn void watch_over(struct watch *watch)
@@ -246,7 +241,7 @@ static void close_unused(void)
 		if (!kept)
 			close(fd);
 	}
-	syscall(SYS_close_range, (unsigned)highest + 1, ~0u, 0);
+	close_range((unsigned)highest + 1, ~0u);
 }
 
 /* The maps are complete when the byte is there. No byte: the launcher failed, and has said so. */
@@ -267,17 +262,20 @@ static void wait_for_maps(void)
 int step_fork(const struct step *step)
 {
 	size_t next = (size_t)(step - state.plan->step) + 1, failed = next - 1;
-	sigset_t all;
+	const uint64_t all = ~0ull;
 
 	/* All are blocked since the launcher's first lines; the descriptor takes them in turn. */
-	sigfillset(&all);
-	state.signals = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
+	state.signals =
+		(int)syscall(__NR_signalfd4, -1, &all, sizeof all, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (state.signals < 0)
 		return -1;
 	if (prepare_filter(&failed) < 0)
 		fail((int)failed, errno);
+	/* The limits of time begin here: without a clock there are none. */
 	state.started = now_ns();
-	state.command = fork();
+	if (state.started == 0)
+		return -1;
+	state.command = fork_with(0);
 	if (state.command == 0)
 		command_main(next);
 	return state.command < 0 ? -1 : 0;

@@ -5,8 +5,6 @@
 #include "launcher.h"
 #include "mount.h"
 
-#include <sys/stat.h>
-
 /* linux/landlock.h, which older headers lack, or have without later fields. */
 enum { PATH_BENEATH = 1, NET_PORT = 2 };
 
@@ -28,7 +26,7 @@ int step_landlock_ruleset(const struct step *step)
 {
 	const struct ruleset want = {step->arg[0].number, step->arg[1].number, step->arg[2].number};
 
-	state.ruleset = (int)syscall(SYS_landlock_create_ruleset, &want, sizeof want, 0);
+	state.ruleset = (int)syscall(__NR_landlock_create_ruleset, &want, sizeof want, 0);
 	return state.ruleset < 0 ? -1 : 0;
 }
 
@@ -36,7 +34,7 @@ static int allow_beneath(int parent, uint64_t rights)
 {
 	const struct path_beneath rule = {rights, parent};
 
-	return (int)syscall(SYS_landlock_add_rule, state.ruleset, PATH_BENEATH, &rule, 0);
+	return (int)syscall(__NR_landlock_add_rule, state.ruleset, PATH_BENEATH, &rule, 0);
 }
 
 int step_landlock_beneath(const struct step *step)
@@ -50,7 +48,7 @@ int step_landlock_port(const struct step *step)
 {
 	const struct net_port rule = {step->arg[1].number, step->arg[0].number};
 
-	return (int)syscall(SYS_landlock_add_rule, state.ruleset, NET_PORT, &rule, 0);
+	return (int)syscall(__NR_landlock_add_rule, state.ruleset, NET_PORT, &rule, 0);
 }
 
 /* What FD is open for. EBADFD: a pipe, a socket, a memfd, which Landlock leaves alone. */
@@ -58,11 +56,11 @@ static int allow_descriptor(int fd, const struct step *step)
 {
 	uint64_t rights = 0;
 	struct stat file;
-	int flags = fcntl(fd, F_GETFL);
+	int flags = fcntl(fd, F_GETFL, 0);
 
 	if (flags < 0 || fstat(fd, &file) < 0)
 		return -1;
-	if (S_ISDIR(file.st_mode))
+	if (is_directory(&file))
 		rights = step->arg[2].number;
 	else if (flags & O_PATH || (flags & O_ACCMODE) == O_RDWR)
 		rights = step->arg[0].number | step->arg[1].number;
@@ -90,5 +88,5 @@ int step_landlock_inherited(const struct step *step)
 int step_landlock_restrict(const struct step *step)
 {
 	(void)step;
-	return (int)syscall(SYS_landlock_restrict_self, state.ruleset, 0);
+	return (int)syscall(__NR_landlock_restrict_self, state.ruleset, 0);
 }

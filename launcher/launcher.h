@@ -5,10 +5,7 @@
 #define CAPSULE_LAUNCHER_H
 
 #include "plan.h"
-
-#include <poll.h>
-#include <sys/time.h>
-#include <time.h>
+#include "util.h"
 
 /* State that steps hand to later steps. The launcher is single-threaded and runs one plan. */
 struct state {
@@ -40,12 +37,13 @@ void run_steps(size_t from, size_t to);
 /*
  * account.c: nanoseconds of a clock, 0 if it is gone; of CLOCK_MONOTONIC; microseconds of a timeval.
  */
-int64_t clock_ns(clockid_t clock);
+int64_t clock_ns(int clock);
 int64_t now_ns(void);
-int64_t microseconds(struct timeval time);
+int64_t microseconds(struct __kernel_old_timeval time);
 
-/* terminal.c: send a descriptor over a socket; to the supervisor. */
+/* terminal.c: send a descriptor over a socket; receive one, as recvmsg(2); send to the supervisor. */
 int send_descriptor(int socket, int fd);
+ssize_t receive_descriptor(int socket, int *fd);
 int send_gift(int fd);
 
 /* terminal.c: the command takes the terminal, if there is one; the process group in its foreground,

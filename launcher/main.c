@@ -15,10 +15,6 @@
 #include "launcher.h"
 
 #include <limits.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 
 #define STEP(function, word, phases, signature) {word, phases, signature, step_##function},
 const struct step_kind step_kinds[] = {
@@ -71,7 +67,7 @@ static int secure_descriptors(void)
 		if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 && errno != EBADF)
 			return -1;
 	for (int fd = 0; fd <= 2; fd++)
-		if (fcntl(fd, F_GETFD) < 0)
+		if (fcntl(fd, F_GETFD, 0) < 0)
 			return -1;
 	return 0;
 }
@@ -93,7 +89,7 @@ static int read_plan(struct plan *plan)
 		return -1;
 	}
 	size = (size_t)file.st_size;
-	text = malloc(size);
+	text = allocate(size);
 	if (text == NULL)
 		return -1;
 	while (done < size) {
@@ -108,7 +104,8 @@ static int read_plan(struct plan *plan)
 		done += (size_t)got;
 	}
 	close(PLAN_FD);
-	return plan_parse(plan, text, size);
+	errno = plan_parse(plan, text, size);
+	return errno == 0 ? 0 : -1;
 }
 
 /* Whether the plan hands descriptor FD to the command. */
@@ -136,7 +133,7 @@ static int close_others(const struct plan *plan)
 	for (uint64_t fd = CGROUP_FD + 1; fd <= last; fd++)
 		if (!is_named(plan, fd))
 			close((int)fd);
-	return (int)syscall(SYS_close_range, (unsigned)last + 1, ~0u, 0);
+	return close_range((unsigned)last + 1, ~0u);
 }
 
 /* Undo what the supervisor's process may have set: exec keeps ignored signals and the mask. */
@@ -144,13 +141,11 @@ static void reset_signals(void)
 {
 	/* The kernel's own structure, all zero: SIG_DFL, no flags, no mask. */
 	const unsigned long by_default[4] = {0};
-	sigset_t all;
 
-	/* sigaction(3) refuses 32 and 33, which glibc's posix_spawn(3) leaves ignored. */
-	for (int number = 1; number < NSIG; number++)
-		syscall(SYS_rt_sigaction, number, by_default, NULL, _NSIG / 8);
-	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, NULL);
+	/* 32 and 33, too, which glibc's posix_spawn(3) leaves ignored. */
+	for (int number = 1; number <= 64; number++)
+		syscall(__NR_rt_sigaction, number, by_default, NULL, sizeof(uint64_t));
+	set_signal_mask(~0ull);
 }
 
 int main(void)

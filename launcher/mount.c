@@ -7,11 +7,6 @@
 #include "mount.h"
 
 #include <linux/openat2.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 
 #define TREES_MAX 1024
 #define OURS_MAX 1024
@@ -38,7 +33,7 @@ static int keep_tree(int fd)
 
 static int change_tree(int fd, unsigned flags, struct mount_attr change)
 {
-	return (int)syscall(SYS_mount_setattr, fd, "", AT_EMPTY_PATH | flags, &change,
+	return (int)syscall(__NR_mount_setattr, fd, "", AT_EMPTY_PATH | flags, &change,
 			    sizeof change);
 }
 
@@ -46,7 +41,7 @@ static int change_tree(int fd, unsigned flags, struct mount_attr change)
 int copy_tree(int at, const char *path, uint64_t attributes)
 {
 	unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE;
-	int fd = (int)syscall(SYS_open_tree, at, path,
+	int fd = (int)syscall(__NR_open_tree, at, path,
 			      path[0] == '\0' ? flags | AT_EMPTY_PATH : flags);
 
 	if (fd < 0 || attributes == 0)
@@ -60,7 +55,7 @@ int copy_tree(int at, const char *path, uint64_t attributes)
 int step_private(const struct step *step)
 {
 	(void)step;
-	return mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
+	return mount("/", MS_REC | MS_PRIVATE);
 }
 
 /* tree PATH ATTRIBUTES HOW: a path that had no link in it must not have got one since. */
@@ -76,7 +71,7 @@ static int take_source(const struct step *step)
 
 	if (how == 0)
 		return copy_tree(AT_FDCWD, path, step->arg[1].number);
-	fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &want, sizeof want);
+	fd = (int)syscall(__NR_openat2, AT_FDCWD, path, &want, sizeof want);
 	return fd < 0 ? -1 : copy_tree(fd, "", step->arg[1].number);
 }
 
@@ -124,12 +119,13 @@ int step_mapped_tree(const struct step *step)
 int step_device(const struct step *step)
 {
 	cleanup_fd int fd = open(step->arg[0].text, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	dev_t wanted = makedev((unsigned)step->arg[1].number, (unsigned)step->arg[2].number);
+	uint64_t major = step->arg[1].number, minor = step->arg[2].number;
 	struct stat file;
 
 	if (fd < 0 || fstat(fd, &file) < 0)
 		return -1;
-	if (!S_ISCHR(file.st_mode) || file.st_rdev != wanted) {
+	if (!is_device(&file) ||
+	    file.st_rdev != ((minor & 0xff) | major << 8 | (minor & ~0xffull) << 12)) {
 		errno = ENODEV;
 		return -1;
 	}
@@ -140,20 +136,27 @@ int step_device(const struct step *step)
 int new_file_system(const char *type, const struct option *option, size_t count,
 		    uint64_t attributes)
 {
-	cleanup_fd int fs = (int)syscall(SYS_fsopen, type, FSOPEN_CLOEXEC);
+	cleanup_fd int fs = (int)syscall(__NR_fsopen, type, FSOPEN_CLOEXEC);
 
 	if (fs < 0)
 		return -1;
 	for (size_t i = 0; i < count; i++) {
 		bool flag = option[i].value[0] == '\0';
 
-		if (syscall(SYS_fsconfig, fs, flag ? FSCONFIG_SET_FLAG : FSCONFIG_SET_STRING,
+		if (syscall(__NR_fsconfig, fs, flag ? FSCONFIG_SET_FLAG : FSCONFIG_SET_STRING,
 			    option[i].key, flag ? NULL : option[i].value, 0) < 0)
 			return -1;
 	}
-	if (syscall(SYS_fsconfig, fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+	if (syscall(__NR_fsconfig, fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
 		return -1;
-	return (int)syscall(SYS_fsmount, fs, FSMOUNT_CLOEXEC, attributes);
+	return (int)syscall(__NR_fsmount, fs, FSMOUNT_CLOEXEC, attributes);
+}
+
+static void set_number(struct option *option, uint64_t number, unsigned base)
+{
+	struct digits room;
+
+	join(option->value, sizeof option->value, digits(&room, number, base), NULL);
 }
 
 int new_tmpfs(const struct tmpfs *want)
@@ -167,11 +170,11 @@ int new_tmpfs(const struct tmpfs *want)
 	bool own;
 	int fd;
 
-	snprintf(option[0].value, sizeof option[0].value, "%llu", (unsigned long long)want->size);
-	snprintf(option[1].value, sizeof option[1].value, "%llu", (unsigned long long)want->inodes);
-	snprintf(option[2].value, sizeof option[2].value, "%llo", (unsigned long long)want->mode);
-	snprintf(option[3].value, sizeof option[3].value, "%llu", (unsigned long long)want->uid);
-	snprintf(option[4].value, sizeof option[4].value, "%llu", (unsigned long long)want->gid);
+	set_number(&option[0], want->size, 10);
+	set_number(&option[1], want->inodes, 10);
+	set_number(&option[2], want->mode, 8);
+	set_number(&option[3], want->uid, 10);
+	set_number(&option[4], want->gid, 10);
 	/* Unasked, the root of a tmpfs belongs to who makes it. */
 	own = want->uid == getuid() && want->gid == getgid();
 	fd = new_file_system("tmpfs", option, own ? 3 : 5, want->attributes);
@@ -230,11 +233,11 @@ int step_pivot_root(const struct step *step)
 
 	if (root < 0 || top < 0)
 		return -1;
-	if (syscall(SYS_move_mount, root, "", top, "",
+	if (syscall(__NR_move_mount, root, "", top, "",
 		    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0)
 		return -1;
 	/* With the same for both, the old root lies over the new one, and one umount2 takes it. */
-	if (fchdir(root) < 0 || syscall(SYS_pivot_root, ".", ".") < 0 ||
+	if (syscall(__NR_fchdir, root) < 0 || syscall(__NR_pivot_root, ".", ".") < 0 ||
 	    umount2(".", MNT_DETACH) < 0)
 		return -1;
 	return chdir("/");

@@ -3,21 +3,13 @@
  */
 #include "launcher.h"
 
-#include <grp.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-
 #define INTO_CGROUP 0x200000000ull /* CLONE_INTO_CGROUP, Linux 5.7 */
 
 /* Supplementary groups of the caller reach files that uid and gid alone do not. */
 int step_drop_groups(const struct step *step)
 {
 	(void)step;
-	return setgroups(0, NULL);
+	return drop_groups();
 }
 
 /*
@@ -28,19 +20,21 @@ int step_drop_groups(const struct step *step)
 int step_oom_score_adj(const struct step *step)
 {
 	cleanup_fd int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+	uint64_t now, least = step->arg[0].number;
 	char text[16] = "";
-	long now, least = (long)step->arg[0].number;
-	int length;
+	struct digits room;
+	const char *word;
 
 	if (fd < 0 || read(fd, text, sizeof text - 1) < 0)
 		return -1;
-	now = strtol(text, NULL, 10);
-	length = snprintf(text, sizeof text, "%ld", now > least ? now : least);
-	return pwrite(fd, text, (size_t)length, 0) == length ? 0 : -1;
+	now = text[0] == '-' ? 0 : to_number(text);
+	word = digits(&room, now > least ? now : least, 10);
+	return pwrite(fd, word, strlen(word), 0) < 0 ? -1 : 0;
 }
 
 /* linux/keyctl.h: the owner may view and search, and nobody else do anything. */
 #define ONLY_LOOKED_AT 0x00090000
+#define ONLY_LOOKED_AT_TEXT ";00090000;"
 
 /*
  * The caller's session keyring would be inherited, for keyrings are in no namespace. In its place comes
@@ -51,20 +45,19 @@ int step_oom_score_adj(const struct step *step)
 int step_keyring(const struct step *step)
 {
 	const int session = -3; /* KEY_SPEC_SESSION_KEYRING */
-	char text[128] = "", wanted[16];
+	char text[128] = "";
 
 	(void)step;
-	if (syscall(SYS_keyctl, 1 /* ..._JOIN_SESSION_KEYRING */, "capsule") < 0)
+	if (syscall(__NR_keyctl, 1 /* ..._JOIN_SESSION_KEYRING */, "capsule") < 0)
 		return errno == EPERM || errno == ENOSYS ? 0 : -1;
 	/* EACCES: whoever made it has done this. */
-	if (syscall(SYS_keyctl, 5 /* ..._SETPERM */, session, ONLY_LOOKED_AT) < 0 &&
+	if (syscall(__NR_keyctl, 5 /* ..._SETPERM */, session, ONLY_LOOKED_AT) < 0 &&
 	    errno != EACCES)
 		return -1;
 	/* type;uid;gid;permissions;name */
-	if (syscall(SYS_keyctl, 6 /* ..._DESCRIBE */, session, text, sizeof text - 1) < 0)
+	if (syscall(__NR_keyctl, 6 /* ..._DESCRIBE */, session, text, sizeof text - 1) < 0)
 		return -1;
-	snprintf(wanted, sizeof wanted, ";%08x;", ONLY_LOOKED_AT);
-	if (strstr(text, wanted) != NULL)
+	if (strstr(text, ONLY_LOOKED_AT_TEXT) != NULL)
 		return 0;
 	errno = EACCES;
 	return -1;
@@ -94,7 +87,7 @@ static long clone_into_cgroup(uint64_t flags)
 		[10] = (uint64_t)state.cgroup,
 	};
 
-	return syscall(SYS_clone3, args, sizeof args);
+	return syscall(__NR_clone3, args, sizeof args);
 }
 
 /*
@@ -112,13 +105,13 @@ int step_namespaces(const struct step *step)
 	if (pipe2(go, O_CLOEXEC) < 0)
 		return -1;
 	if (state.cgroup < 0)
-		pid = syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0);
+		pid = fork_with(flags);
 	else
 		pid = clone_into_cgroup(flags);
 	if (pid < 0)
 		return -1;
 	if (pid == 0) {
-		if (state.cgroup >= 0 && unshare(CLONE_NEWCGROUP) < 0)
+		if (state.cgroup >= 0 && syscall(__NR_unshare, CLONE_NEWCGROUP) < 0)
 			fail((int)next - 1, errno);
 		close(go[1]);
 		state.go = go[0];
@@ -131,16 +124,26 @@ int step_namespaces(const struct step *step)
 	return send_record(&started);
 }
 
+/* Open /proc/<pid>/NAME. */
+static int open_of_process(pid_t pid, const char *name, int flags)
+{
+	struct digits number;
+	char path[64];
+
+	if (join(path, sizeof path, "/proc/", digits(&number, (uint64_t)pid, 10), "/", name, NULL) <
+	    0)
+		return -1;
+	return open(path, flags | O_CLOEXEC);
+}
+
 /* Write TEXT to /proc/<pid>/NAME, in one write as the kernel demands of maps. */
 static int write_proc_file(pid_t pid, const char *name, const char *text)
 {
-	char path[64];
 	cleanup_fd int fd = -1;
 	size_t size = strlen(text);
 	ssize_t done;
 
-	snprintf(path, sizeof path, "/proc/%d/%s", (int)pid, name);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
+	fd = open_of_process(pid, name, O_WRONLY);
 	if (fd < 0)
 		return -1;
 	done = write(fd, text, size);
@@ -171,14 +174,6 @@ int step_uid_map(const struct step *step)
 	return write_proc_file(state.init, "uid_map", step->arg[0].text);
 }
 
-static int open_user_namespace(pid_t pid)
-{
-	char path[64];
-
-	snprintf(path, sizeof path, "/proc/%d/ns/user", (int)pid);
-	return open(path, O_RDONLY | O_CLOEXEC);
-}
-
 /* A child holds the namespace until we do. It ends with the pipe, so even if we are killed. */
 int make_user_namespace(const char *uid_map, const char *gid_map)
 {
@@ -188,14 +183,14 @@ int make_user_namespace(const char *uid_map, const char *gid_map)
 
 	if (pipe2(hold, O_CLOEXEC) < 0)
 		return -1;
-	child = (pid_t)syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);
+	child = fork_with(CLONE_NEWUSER);
 	if (child == 0) {
 		close(hold[1]);
 		_exit((int)read(hold[0], &byte, 1));
 	}
 	if (child > 0 && write_proc_file(child, "uid_map", uid_map) == 0 &&
 	    write_proc_file(child, "gid_map", gid_map) == 0)
-		fd = open_user_namespace(child);
+		fd = open_of_process(child, "ns/user", O_RDONLY);
 	error = errno;
 	close(hold[0]);
 	close(hold[1]);
@@ -208,35 +203,36 @@ int make_user_namespace(const char *uid_map, const char *gid_map)
 /* Run newuidmap(1) or newgidmap(1), found by the supervisor: PROGRAM PID then the map's numbers. */
 int step_map_helper(const struct step *step)
 {
-	char numbers[1024], pid[16];
-	char *argv[64] = {(char *)step->arg[0].text, pid};
+	struct digits pid;
+	char numbers[1024];
+	char *argv[64] = {(char *)step->arg[0].text,
+			  (char *)digits(&pid, (uint64_t)state.init, 10)};
 	char *const no_environment[] = {NULL};
 	size_t count = 2;
 	pid_t helper;
 	int status;
 
-	snprintf(pid, sizeof pid, "%d", (int)state.init);
-	if (strlen(step->arg[1].text) >= sizeof numbers) {
-		errno = E2BIG;
+	if (join(numbers, sizeof numbers, step->arg[1].text, NULL) < 0)
 		return -1;
-	}
-	strcpy(numbers, step->arg[1].text);
-	for (char *word = strtok(numbers, " "); word != NULL; word = strtok(NULL, " ")) {
+	for (char *word = numbers; word != NULL; count++) {
+		char *blank = memchr(word, ' ', strlen(word));
+
 		if (count + 1 == sizeof argv / sizeof argv[0]) {
 			errno = E2BIG;
 			return -1;
 		}
-		argv[count++] = word;
+		argv[count] = word;
+		word = blank == NULL ? NULL : blank + 1;
+		if (blank != NULL)
+			*blank = '\0';
 	}
-	helper = fork();
+	helper = fork_with(0);
 	if (helper < 0)
 		return -1;
 	if (helper == 0) {
 		int null = open("/dev/null", O_RDWR);
-		sigset_t none;
 
-		sigemptyset(&none);
-		sigprocmask(SIG_SETMASK, &none, NULL);
+		set_signal_mask(0);
 		/* Its words would land in the output of a command that never ran. */
 		for (int fd = 0; fd <= 2; fd++)
 			if (null < 0 || dup2(null, fd) < 0)
@@ -263,5 +259,5 @@ int step_identity(const struct step *step)
 	uid_t uid = (uid_t)step->arg[0].number;
 	gid_t gid = (gid_t)step->arg[1].number;
 
-	return setresgid(gid, gid, gid) < 0 ? -1 : setresuid(uid, uid, uid);
+	return setresgid(gid) < 0 ? -1 : setresuid(uid);
 }

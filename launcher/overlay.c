@@ -3,11 +3,6 @@
  */
 #include "mount.h"
 
-#include <stdio.h>
-#include <sys/mount.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
-
 /* The number of an upper layer that is to be made; src/capsule/launcher/steps.py says the same. */
 #define NO_TREE 4294967295u
 
@@ -49,8 +44,8 @@ static int open_part(int layer, const char *name, const struct stat *model)
 	if (fd < 0 || !made)
 		return fd;
 	/* An owner that the id map lacks cannot be given: then it is ours. */
-	if ((fchown(fd, model->st_uid, model->st_gid) < 0 && errno != EINVAL) ||
-	    fchmod(fd, model->st_mode & 07777) < 0)
+	if ((syscall(__NR_fchown, fd, model->st_uid, model->st_gid) < 0 && errno != EINVAL) ||
+	    syscall(__NR_fchmod, fd, model->st_mode & 07777) < 0)
 		return fail_closing(fd);
 	return fd;
 }
@@ -61,7 +56,10 @@ static int open_part(int layer, const char *name, const struct stat *model)
  */
 static void name(struct option *option, int fd)
 {
-	snprintf(option->value, sizeof option->value, "/proc/self/fd/%d", fd);
+	struct digits number;
+
+	join(option->value, sizeof option->value, "/proc/self/fd/",
+	     digits(&number, (uint64_t)fd, 10), NULL);
 }
 
 static int new_overlay(int lower, int upper, int work, uint64_t attributes)
@@ -70,7 +68,7 @@ static int new_overlay(int lower, int upper, int work, uint64_t attributes)
 		{.key = "lowerdir"}, {.key = "upperdir"},  {.key = "workdir"},
 		{"index", "off"},    {.key = "userxattr"},
 	};
-	struct statvfs now;
+	struct statfs now;
 	int fd;
 
 	name(&option[0], lower);
@@ -79,17 +77,17 @@ static int new_overlay(int lower, int upper, int work, uint64_t attributes)
 	fd = new_file_system("overlay", option, sizeof option / sizeof option[0], attributes);
 	if (fd < 0)
 		return -1;
-	if (fstatvfs(fd, &now) < 0)
+	if (fstatfs(fd, &now) < 0)
 		return fail_closing(fd);
 	/* So the kernel answers if it cannot use the work directory. */
 	errno = EROFS;
-	return (now.f_flag & ~attributes & ST_RDONLY) != 0 ? fail_closing(fd) : fd;
+	return ((uint64_t)now.f_flags & ~attributes & MS_RDONLY) != 0 ? fail_closing(fd) : fd;
 }
 
 /*
  * The overlay of two layers that are attached. With GIVE, its upper layer goes to the supervisor.
  */
-static int join(int lower, int upper, uint64_t attributes, bool give)
+static int join_layers(int lower, int upper, uint64_t attributes, bool give)
 {
 	cleanup_fd int written = -1, work = -1;
 	struct stat model;
@@ -123,7 +121,7 @@ int step_overlay(const struct step *step)
 
 	if (upper < 0 || attach_layers(lower, upper) < 0)
 		return -1;
-	overlay = join(lower, upper, step->arg[5].number, is_new);
+	overlay = join_layers(lower, upper, step->arg[5].number, is_new);
 	if (overlay < 0 || detach_layers() < 0)
 		return -1;
 	return attach(overlay, step->arg[0].text);

@@ -7,9 +7,8 @@
  * number of arguments, a number that is none, a relative path, a step out of its phase, bytes left.
  */
 #include "plan.h"
-
-#include <stdlib.h>
-#include <string.h>
+#include "sys.h"
+#include "text.h"
 
 struct reader {
 	char *at;
@@ -127,41 +126,41 @@ int plan_parse(struct plan *plan, char *text, size_t size)
 {
 	struct reader in = {text, text + size};
 	const char *version = next_word(&in);
-	size_t words = 0;
+	size_t words = 0, steps;
 	union arg *arg;
 
 	*plan = (struct plan){0};
 	if (version == NULL || strcmp(version, PLAN_VERSION) != 0 || text[size - 1] != '\0')
-		goto refuse;
+		return EPROTO;
 	for (char *at = in.at; at < in.end; at++)
 		words += *at == '\0';
 	/* A step has at least two words, and no more arguments than there are words. */
-	plan->step = calloc(words / 2 + 1, sizeof *plan->step);
-	arg = calloc(words + 1, sizeof *arg);
-	if (plan->step == NULL || arg == NULL) {
-		free(plan->step);
-		free(arg);
-		errno = ENOMEM;
-		return -1;
+	steps = (words / 2 + 1) * sizeof *plan->step;
+	plan->size = steps + (words + 1) * sizeof *arg;
+	plan->step = allocate(plan->size);
+	if (plan->step == NULL) {
+		*plan = (struct plan){0};
+		return ENOMEM;
 	}
-	plan->step[0].arg = arg;
+	arg = (union arg *)((char *)plan->step + steps);
 	while (in.at < in.end) {
 		struct step *step = &plan->step[plan->count++];
 
 		if (!parse_step(&in, step, arg))
-			goto refuse_free;
+			goto refuse;
 		arg += step->count;
 	}
 	if (check_order(plan))
 		return 0;
-refuse_free:
-	/* The first step's arguments begin the one array; an empty plan still holds it. */
-	free(plan->step[0].arg);
-	free(plan->step);
 refuse:
+	plan_release(plan);
+	return EPROTO;
+}
+
+void plan_release(struct plan *plan)
+{
+	release(plan->step, plan->size);
 	*plan = (struct plan){0};
-	errno = EPROTO;
-	return -1;
 }
 
 /* The value of a hexadecimal digit, or -1. */
@@ -172,18 +171,16 @@ static int digit_value(char digit)
 	return digit >= 'a' && digit <= 'f' ? digit - 'a' + 10 : -1;
 }
 
-ssize_t decode_hex(char *text)
+ptrdiff_t decode_hex(char *text)
 {
-	ssize_t size = 0;
+	ptrdiff_t size = 0;
 
 	for (const char *from = text; *from != '\0'; from += 2) {
 		int high = digit_value(from[0]);
 		int low = high < 0 ? -1 : digit_value(from[1]);
 
-		if (low < 0) {
-			errno = EPROTO;
+		if (low < 0)
 			return -1;
-		}
 		text[size++] = (char)(high << 4 | low);
 	}
 	return size;

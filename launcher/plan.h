@@ -4,8 +4,9 @@
 #ifndef CAPSULE_PLAN_H
 #define CAPSULE_PLAN_H
 
-#include "util.h"
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 /* Where a step may stand. A plan goes through these once, in this order. */
 enum phase { LAUNCH = 1, INIT = 2, COMMAND = 4 };
@@ -34,6 +35,7 @@ struct step {
 struct plan {
 	size_t count;
 	struct step *step;
+	size_t size; /* of the memory that holds the steps, and behind them their arguments */
 };
 
 /* Larger than any argument list and environment that execve(2) takes, and files of several MiB. */
@@ -43,13 +45,16 @@ struct plan {
 extern const struct step_kind step_kinds[];
 extern const size_t step_kind_count;
 
-/* Parse TEXT, which must stay in place while the plan is used. -1 with errno EPROTO or ENOMEM. */
+/* Parse TEXT, which must stay in place while the plan is used: 0, EPROTO or ENOMEM. */
 int plan_parse(struct plan *plan, char *text, size_t size);
 
 /* First step at or after FROM that does not belong to the PHASE. */
 size_t plan_phase_end(const struct plan *plan, size_t from, enum phase phase);
 
-/* Turn hexadecimal digits into the bytes that they are, in place. How many, or -1 with EPROTO. */
-ssize_t decode_hex(char *text);
+/* Give back what a plan that was parsed holds. The launcher needs its own to the end. */
+void plan_release(struct plan *plan);
+
+/* Turn hexadecimal digits into the bytes that they are, in place. How many, or -1: there are others. */
+ptrdiff_t decode_hex(char *text);
 
 #endif

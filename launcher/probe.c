@@ -3,8 +3,8 @@
  */
 #include "launcher.h"
 
+#include <linux/prctl.h>
 #include <linux/seccomp.h>
-#include <sys/prctl.h>
 
 /* Whether the kernel has the call: anything but ENOSYS. Bad arguments make it harmless. */
 static bool has_call(long number)
@@ -24,17 +24,17 @@ static bool may_call(long number)
 int step_features(const struct step *step)
 {
 	struct record record = {.kind = RECORD_FEATURES};
-	long abi = syscall(SYS_landlock_create_ruleset, NULL, 0, 1 /* ..._VERSION */);
+	long abi = syscall(__NR_landlock_create_ruleset, NULL, 0, 1 /* ..._VERSION */);
 
 	(void)step;
-	record.value[0] = may_call(SYS_mount_setattr);
-	record.value[1] = may_call(SYS_openat2);
+	record.value[0] = may_call(__NR_mount_setattr);
+	record.value[1] = may_call(__NR_openat2);
 	record.value[2] =
-		has_call(SYS_fsopen) && may_call(SYS_open_tree) && has_call(SYS_move_mount);
+		has_call(__NR_fsopen) && may_call(__NR_open_tree) && has_call(__NR_move_mount);
 	record.value[3] = abi > 0 ? abi : 0;
-	record.value[4] = prctl(PR_GET_SECCOMP);
+	record.value[4] = prctl(PR_GET_SECCOMP, 0, 0);
 	/* With no filter given: EFAULT where filters exist, EINVAL where they do not. */
-	record.value[5] = prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, NULL) < 0 && errno == EFAULT;
+	record.value[5] = prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, 0) < 0 && errno == EFAULT;
 	record.value[6] = can_listen(); /* last: it leaves a filter behind, of which this ends */
 	return send_record(&record);
 }

@@ -4,12 +4,6 @@
  */
 #include "mount.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mount.h>
-#include <sys/statvfs.h>
-
 /*
  * A word that mount.h's flags and mount_setattr(2)'s attributes share a meaning, not a value, for.
  */
@@ -24,22 +18,22 @@ static unsigned long remount_flags(uint64_t attributes)
 	return flags;
 }
 
+/* statfs(2); what it says of writing, set-user-ID bits, devices and programs is as in mount(2). */
+enum { ST_NOATIME = 0x400, ST_NODIRATIME = 0x800, ST_RELATIME = 0x1000 };
+
 /* Add ATTRIBUTES to the one mount at PATH, keeping those it has: the kernel locks some of them. */
 static int remount_one(const char *path, uint64_t attributes)
 {
-	struct statvfs now;
+	struct statfs now;
 	unsigned long flags = MS_REMOUNT | MS_BIND | remount_flags(attributes);
 
-	if (statvfs(path, &now) < 0)
+	if (syscall(__NR_statfs, path, &now) < 0)
 		return -1;
-	flags |= now.f_flag & ST_RDONLY ? MS_RDONLY : 0;
-	flags |= now.f_flag & ST_NOSUID ? MS_NOSUID : 0;
-	flags |= now.f_flag & ST_NODEV ? MS_NODEV : 0;
-	flags |= now.f_flag & ST_NOEXEC ? MS_NOEXEC : 0;
-	flags |= now.f_flag & ST_NOATIME ? MS_NOATIME : 0;
-	flags |= now.f_flag & ST_NODIRATIME ? MS_NODIRATIME : 0;
-	flags |= now.f_flag & ST_RELATIME ? MS_RELATIME : 0;
-	return mount(NULL, path, NULL, flags, NULL);
+	flags |= (unsigned long)now.f_flags & (MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC);
+	flags |= (unsigned long)now.f_flags & ST_NOATIME ? MS_NOATIME : 0;
+	flags |= (unsigned long)now.f_flags & ST_NODIRATIME ? MS_NODIRATIME : 0;
+	flags |= (unsigned long)now.f_flags & ST_RELATIME ? MS_RELATIME : 0;
+	return mount(path, flags);
 }
 
 /* Undo the octal escapes of mountinfo (space, tab, newline, backslash), in place. */
@@ -65,6 +59,43 @@ static bool is_below(const char *path, const char *top)
 	return strncmp(path, top, length) == 0 && (path[length] == '/' || path[length] == '\0');
 }
 
+/* The text of a file of /proc; NULL if it cannot be read to its end. It is never given back. */
+static char *read_whole(const char *path)
+{
+	for (size_t room = 1 << 16; room <= PLAN_MAX; room *= 2) {
+		cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+		char *text = fd < 0 ? NULL : allocate(room);
+		size_t size = 0;
+		ssize_t got = 1;
+
+		if (text == NULL)
+			return NULL;
+		while (got > 0 && size < room - 1) {
+			got = read(fd, text + size, room - 1 - size);
+			size += got > 0 ? (size_t)got : 0;
+		}
+		if (got < 0)
+			return NULL;
+		if (got == 0)
+			return text;
+		release(text, room);
+	}
+	errno = E2BIG;
+	return NULL;
+}
+
+/* Cut off what *TEXT begins with up to END, which is not a part of it; NULL if there is no more. */
+static char *cut(char **text, char end)
+{
+	char *word = *text;
+	char *at = word == NULL ? NULL : memchr(word, end, strlen(word));
+
+	*text = at == NULL ? NULL : at + 1;
+	if (at != NULL)
+		*at = '\0';
+	return word;
+}
+
 /*
  * Kernels before 5.12 lack mount_setattr(2): the mounts at and below PATH, one by one. Nothing runs
  * yet that could use the time in between. A mount that lies under another one cannot be reached by
@@ -72,50 +103,42 @@ static bool is_below(const char *path, const char *top)
  */
 static int remount_below(const char *top, uint64_t attributes)
 {
-	FILE *table = fopen("/proc/self/mountinfo", "re");
-	char *line = NULL;
-	size_t room = 0, found = 0;
-	int result = 0, error;
+	char *table = read_whole("/proc/self/mountinfo"), *line;
+	size_t found = 0;
 
 	if (table == NULL)
 		return -1;
-	errno = 0;
-	while (result == 0 && getline(&line, &room, table) > 0) {
-		char *rest = line, *word = NULL;
+	while ((line = cut(&table, '\n')) != NULL) {
+		char *word = NULL;
 
-		for (int field = 0; field < 5 && (word = strsep(&rest, " ")) != NULL; field++)
-			;
+		for (int field = 0; field < 5; field++)
+			word = cut(&line, ' ');
 		if (word == NULL)
 			continue;
 		unescape(word);
-		if (is_below(word, top)) {
-			result = remount_one(word, attributes);
-			found++;
-		}
+		if (!is_below(word, top))
+			continue;
+		if (remount_one(word, attributes) < 0)
+			return -1;
+		found++;
 	}
-	/* A table that could not be read to its end, or lacks the mount, must not pass for done. */
-	if (result == 0 && (!feof(table) || ferror(table) || found == 0)) {
-		errno = errno == 0 ? ENOENT : errno;
-		result = -1;
-	}
-	error = errno;
-	free(line);
-	fclose(table);
-	errno = error;
-	return result;
+	/* A table that lacks the mount must not pass for done. */
+	errno = ENOENT;
+	return found == 0 ? -1 : 0;
 }
 
 /* Where the mount at PATH really is, links followed: mountinfo knows no other name. */
 static int real_path(const char *path, char *real, size_t size)
 {
 	cleanup_fd int fd = open_in_root(path, 0);
+	struct digits number;
 	char link[64];
 	ssize_t length;
 
 	if (fd < 0)
 		return -1;
-	snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-	length = readlink(link, real, size);
+	join(link, sizeof link, "/proc/self/fd/", digits(&number, (uint64_t)fd, 10), NULL);
+	length = syscall(__NR_readlinkat, AT_FDCWD, link, real, size);
 	if (length < 0 || (size_t)length >= size) {
 		errno = length < 0 ? errno : ENAMETOOLONG;
 		return -1;

@@ -7,9 +7,6 @@
 #include "mount.h"
 
 #include <linux/openat2.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 
 #define OPEN_TRIES 10000
 
@@ -33,7 +30,7 @@ int open_in_root(const char *path, uint64_t flags)
 	 * something was renamed or mounted while a ".." was followed, and the kernel is not sure.
 	 */
 	for (int tries = 0; tries < OPEN_TRIES && fd < 0; tries++) {
-		fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof how);
+		fd = (int)syscall(__NR_openat2, AT_FDCWD, path, &how, sizeof how);
 		if (fd < 0 && errno != EAGAIN)
 			break;
 	}
@@ -84,7 +81,7 @@ static int parent_of(char *path, const char **name)
 		fd = slash == path ? open_in_root("/", O_DIRECTORY) : open_directory(path, 0755);
 		if (fd >= 0) {
 			forget_parent("");
-			strcpy(last_parent.path, path);
+			join(last_parent.path, sizeof last_parent.path, path, NULL);
 			last_parent.fd = fd;
 		}
 	} else {
@@ -110,7 +107,7 @@ static int create_file(const char *path, mode_t mode)
 
 	if (parent < 0)
 		return -1;
-	return openat(parent, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+	return create(parent, name, O_WRONLY | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
 }
 
 /* The place at PATH for a mount: what is there, or else a new directory or empty file. */
@@ -126,7 +123,7 @@ static int open_place(const char *path, bool directory)
 
 static int move_to(int mounted, int place)
 {
-	return (int)syscall(SYS_move_mount, mounted, "", place, "",
+	return (int)syscall(__NR_move_mount, mounted, "", place, "",
 			    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 
@@ -137,7 +134,7 @@ int attach(int mounted, const char *path)
 
 	if (mounted < 0 || fstat(mounted, &file) < 0)
 		return -1;
-	place = open_place(path, S_ISDIR(file.st_mode));
+	place = open_place(path, is_directory(&file));
 	if (place < 0 || move_to(mounted, place) < 0)
 		return -1;
 	forget_parent(path);
@@ -163,7 +160,7 @@ int step_symlink(const struct step *step)
 	const char *name;
 	int parent = parent_of_new(step->arg[1].text, &name);
 
-	return parent < 0 ? -1 : symlinkat(step->arg[0].text, parent, name);
+	return parent < 0 ? -1 : (int)syscall(__NR_symlinkat, step->arg[0].text, parent, name);
 }
 
 int step_file(const struct step *step)
@@ -179,6 +176,7 @@ int step_content(const struct step *step)
 	ssize_t size = decode_hex(data);
 	cleanup_fd int fd = -1;
 
+	errno = EPROTO;
 	if (size < 0)
 		return -1;
 	fd = create_file(step->arg[0].text, (mode_t)step->arg[1].number);
@@ -249,7 +247,7 @@ static int hide(const char *path, uint64_t attributes, bool may_miss)
 		return may_miss && errno == ENOENT ? 0 : -1;
 	if (fstat(place, &file) < 0)
 		return -1;
-	cover = copy_tree(S_ISDIR(file.st_mode) ? empty_directory : empty_file, "", attributes);
+	cover = copy_tree(is_directory(&file) ? empty_directory : empty_file, "", attributes);
 	return lay_over(cover, place, path);
 }
 
@@ -262,7 +260,7 @@ int step_hide(const struct step *step)
 /* mask ATTRIBUTES PATH...: paths that this kernel does not have, the supervisor left out. */
 int step_mask(const struct step *step)
 {
-	uint64_t attributes = strtoull(step->count > 0 ? step->arg[0].text : "", NULL, 10);
+	uint64_t attributes = to_number(step->count > 0 ? step->arg[0].text : "");
 
 	for (size_t i = 1; i < step->count; i++)
 		if (hide(step->arg[i].text, attributes, false) < 0)

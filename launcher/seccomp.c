@@ -11,12 +11,8 @@
 #include "launcher.h"
 
 #include <linux/filter.h>
+#include <linux/prctl.h>
 #include <linux/seccomp.h>
-#include <stddef.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
 
 #ifndef SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
 #define SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (1UL << 5)
@@ -44,13 +40,14 @@ struct kind {
 
 static struct {
 	size_t length;
-	struct sock_filter program[BPF_MAXINSNS];
 	int socket;   /* where the listener comes from the command, until it has */
 	int listener; /* or -1 */
 	size_t kinds;
 	struct kind kind[KINDS];
 	uint64_t uncounted;
 } filter = {.socket = -1, .listener = -1};
+
+static struct sock_filter instructions[BPF_MAXINSNS];
 
 /* The step that installs a filter, if the plan has one. */
 static const struct step *find_step(void)
@@ -63,15 +60,15 @@ static const struct step *find_step(void)
 
 static int read_program(char *digits)
 {
-	ssize_t decoded = decode_hex(digits);
+	ptrdiff_t decoded = decode_hex(digits);
 	size_t size = decoded < 0 ? 0 : (size_t)decoded;
 
-	if (size == 0 || size > sizeof filter.program || size % sizeof *filter.program != 0) {
+	if (size == 0 || size > sizeof instructions || size % sizeof *instructions != 0) {
 		errno = EPROTO;
 		return -1;
 	}
-	memcpy(filter.program, digits, size);
-	filter.length = size / sizeof *filter.program;
+	memcpy(instructions, digits, size);
+	filter.length = size / sizeof *instructions;
 	return 0;
 }
 
@@ -88,7 +85,7 @@ int prepare_filter(size_t *failed)
 		return -1;
 	if (step->arg[1].number == 0)
 		return 0;
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+	if (syscall(__NR_socketpair, AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return -1;
 	filter.socket = pair[0];
 	state.listener_fd = pair[1];
@@ -99,10 +96,10 @@ static int install(unsigned long flags)
 {
 	struct sock_fprog program = {
 		.len = (unsigned short)filter.length,
-		.filter = filter.program,
+		.filter = instructions,
 	};
 
-	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+	return (int)syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
 }
 
 /* From 5.19 on, who waits for an answer that init is at is woken by fatal signals alone. */
@@ -133,9 +130,9 @@ bool can_listen(void)
 {
 	const struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
 
-	filter.program[0] = allow;
+	instructions[0] = allow;
 	filter.length = 1;
-	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && install_with_listener() >= 0;
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0) == 0 && install_with_listener() >= 0;
 }
 
 /* --- init's part ---------------------------------------------------------------------------- */
@@ -149,25 +146,14 @@ int filter_descriptor(void)
 /* The command has sent the listener, or has ended before. */
 static void receive(void)
 {
-	char byte, room[CMSG_SPACE(sizeof(int))];
-	struct iovec data = {.iov_base = &byte, .iov_len = 1};
-	struct msghdr message = {
-		.msg_iov = &data,
-		.msg_iovlen = 1,
-		.msg_control = room,
-		.msg_controllen = sizeof room,
-	};
-	ssize_t got = recvmsg(filter.socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-	struct cmsghdr *header = got > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+	ssize_t got = receive_descriptor(filter.socket, &filter.listener);
 
 	if (got < 0 && (errno == EINTR || errno == EAGAIN))
 		return;
-	if (header != NULL && header->cmsg_type == SCM_RIGHTS)
-		memcpy(&filter.listener, CMSG_DATA(header), sizeof filter.listener);
 	/* Asker and answerer take turns, so on one CPU. Speed alone, from 6.6 on. */
 	if (filter.listener >= 0)
 		ioctl(filter.listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS,
-		      SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
+		      (const void *)SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
 	close(filter.socket);
 	filter.socket = -1;
 }
@@ -195,7 +181,7 @@ static uint32_t evaluate(const struct seccomp_data *data)
 	uint32_t accumulator = 0;
 
 	for (size_t i = 0; i < filter.length; i++) {
-		const struct sock_filter *at = &filter.program[i];
+		const struct sock_filter *at = &instructions[i];
 
 		if (at->code == (BPF_RET | BPF_K))
 			return at->k;

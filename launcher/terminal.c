@@ -3,29 +3,41 @@
  */
 #include "launcher.h"
 
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <termios.h>
+#include <asm/termios.h>
 
 /* Without waiting: whoever takes it may do so later, so it must fit into the socket. */
 int send_descriptor(int socket, int fd)
 {
-	char byte = 0, room[CMSG_SPACE(sizeof(int))] = {0};
+	char byte = 0;
 	struct iovec data = {.iov_base = &byte, .iov_len = 1};
+	struct passed passed = {PASSED_SIZE, SOL_SOCKET, SCM_RIGHTS, fd};
+	const struct msghdr message = {
+		.msg_iov = &data,
+		.msg_iovlen = 1,
+		.msg_control = &passed,
+		.msg_controllen = sizeof passed,
+	};
+
+	return syscall(__NR_sendmsg, socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -1 : 0;
+}
+
+/* Without waiting, either. *FD stays as it is where the message has none. */
+ssize_t receive_descriptor(int socket, int *fd)
+{
+	char byte;
+	struct iovec data = {.iov_base = &byte, .iov_len = 1};
+	struct passed passed = {0};
 	struct msghdr message = {
 		.msg_iov = &data,
 		.msg_iovlen = 1,
-		.msg_control = room,
-		.msg_controllen = sizeof room,
+		.msg_control = &passed,
+		.msg_controllen = sizeof passed,
 	};
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	ssize_t got = syscall(__NR_recvmsg, socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
 
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(sizeof(int));
-	memcpy(CMSG_DATA(header), &fd, sizeof fd);
-	return sendmsg(socket, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? -1 : 0;
+	if (got > 0 && passed.size == PASSED_SIZE && passed.type == SCM_RIGHTS)
+		*fd = passed.fd;
+	return got;
 }
 
 /* The supervisor takes gifts when the command runs. */
@@ -52,16 +64,16 @@ int step_terminal(const struct step *step)
 	state.slave_at = (unsigned)step->arg[0].number;
 	if (master < 0 || ioctl(master, TIOCSPTLCK, &locked) < 0)
 		return -1;
-	state.slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
-	if (state.slave < 0 || ioctl(state.slave, TIOCSCTTY, 0) < 0)
+	state.slave = (int)syscall(__NR_ioctl, master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (state.slave < 0 || ioctl(state.slave, TIOCSCTTY, NULL) < 0)
 		return -1;
-	if (ioctl(state.slave, TIOCSWINSZ, &size) < 0 || tcgetattr(state.slave, &mode) < 0)
+	if (ioctl(state.slave, TIOCSWINSZ, &size) < 0 || ioctl(state.slave, TCGETS, &mode) < 0)
 		return -1;
 	mode.c_iflag |= IUTF8;
 	/* Output alone goes to a terminal that is not raw: leave newlines to that one. */
 	if ((state.slave_at & 1) == 0)
-		mode.c_oflag &= ~(tcflag_t)OPOST;
-	if (tcsetattr(state.slave, TCSANOW, &mode) < 0)
+		mode.c_oflag &= ~(unsigned)OPOST;
+	if (ioctl(state.slave, TCSETS, &mode) < 0)
 		return -1;
 	/* The supervisor is the only one who holds it from here on. */
 	return send_gift(master);
@@ -73,12 +85,15 @@ int step_terminal(const struct step *step)
  */
 int take_terminal(void)
 {
-	if (setpgid(0, 0) < 0)
+	pid_t self;
+
+	if (syscall(__NR_setpgid, 0, 0) < 0)
 		return -1;
 	if (state.slave < 0)
 		return 0;
+	self = getpid();
 	/* SIGTTOU is blocked, as is everything. */
-	if (tcsetpgrp(state.slave, getpid()) < 0)
+	if (ioctl(state.slave, TIOCSPGRP, &self) < 0)
 		return -1;
 	for (int fd = 0; fd <= 2; fd++)
 		if ((state.slave_at & 1u << fd) != 0 && dup2(state.slave, fd) < 0)
@@ -89,7 +104,9 @@ int take_terminal(void)
 /* Process group in the foreground of the terminal, else the command's own. */
 pid_t foreground(pid_t command)
 {
-	pid_t group = state.slave >= 0 ? tcgetpgrp(state.slave) : -1;
+	pid_t group = -1;
 
+	if (state.slave < 0 || ioctl(state.slave, TIOCGPGRP, &group) < 0)
+		return command;
 	return group > 1 ? group : command;
 }

@@ -4,16 +4,8 @@
 #ifndef CAPSULE_UTIL_H
 #define CAPSULE_UTIL_H
 
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <sys/syscall.h>
-#include <sys/types.h>
-#include <unistd.h>
-
-#include <linux/types.h>
+#include "sys.h"
+#include "text.h"
 
 /* Where the supervisor puts its descriptors; src/capsule/launcher/spawn.py says the same. */
 enum {
@@ -83,34 +75,5 @@ static inline int write_all(int fd, const void *data, size_t size)
 	}
 	return 0;
 }
-
-/*
- * Numbers of system calls younger than the oldest C library we build with; the same on every CPU.
- */
-#ifndef SYS_open_tree
-#define SYS_open_tree 428
-#define SYS_move_mount 429
-#define SYS_fsopen 430
-#define SYS_fsconfig 431
-#define SYS_fsmount 432
-#define SYS_fspick 433
-#endif
-#ifndef SYS_clone3
-#define SYS_clone3 435
-#endif
-#ifndef SYS_close_range
-#define SYS_close_range 436
-#endif
-#ifndef SYS_openat2
-#define SYS_openat2 437
-#endif
-#ifndef SYS_mount_setattr
-#define SYS_mount_setattr 442
-#endif
-#ifndef SYS_landlock_create_ruleset
-#define SYS_landlock_create_ruleset 444
-#define SYS_landlock_add_rule 445
-#define SYS_landlock_restrict_self 446
-#endif
 
 #endif

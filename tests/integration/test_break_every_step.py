@@ -12,7 +12,6 @@ import contextlib
 import errno
 import os
 import signal
-import termios
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -300,9 +299,6 @@ def test_a_step_that_fails_ends_the_launch(out: Path, kind: str) -> None:
 
 # (name of the call, which of them, which errors, why). The call after it is the second argument.
 Excuse = tuple[str, Callable[[Call, str], bool], tuple[int, ...], str]
-ANY = tuple(errno.errorcode)
-# Of glibc from 2.42 on; asm-generic/ioctls.h.
-TCGETS2 = 0x802C542A
 HARMLESS: list[Excuse] = [
     ("openat2", lambda _call, _next: True, (errno.ENOENT,), "a place that is missing is made"),
     ("openat2", lambda _call, _next: True, (errno.EAGAIN,),
@@ -310,10 +306,6 @@ HARMLESS: list[Excuse] = [
     ("read", lambda _call, _next: True, (errno.EINTR,), "tried again"),
     ("write", lambda _call, _next: True, (errno.EINTR,), "tried again"),
     ("pread64", lambda _call, _next: True, (errno.EINTR,), "tried again"),
-    ("ioctl", lambda call, _next: call.args[1] in (termios.TCGETS, TCGETS2), ANY,
-     "the C library's tcsetattr(3) looks at what became of it, and does not mind"),
-    ("newfstatat", lambda _call, after: after == "read", ANY,
-     "the C library's stdio asks how large a buffer would be best"),
     ("keyctl", lambda call, _next: call.args[0] == 1, (errno.ENOSYS, errno.EPERM),
      "there are no keys, or a filter around Capsule takes them away, inside as well"),
     ("keyctl", lambda call, _next: call.args[0] == 5, (errno.EACCES,),

@@ -15,7 +15,19 @@ import pytest
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "launcher"
 ALL = sorted(SOURCES.glob("*.c"))
+FUZZ = [HERE / "fuzz_plan.c", *(SOURCES / f"{name}.c" for name in ("plan", "start", "text"))]
 WARNINGS = ("-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Wconversion")
+# As packaging/hatch_build.py builds it, without a C library; the other builds here have one.
+SHIPPED = (
+    "-ffreestanding",
+    "-fno-asynchronous-unwind-tables",
+    "-fstack-protector-strong",
+    "-mstack-protector-guard=global",
+    "-fPIE",
+    "-static-pie",
+    "-nostdlib",
+    "-Wl,-z,relro,-z,now,-z,noexecstack,-z,nopack-relative-relocs",
+)
 SANITIZE = ("-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 

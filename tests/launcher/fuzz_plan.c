@@ -4,6 +4,7 @@
  */
 #include "plan.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,21 +77,20 @@ static bool parse(const uint8_t *data, size_t size)
 {
 	char *text = malloc(size);
 	struct plan plan;
-	bool accepted;
+	int error;
 
 	require(text != NULL || size == 0, "memory");
 	if (size > 0)
 		memcpy(text, data, size);
-	accepted = plan_parse(&plan, text, size) == 0;
-	if (accepted) {
+	error = plan_parse(&plan, text, size);
+	if (error == 0) {
 		check_accepted(&plan, (const char *)data, size);
-		free(plan.step[0].arg);
-		free(plan.step);
+		plan_release(&plan);
 	} else {
-		require(errno == EPROTO && plan.step == NULL && plan.count == 0, "refused");
+		require(error == EPROTO && plan.step == NULL && plan.count == 0, "refused");
 	}
 	free(text);
-	return accepted;
+	return error == 0;
 }
 
 #ifndef STANDALONE

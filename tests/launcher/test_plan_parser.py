@@ -22,7 +22,7 @@ from capsule.policy.mounts import Mount
 from capsule.policy.policy import Policy
 from capsule.process.launch import launch
 from capsule.program.command import resolve
-from tests.launcher.build import ALL, HERE, SANITIZE, SOURCES, WARNINGS, build, links_with
+from tests.launcher.build import ALL, FUZZ, HERE, SANITIZE, WARNINGS, build, links_with
 from tests.unit.examples import CASES
 from tests.unit.wire import kinds
 
@@ -260,15 +260,12 @@ def dictionary() -> Iterator[str]:
         yield f'"{word}\\x00"'
 
 
-FUZZ_SOURCES = [HERE / "fuzz_plan.c", SOURCES / "plan.c"]
-
-
 def test_fuzz_with_mutations(tmp_path: Path, seeds: Path) -> None:
     """Each real plan is accepted; of its variants each is refused or means one thing only."""
     cc = next((cc for cc in ("gcc", "clang") if links_with(cc, *SANITIZE)), None)
     if cc is None:
         pytest.skip("no compiler here has the sanitizers' libraries")
-    fuzzer = build(tmp_path / "fuzz", FUZZ_SOURCES, *WARNINGS, *SANITIZE, "-DSTANDALONE", cc=cc)
+    fuzzer = build(tmp_path / "fuzz", FUZZ, *WARNINGS, *SANITIZE, "-DSTANDALONE", cc=cc)
     files = sorted(map(str, seeds.iterdir()))
     done = subprocess.run([fuzzer, "5000", *files], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
@@ -280,7 +277,7 @@ def test_fuzz_with_coverage(tmp_path: Path, seeds: Path) -> None:
     options = ("-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all")
     if not links_with("clang", *options, "-DNO_MAIN"):
         pytest.skip("clang with libFuzzer is not installed")
-    fuzzer = build(tmp_path / "fuzz", FUZZ_SOURCES, *WARNINGS, *options, cc="clang")
+    fuzzer = build(tmp_path / "fuzz", FUZZ, *WARNINGS, *options, cc="clang")
     (tmp_path / "words.dict").write_text("\n".join(dictionary()) + "\n")
     (tmp_path / "corpus").mkdir()
     bounds = ("-seed=1", "-runs=200000", "-max_total_time=20", "-timeout=10", "-max_len=16384")
