@@ -279,11 +279,35 @@ def plan(
     return _compile(args, override(policy, overrides), (), terminal)[0]
 
 
+_DEFAULT = Policy()
+_overridden: tuple[Policy, object, Policy] = (_DEFAULT, None, _DEFAULT)
+
+
 def override(policy: Policy | None, overrides: Mapping[str, Any]) -> Policy:
-    """The policy with some of its fields, or of its limits', changed. None leaves a field as it is."""
-    policy = Policy() if policy is None else policy
+    """The policy with some of its fields, or of its limits', changed. None leaves a field as it is.
+
+    The last one is kept: what is planned is kept by policy.
+    """
+    global _overridden  # noqa: PLW0603
+    policy = _DEFAULT if policy is None else policy
     given = {name: value for name, value in overrides.items() if value is not None}
-    limits = {name: given.pop(name) for name in Limits.__value_fields__ if name in given}
+    if not given:
+        return policy
+    # Of what can be changed in place, nobody could tell that it was.
+    plain = all(type(value) in (str, int, float, bool) for value in given.values())
+    key = plain and {name: (type(value), value) for name, value in given.items()}
+    last = _overridden
+    if plain and last[0] is policy and last[1] == key:
+        return last[2]
+    made = _override(policy, given)
+    if plain:
+        _overridden = (policy, key, made)
+    return made
+
+
+def _override(policy: Policy, given: Mapping[str, Any]) -> Policy:
+    limits = {name: given[name] for name in Limits.__value_fields__ if name in given}
+    fields = {name: value for name, value in given.items() if name not in limits}
     if limits:
-        given["limits"] = given.get("limits", policy.limits).replace(**limits)
-    return policy.replace(**given) if given else policy
+        fields["limits"] = fields.get("limits", policy.limits).replace(**limits)
+    return policy.replace(**fields)

@@ -79,6 +79,9 @@ def name(number: int) -> str:
         return f"signal {number}"
 
 
+# Made once: a set of 64, of which each call would make another.
+_ALL: set[int] = _signal.valid_signals()
+
 # Of threads in a block that lets signals through now and then: the mask outside of it.
 _outside: dict[int, set[int]] = {}
 
@@ -101,7 +104,7 @@ class Held:
         try:
             # A handler of a signal that came before this runs in this very call, or soon after it where
             # another thread, just born, took the signal.
-            _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL)
             # A block within a breathing one that does not breathe itself holds its breath.
             self._around = _outside.pop(get_ident(), None)
             if self._breathing:
@@ -129,7 +132,7 @@ class Held:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, self._before)
             return os.read(fd, size)
         finally:
-            _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL)
 
 
 def breathe() -> None:
@@ -143,4 +146,4 @@ def breathe() -> None:
         try:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
         finally:
-            _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+            _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL)

@@ -26,27 +26,34 @@ class Value:
     """A frozen, comparable, hashable, printable, picklable record of its annotated fields."""
 
     __value_fields__: ClassVar[tuple[str, ...]] = ()
+    __value_names__: ClassVar[frozenset[str]] = frozenset()
+    __value_defaults__: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
         own = [name for name in cls.__annotations__ if not name.startswith("_")]
-        cls.__value_fields__ = (*cls.__value_fields__, *own)
+        fields = cls.__value_fields__ = (*cls.__value_fields__, *own)
+        cls.__value_names__ = frozenset(fields)
+        cls.__value_defaults__ = {name: getattr(cls, name) for name in fields if hasattr(cls, name)}
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        fields = type(self).__value_fields__
-        values = self.__dict__
-        if len(args) > len(fields):
-            raise TypeError(f"{type(self).__name__} takes {len(fields)} arguments")
-        values.update(zip(fields, args, strict=False))
-        for name, value in kwargs.items():
-            if name not in fields or name in values:
-                raise TypeError(f"{type(self).__name__} takes no other argument {name!r}")
-            values[name] = value
-        for name in fields:
-            if name not in values:
-                if not hasattr(type(self), name):
-                    raise TypeError(f"{type(self).__name__} needs the argument {name!r}")
-                values[name] = getattr(type(self), name)
+        # A run makes a dozen of these, so no loop in Python.
+        cls, values = type(self), self.__dict__
+        values.update(cls.__value_defaults__)
+        given = {**dict(zip(cls.__value_fields__, args, strict=False)), **kwargs}
+        values.update(given)
+        if len(given) != len(args) + len(kwargs) or values.keys() != cls.__value_names__:
+            raise self._wrong_arguments(args, kwargs)
         self.__post_init__()
+
+    def _wrong_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TypeError:
+        name, fields = type(self).__name__, type(self).__value_fields__
+        if len(args) > len(fields):
+            return TypeError(f"{name} takes {len(fields)} arguments")
+        for one in kwargs:
+            if one not in fields or one in fields[: len(args)]:
+                return TypeError(f"{name} takes no other argument {one!r}")
+        missing = next(one for one in fields if one not in self.__dict__)
+        return TypeError(f"{name} needs the argument {missing!r}")
 
     def __post_init__(self) -> None:
         """Validate and normalise; the one place that may still change a field."""

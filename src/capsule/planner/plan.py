@@ -13,6 +13,7 @@ from capsule.confine.seccomp.filters import load
 from capsule.launcher import steps as s
 from capsule.policy.policy import IdMap, Network
 
+from . import kept
 from .identity import make_ids
 from .limits import check_out_of_reach, make_bounds
 from .protections import kept_capabilities, protections
@@ -87,11 +88,8 @@ class Plan(Value):
         return "\n".join(lines)
 
     def encode(self) -> bytes:
-        """The plan as the launcher reads it. What is remembered of the last plan is encoded already."""
-        last = _last
-        if last is None or self.steps[: len(last[2][0])] != last[2][0]:
-            return s.encode(self.steps)
-        return last[3] + s.encode_more(self.steps[len(last[2][0]) :])
+        """The plan as the launcher reads it."""
+        return kept.encode(self.steps)
 
 
 def make_plan(
@@ -117,13 +115,34 @@ def make_plan(
         PolicyError: parts of the policy contradict each other.
         HostError: the host lacks what the policy requires.
     """
+    plan: Plan = kept.whole(
+        lambda: _make_plan(policy, host, command, survey, descriptors, terminal),
+        lambda plan: plan.replace(args=command.args, steps=(*plan.steps[:-1], _exec(command))),
+        *(policy, host, command, survey, tuple(descriptors), terminal),
+    )
+    return plan
+
+
+def _exec(command: Command) -> s.Exec:
+    return s.Exec(command.paths, command.args, command.env)
+
+
+def _make_plan(
+    policy: Policy,
+    host: Host,
+    command: Command,
+    survey: Survey,
+    descriptors: Sequence[tuple[int, int]],
+    terminal: Terminal | None,
+) -> Plan:
     _check_host(host)
     ids = make_ids(policy, host)
     filter_ = _filter(policy, host, command, ids)
     bounds = with_tail(make_bounds(policy, host), policy, host, ids)
     check_out_of_reach(bounds, host, survey.found)
     abi = abi_of(policy, host)
-    building, notes = _remembered_building(policy, host, command, survey, ids, bounds, abi)
+    given = policy, host, command, survey, ids, bounds, abi
+    building, notes = kept.view(lambda: _building(*given), *given)
     return Plan(
         steps=(
             *building,
@@ -184,32 +203,6 @@ def _building(
     )
     check_file_systems(steps)
     return steps, view.notes
-
-
-_last: tuple[object, Host, tuple[tuple[s.Step, ...], tuple[str, ...]], bytes] | None = None
-
-
-def _remembered_building(
-    policy: Policy, host: Host, command: Command, survey: Survey, ids: Ids, bounds: Bounds, abi: int
-) -> tuple[tuple[s.Step, ...], tuple[str, ...]]:
-    """As `_building`, which is most of the plan and the same from run to run (100 us each).
-
-    All that it depends on is in the key, so that this stays a pure function. Two threads at once may
-    each do the work, no more.
-    """
-    global _last  # noqa: PLW0603
-    key = (
-        *(policy.root, policy.system, policy.network, policy.hostname, policy.uid, policy.gid, ids),
-        *(policy.id_map, command.home, command.cwd, command.working_directory),
-        *(abi, policy.tcp_connect, policy.tcp_bind),
-        *(bounds.launcher_steps, bounds.sysctls),
-        *(command.shown, command.needed, command.root_entries, survey),
-    )
-    last = _last
-    if last is None or last[1] is not host or last[0] != key:
-        building = _building(policy, host, command, survey, ids, bounds, abi)
-        last = _last = (key, host, building, s.encode(building[0]))
-    return last[2]
 
 
 def _check_host(host: Host) -> None:
@@ -380,4 +373,4 @@ def _command_steps(
         yield s.LandlockRestrict()
     if filter_ is not None:
         yield s.Seccomp(filter_.program, int(filter_.told), filter_.summary)
-    yield s.Exec(command.paths, command.args, command.env)
+    yield _exec(command)

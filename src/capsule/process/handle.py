@@ -248,9 +248,11 @@ class Process:
         notes = () if found is None else found.notes
         if self._leaf is not None and self._leaf.left:
             notes = (f"the cgroup {self._leaf.path} could not be removed", *notes)
-        more = {} if found is None else found.__dict__
-        self._result = result.replace(**{**more, "notes": notes})
-        return self._result
+        if found is not None or notes:
+            more = {} if found is None else found.__dict__
+            result = result.replace(**{**more, "notes": notes})
+        self._result = result
+        return result
 
     def _reap(self, running: Running) -> None:
         """Once: its process id may be another's afterwards."""

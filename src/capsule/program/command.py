@@ -15,7 +15,7 @@ from capsule.host.places import ROOT_OWN, SYSTEM, home_inside, known_homes, may_
 from capsule.policy.mounts import MountKind
 from capsule.policy.policy import IdMap, System
 
-from .scripts import candidates, hops, is_executable, programs
+from .scripts import candidates, first_line, hops, is_executable, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +76,15 @@ def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> C
     """
     words = _words(args)
     homes = known_homes()
+    last = _last
+    if last is not None and last.holds(policy, words[0], homes):
+        return last.command if words == last.command.args else last.command.replace(args=words)
+    command = _resolve(words, policy, homes)
+    _remember(policy, words[0], homes, command)
+    return command
+
+
+def _resolve(words: tuple[str, ...], policy: Policy, homes: list[str]) -> Command:
     home = home_inside(homes[0], whole_root=bool(policy.root))
     env = _environment(policy, home)
     cwd, working_directory = _working_directory(policy, homes)
@@ -99,6 +108,61 @@ def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> C
         needed=_needed(policy, found, env.get("PATH", os.defpath)),
         filter_rules=read_document(policy.seccomp),
     )
+
+
+class _Kept(Value):
+    """A program of the system, with all that finding it depended on."""
+
+    policy: Policy
+    name: str
+    homes: list[str]
+    environment: dict[bytes, bytes]
+    seen: tuple[object, ...]
+    command: Command
+
+    def holds(self, policy: Policy, name: str, homes: list[str]) -> bool:
+        """Return whether the same would be found again. Homes are the same list as long as they are."""
+        if policy is not self.policy or name != self.name or homes is not self.homes:
+            return False
+        if _raw_environment() != self.environment:
+            return False
+        found = next(filter(is_executable, self.command.paths), None)
+        try:
+            return found is not None and found == self.command.found and _seen(found) == self.seen
+        except OSError:
+            return False
+
+
+_last: _Kept | None = None
+
+
+def _remember(policy: Policy, name: str, homes: list[str], command: Command) -> None:
+    """Keep what depends on nothing but what `_Kept` compares: no script, no link out of the system.
+
+    Of another working directory than the caller's own, the links on the way may change.
+    """
+    global _last  # noqa: PLW0603
+    plain = policy.cwd is None and policy.root is None and policy.system is System.ALL
+    environment = _raw_environment()
+    if not plain or environment is None or command.found is None or command.filter_rules is not None:
+        return
+    if command.shown or first_line(command.found):
+        return
+    try:
+        _last = _Kept(policy, name, homes, dict(environment), _seen(command.found), command)
+    except OSError:
+        return
+
+
+def _raw_environment() -> dict[bytes, bytes] | None:
+    """Return what os.environ decodes anew at each look; None if it is no longer Python's own."""
+    return getattr(os.environ, "_data", None)
+
+
+def _seen(program: str) -> tuple[object, ...]:
+    """Where the caller is, and which file the program is."""
+    now = os.stat(program)
+    return os.getcwd(), now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
 
 def _lookup_directory(policy: Policy, cwd: str) -> str:
