@@ -47,7 +47,7 @@ static bool parse_number(const char *word, uint64_t *number)
 static const struct step_kind *find_kind(const char *word)
 {
 	for (size_t i = 0; i < step_kind_count; i++)
-		if (strcmp(step_kinds[i].word, word) == 0)
+		if (step_kinds[i].word[0] == word[0] && strcmp(step_kinds[i].word, word) == 0)
 			return &step_kinds[i];
 	return NULL;
 }
@@ -132,8 +132,8 @@ int plan_parse(struct plan *plan, char *text, size_t size)
 	*plan = (struct plan){0};
 	if (version == NULL || strcmp(version, PLAN_VERSION) != 0 || text[size - 1] != '\0')
 		return EPROTO;
-	for (char *at = in.at; at < in.end; at++)
-		words += *at == '\0';
+	for (struct reader rest = in; next_word(&rest) != NULL;)
+		words++;
 	/* A step has at least two words, and no more arguments than there are words. */
 	steps = (words / 2 + 1) * sizeof *plan->step;
 	plan->size = steps + (words + 1) * sizeof *arg;

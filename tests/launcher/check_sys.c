@@ -131,6 +131,30 @@ static void check_memory(void)
 	require(memchr(one, '\0', sizeof one) == one + 10);
 }
 
+/* Wherever a text begins, up to the end of the memory that there is. */
+static void check_edges(void)
+{
+	size_t page = getauxval(AT_PAGESZ);
+	char *memory = allocate(2 * page), *end = memory + page;
+
+	require(syscall(__NR_mprotect, end, page, PROT_NONE) == 0);
+	for (size_t size = 0; size < 40; size++) {
+		char *text = end - size - 1;
+
+		memset(text - 16, 0, 16);
+		memset(text, 'x', size);
+		require(strlen(text) == size && memchr(text, '\0', size) == NULL);
+		require(memchr(text, 'x', size + 1) == (size == 0 ? NULL : text));
+		require(memchr(text, '\0', size + 1) == text + size);
+		for (size_t at = 0; at < size; at++) {
+			text[at] = 'y';
+			require(memchr(text, 'y', size) == text + at);
+			require(memchr(text, 'y', at) == NULL);
+			text[at] = 'x';
+		}
+	}
+}
+
 static void check_text(void)
 {
 	struct digits room;
@@ -162,6 +186,7 @@ int main(void)
 	check_start();
 	check_calls();
 	check_memory();
+	check_edges();
 	check_text();
 	return 0;
 }
