@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from capsule.base import signals
-from capsule.base.descriptors import Descriptors
+from capsule.base.descriptors import Descriptors, read_file
 from capsule.base.errors import HostError, InternalError
 from capsule.base.values import Value
 from capsule.launcher import spawn, steps
@@ -223,11 +223,10 @@ def version(kernel: str) -> tuple[int, ...]:
 def _has_capability(number: int) -> bool:
     """Return whether it is in the effective set; a container's root has few."""
     try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
-            found = next(line for line in lines if line.startswith("CapEff:"))
-    except (OSError, StopIteration):
+        _, _, found = read_file("/proc/self/status").partition(b"\nCapEff:")
+        return bool(int(found.split()[0], 16) >> number & 1)
+    except (OSError, IndexError):
         return False
-    return bool(int(found.split()[1], 16) >> number & 1)
 
 
 def _entries(paths: Iterable[str]) -> tuple[tuple[str, str | None], ...]:
@@ -252,34 +251,39 @@ def _etc() -> tuple[tuple[tuple[str, str | None], ...], tuple[tuple[str, str], .
     """(What is linked or mounted, what is copied) of /etc."""
     shown: list[tuple[str, str | None]] = []
     copied: list[tuple[str, str]] = []
-    for path, target in _entries(_etc_names()):
-        content = _small_text(path) if target is None else None
-        if content is None:
-            shown.append((path, target))
-        else:
-            copied.append((path, content))
+    for path, is_directory in _etc_names():
+        if is_directory:
+            shown.append((path, None))
+            continue
+        for _, target in _entries((path,)):
+            content = _small_text(path) if target is None else None
+            if content is None:
+                shown.append((path, target))
+            else:
+                copied.append((path, content))
     return tuple(shown), tuple(copied)
 
 
-def _etc_names() -> list[str]:
-    try:
-        names = os.listdir("/etc")
-    except OSError:
-        names = []
+def _etc_names() -> list[tuple[str, bool]]:
+    """(Path, whether it is a directory and no link to one)."""
     wanted = set(ETC)
-    return [f"/etc/{n}" for n in sorted(names) if n in wanted or n.startswith(ETC_PREFIXES)]
+    try:
+        with os.scandir("/etc") as items:
+            found = [i for i in items if i.name in wanted or i.name.startswith(ETC_PREFIXES)]
+            return sorted((item.path, item.is_dir(follow_symlinks=False)) for item in found)
+    except OSError:
+        return []
 
 
 def _small_text(path: str) -> str | None:
     """The content of a file that is small, readable and without NUL bytes, else None."""
     try:
-        if not os.path.isfile(path) or os.path.getsize(path) > COPIED_SIZE:
+        if not os.path.isfile(path):
             return None
-        with open(path, "rb") as file:
-            data = file.read(COPIED_SIZE + 1)
+        data = read_file(path, COPIED_SIZE + 1)
     except OSError:
         return None
-    return None if b"\0" in data else os.fsdecode(data)
+    return None if len(data) > COPIED_SIZE or b"\0" in data else os.fsdecode(data)
 
 
 def _is_open_to_others(path: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from capsule.base.descriptors import read_file
 from capsule.base.values import Value
 
 # The host id of who is started by real root: the kernel's own choice for "nobody".
@@ -26,8 +27,7 @@ def has_initial_ids(*, unsure: bool) -> bool:
         unsure: the answer where /proc does not say.
     """
     try:
-        with open("/proc/self/uid_map", "rb", buffering=0) as table:
-            return (table.read() or b"").split() == [b"0", b"0", b"4294967295"]
+        return read_file("/proc/self/uid_map").split() == [b"0", b"0", b"4294967295"]
     except OSError:
         return unsure
 
@@ -35,8 +35,8 @@ def has_initial_ids(*, unsure: bool) -> bool:
 def subordinate(table: str, uid: int) -> Range | None:
     """The first range of the caller in a table of subuid(5)."""
     try:
-        with open(table, encoding="utf-8", errors="surrogateescape") as lines:
-            rows = [line.strip().split(":") for line in lines]
+        lines = os.fsdecode(read_file(table)).split("\n")
+        rows = [line.strip().split(":") for line in lines]
     except OSError:
         return None
     mine = {str(uid), _user_name(uid)} if any(len(row) == 3 for row in rows) else set()

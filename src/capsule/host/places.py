@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from capsule.base.descriptors import read_file
 from capsule.base.text import is_below
 
 # The programs of the host. On most systems all but the first are links into it.
@@ -78,8 +79,8 @@ def _find_homes(own: str) -> list[str]:
     homes = [os.path.normpath(own)] if own.startswith("/") and own != "/" else ["/root"]
     uid = str(os.geteuid())
     try:
-        with open("/etc/passwd", encoding="utf-8", errors="surrogateescape") as lines:
-            rows = [line.rstrip("\n").split(":") for line in lines]
+        lines = os.fsdecode(read_file("/etc/passwd")).split("\n")
+        rows = [line.split(":") for line in lines]
     except OSError:
         rows = []
     homes += [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 
+from capsule.base.descriptors import read_file
 from capsule.base.errors import HostError, InternalError, PolicyError
 from capsule.base.values import Value
 
@@ -178,8 +179,7 @@ def _shipped(request: Request) -> tuple[str, str]:
     """(Program, what it allows): two lines of a file."""
     path = f"{FOLDER}/{request.spec.profile}.{request.arch}"
     try:
-        with open(path, encoding="ascii") as file:
-            counts, program, _ = file.read().split("\n")
+        counts, program, _ = read_file(path).decode().split("\n")
     except FileNotFoundError:
         if not os.path.isdir(FOLDER):
             raise InternalError(f"the shipped filters are missing: {FOLDER}") from None
