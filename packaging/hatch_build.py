@@ -1,13 +1,14 @@
-"""Build hook: compiles the launcher and places it inside the package.
+"""Build hook: compiles the launcher, and modules into one file, and places both inside the package.
 
-There is one static executable for each CPU architecture and nothing that depends on the version
-of Python, so the wheel is `py3-none-linux_<cpu>`. Building it writes nothing into the source tree;
-only an editable install, which runs from the tree, gets its launcher there.
+There is one static executable for each CPU architecture and nothing that needs a certain version of
+Python (bytecode of another one is not used), so the wheel is `py3-none-linux_<cpu>`. Building it writes
+nothing into the source tree; only an editable install, which runs from the tree, gets its launcher there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import marshal
 import os
 import shlex
 import shutil
@@ -60,11 +61,26 @@ class LauncherBuildHook(BuildHookInterface[BuilderConfig]):
             executable = Path(self.scratch.name) / NAME
             compile_launcher(compiler, root, executable)
             build_data["force_include"][str(executable)] = f"capsule/launcher/{NAME}"
+            bundle = Path(self.scratch.name) / "bundle.bin"
+            bundle.write_bytes(make_bundle(root))
+            build_data["force_include"][str(bundle)] = "capsule/bundle.bin"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
         """Remove the scratch directory, now that the wheel holds the executable."""
         if self.scratch:
             self.scratch.cleanup()
+
+
+def make_bundle(root: Path) -> bytes:
+    """Compile what a run imports into one file, for this very Python; base/bundle.py reads it."""
+    tag = f"{sys.implementation.cache_tag} {sys.version} {sys.flags.optimize}"
+    modules = {}
+    for name in (root / "packaging" / "bundled").read_text(encoding="ascii").split():
+        path = root / "src" / Path(*name.split("."))
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        below, source = str(path.relative_to(root / "src" / "capsule")), path.read_bytes()
+        modules[name] = (below, len(source), compile(source, below, "exec", dont_inherit=True))
+    return tag.encode() + b"\0" + marshal.dumps(modules)
 
 
 def find_compiler() -> list[str]:

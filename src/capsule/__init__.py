@@ -15,6 +15,11 @@ The rooms, from top to bottom; one imports itself and those below it, nothing el
     base                errors, values, text, paths, signals, descriptors
 """
 
+# ruff: noqa: E402 - the bundle comes first
+from capsule.base import bundle
+
+bundle.install()
+
 from capsule.base.errors import CapsuleError, HostError, InternalError, PolicyError
 from capsule.confine.seccomp.spec import Seccomp
 from capsule.host.host import Host, probe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 from capsule import api
@@ -155,6 +156,7 @@ def _attend(
     live: Live | None = None,
 ) -> Result:
     """Wait, while signals and, with a terminal, keys are passed on."""
+    gc.enable()  # packaging/capsule-python
     if process.terminal is None:
         forwarding.begin(process, lambda: _suspend(process), lambda: None)
         return process.wait()
