@@ -17,15 +17,18 @@ import capsule
 from . import bwrap
 from .calls import busy_row, calls_row, filter_row
 from .many import many_row, memory_row
+from .plot import plot
 from .starts import (
     cli_row,
+    first_row,
     landlock_row,
     large_row,
     limits_row,
     memory_available,
-    parts_row,
     run_row,
+    threads_row,
 )
+from .timeline import timeline_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +40,9 @@ ROWS = {
     "limits": limits_row,
     "large": large_row,
     "cli": cli_row,
-    "parts": parts_row,
+    "first": first_row,
+    "threads": threads_row,
+    "timeline": timeline_row,
     "filter": filter_row,
     "landlock": landlock_row,
     "calls": calls_row,
@@ -52,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     try:
         return _measure(options)
-    except capsule.CapsuleError as error:
+    except (capsule.CapsuleError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
 
@@ -66,6 +71,9 @@ def _measure(options: argparse.Namespace) -> int:
         print(render(rows[-1]), flush=True)
     if options.json:
         _write_json(options.json, about, rows)
+    if options.svg:
+        with options.svg:
+            options.svg.write(plot(next(row for row in rows if row.name == "run"), about))
     return 0
 
 
@@ -74,10 +82,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few rounds, 100 capsules: under 30 s")
     parser.add_argument("--rounds", type=int, help="how often each subject has its turn")
     parser.add_argument("--json", type=_output, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument("--svg", type=_output, metavar="FILE", help="draw the row `run` to FILE")
     parser.add_argument("--only", action="append", choices=ROWS, help="measure this row; repeatable")
     options = parser.parse_args(arguments)
     if options.rounds is None:
         options.rounds = 40 if options.quick else 300
+    if options.svg and options.only and "run" not in options.only:
+        parser.error("--svg: needs the row run")
     if options.rounds < 1:
         parser.error("--rounds: at least 1")
     return options

@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     from capsule import Plan
 
 # What a person writes who wants to run something safely, from bubblewrap's own README.
-MINIMAL = (
-    *("--unshare-all", "--die-with-parent", "--new-session"),
-    *("--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin", "--symlink", "usr/sbin", "/sbin"),
+PLAIN = (
+    *("--unshare-all", "--ro-bind", "/usr", "/usr", "--symlink", "usr/bin", "/bin"),
     *("--symlink", "usr/lib", "/lib", "--symlink", "usr/lib64", "/lib64"),
-    *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"),
+    *("--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--clearenv", "--new-session"),
 )
 
 # Done by bubblewrap in any case, or by the arguments that `arguments` begins with.

@@ -138,7 +138,7 @@ def many_row(options: Options) -> Row:
     samples |= {f"bare spawn, {which}": sample for which, sample in _edges(bares).items()}
     growth = samples[f"start, last {EDGE}"].median / samples[f"start, first {EDGE}"].median
     verdicts = [
-        Verdict("last / first", growth, 1.5),
+        Verdict("last / first", growth, 1.3),
         Verdict("processes and descriptors left", left, 0),
     ]
     figures = {"taking one down, ms": end / count * 1e3}

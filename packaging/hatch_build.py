@@ -2,7 +2,7 @@
 
 There is one static executable for each CPU architecture and nothing that needs a certain version of
 Python (bytecode of another one is not used), so the wheel is `py3-none-linux_<cpu>`. Building it writes
-nothing into the source tree; only an editable install, which runs from the tree, gets its launcher there.
+nothing into the source tree; an editable install, which runs from the tree, has its launcher there.
 """
 
 from __future__ import annotations

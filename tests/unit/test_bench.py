@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
 
 from bench import bwrap
 from bench.__main__ import render
 from bench.measure import WARM_UP, Row, Sample, Verdict, interleave, quantile, summarise
+from bench.plot import plot
+from bench.timeline import parts
 from capsule.files.found import Survey
 from capsule.launcher import steps as s
 from capsule.planner.plan import Plan, make_plan
@@ -106,3 +112,29 @@ def test_the_table_says_pass_or_miss() -> None:
     assert "PASS  kept: 0.60" in text
     assert "MISS  missed: 0.61" in text
     assert render(Row("run", "a title", skipped="no bwrap")) == "run: a title\n  skipped: no bwrap\n"
+
+
+def test_the_plot_has_a_bar_for_each() -> None:
+    """Lengths are to scale, the numbers stand beside them, and names cannot break the SVG."""
+    row = Row(
+        "run", "a & b", {"capsule": Sample(1, 0.002, 0.004, 0.001), "<x>": Sample(1, 0.001, 0.002, 0)}
+    )
+    about = dict.fromkeys(("kernel", "python", "uid", "date"), "0")
+    drawn = plot(row, about)
+    bars = [float(bar) for bar in re.findall(r'<rect x="\d+" y="\d+" width="([0-9.]+)"', drawn)]
+    assert bars == [210.0, 105.0]
+    assert ElementTree.fromstring(drawn).tag.endswith("svg")
+    assert ">2.00<" in drawn
+    assert "a &amp; b" in drawn
+    with pytest.raises(ValueError, match="no bwrap"):
+        plot(Row("run", "x", skipped="no bwrap"), about)
+
+
+def test_a_timeline_gives_each_moment_its_part() -> None:
+    """What lies between two moments belongs to the later; equal steps are one part."""
+    moments = [(3.0, "tree"), (1.0, "spawn"), (5.0, "tree"), (5.5, "return")]
+    assert parts(0.0, moments) == {
+        "Python: policy to plan, pipes": 1.0,
+        "tree x 2": 4.0,
+        "init ends and is reaped; Python: the result": 0.5,
+    }
