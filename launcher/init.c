@@ -258,6 +258,24 @@ static void wait_for_maps(void)
 	close(state.go);
 }
 
+/* Hand a base's two namespaces to the supervisor, by the proc file system at PATH. They live as long as
+ * somebody holds them, and init ends. */
+int step_hold(const struct step *step)
+{
+	static const char *const names[] = {"/self/ns/user", "/self/ns/mnt"};
+
+	for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+		char path[4096];
+		cleanup_fd int fd = -1;
+
+		if (join(path, sizeof path, step->arg[0].text, names[i], NULL) == 0)
+			fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0 || send_gift(fd) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 /* Init's last step. What the filter needs is made before there are two of us. */
 int step_fork(const struct step *step)
 {
@@ -287,6 +305,7 @@ _Noreturn void init_main(size_t first_step)
 	const struct record ready = {.kind = RECORD_READY, .value = {1}};
 	struct watch watch = {0};
 
+	close_fd(&state.proc); /* the host's, where we come from a base */
 	wait_for_maps();
 	run_steps(first_step, first_of_command);
 	if (send_record(&ready) < 0)

@@ -10,6 +10,7 @@
 /* State that steps hand to later steps. The launcher is single-threaded and runs one plan. */
 struct state {
 	const struct plan *plan;
+	int proc;	      /* launcher: the host's /proc, once it is out of sight */
 	int go;		      /* init: end of file or a byte when the id maps are written */
 	pid_t init;	      /* launcher: init's pid */
 	int cgroup;	      /* launcher: the capsule's own cgroup, or -1 */

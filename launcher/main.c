@@ -23,7 +23,8 @@ const struct step_kind step_kinds[] = {
 #undef STEP
 const size_t step_kind_count = sizeof step_kinds / sizeof step_kinds[0];
 
-struct state state = {.go = -1,
+struct state state = {.proc = -1,
+		      .go = -1,
 		      .cgroup = -1,
 		      .cpu_stat = -1,
 		      .slave = -1,
@@ -63,7 +64,7 @@ static int secure_descriptors(void)
 	for (int fd = PLAN_FD; fd <= SUPERVISOR_FD; fd++)
 		if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
 			return -1;
-	for (int fd = GIFT_FD; fd <= CGROUP_FD; fd++)
+	for (int fd = GIFT_FD; fd < FIRST_USER_FD; fd++)
 		if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0 && errno != EBADF)
 			return -1;
 	for (int fd = 0; fd <= 2; fd++)
@@ -130,7 +131,7 @@ static int close_others(const struct plan *plan)
 		errno = EPROTO;
 		return -1;
 	}
-	for (uint64_t fd = CGROUP_FD + 1; fd <= last; fd++)
+	for (uint64_t fd = FIRST_USER_FD; fd <= last; fd++)
 		if (!is_named(plan, fd))
 			close((int)fd);
 	return close_range((unsigned)last + 1, ~0u);

@@ -3,6 +3,9 @@
  */
 #include "launcher.h"
 
+#include <linux/mount.h>
+#include <linux/prctl.h>
+
 #define INTO_CGROUP 0x200000000ull /* CLONE_INTO_CGROUP, Linux 5.7 */
 
 /* Supplementary groups of the caller reach files that uid and gid alone do not. */
@@ -73,6 +76,39 @@ int step_cgroup(const struct step *step)
 }
 
 /*
+ * A base is a user and a mount namespace in which what is the same for many capsules lies ready. No
+ * command ever runs in it: each capsule makes namespaces of its own below. To join it one must own it,
+ * as who made it does.
+ */
+int step_join_user(const struct step *step)
+{
+	(void)step;
+	state.proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (state.proc < 0 || syscall(__NR_setns, BASE_USER_FD, CLONE_NEWUSER) < 0)
+		return -1;
+	/* With the capabilities came what a set-uid program has; init's maps are ours to write. */
+	return prctl(PR_SET_DUMPABLE, 1, 0);
+}
+
+/* The host's tree once more, in a mount namespace where trees of it may be copied. */
+int step_apart(const struct step *step)
+{
+	(void)step;
+	if (syscall(__NR_unshare, CLONE_NEWNS) < 0)
+		return -1;
+	return mount("/", MS_REC | MS_PRIVATE);
+}
+
+/* From here on the root is the base's. */
+int step_join_mounts(const struct step *step)
+{
+	(void)step;
+	if (syscall(__NR_setns, BASE_MOUNTS_FD, CLONE_NEWNS) < 0)
+		return -1;
+	return close(BASE_USER_FD) < 0 ? -1 : close(BASE_MOUNTS_FD);
+}
+
+/*
  * As clone(2), into the cgroup as well: nothing of the capsule ever runs outside of it. A cgroup
  * namespace made by the same call would begin at our own cgroup, so init makes it later.
  */
@@ -130,10 +166,13 @@ static int open_of_process(pid_t pid, const char *name, int flags)
 	struct digits number;
 	char path[64];
 
-	if (join(path, sizeof path, "/proc/", digits(&number, (uint64_t)pid, 10), "/", name, NULL) <
-	    0)
+	if (state.proc < 0)
+		state.proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+	if (state.proc < 0)
 		return -1;
-	return open(path, flags | O_CLOEXEC);
+	if (join(path, sizeof path, digits(&number, (uint64_t)pid, 10), "/", name, NULL) < 0)
+		return -1;
+	return openat(state.proc, path, flags | O_CLOEXEC);
 }
 
 /* Write TEXT to /proc/<pid>/NAME, in one write as the kernel demands of maps. */

@@ -208,23 +208,39 @@ int step_devpts(const struct step *step)
 }
 
 /*
- * What covers a path: an empty file or directory in the root, below /proc where the proc file
- * system will hide their names. They stay, for a mount whose file has no name any more cannot be
+ * What covers a path: an empty file or directory in the root, where a file system that comes
+ * later will hide their names. They stay, for a mount whose file has no name any more cannot be
  * copied before 6.15, and a directory without one cannot be read.
  */
 static int empty_file = -1, empty_directory = -1;
 
+static int open_covers(const char *folder, bool make)
+{
+	char file[256], directory[256];
+
+	if (join(file, sizeof file, folder, "/.empty-file", NULL) < 0 ||
+	    join(directory, sizeof directory, folder, "/.empty-directory", NULL) < 0)
+		return -1;
+	if (make) {
+		cleanup_fd int made = create_file(file, 0444);
+
+		if (made < 0 || mkdir(directory, 0555) < 0)
+			return -1;
+	}
+	empty_file = open_in_root(file, O_NOFOLLOW);
+	empty_directory = open_in_root(directory, O_DIRECTORY | O_NOFOLLOW);
+	return empty_file < 0 || empty_directory < 0 ? -1 : 0;
+}
+
 int step_covers(const struct step *step)
 {
-	char file[] = "/proc/.empty-file", directory[] = "/proc/.empty-directory";
-	cleanup_fd int made = create_file(file, 0444);
+	return open_covers(step->arg[0].text, true);
+}
 
-	(void)step;
-	if (made < 0 || mkdir(directory, 0555) < 0)
-		return -1;
-	empty_file = open_in_root(file, 0);
-	empty_directory = open_in_root(directory, O_DIRECTORY);
-	return empty_file < 0 || empty_directory < 0 ? -1 : 0;
+/* They lie in the base: its root is read-only, and nobody has been in it. */
+int step_find_covers(const struct step *step)
+{
+	return open_covers(step->arg[0].text, false);
 }
 
 /* Put COVER over PLACE, which is at PATH: what is made below from here on is made in the cover. */

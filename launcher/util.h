@@ -16,7 +16,9 @@ enum {
 	SUPERVISOR_FD = 7, /* pidfd of the supervisor, readable when it is gone */
 	GIFT_FD = 8,   /* socket over which descriptors leave (only if a step has one to give) */
 	CGROUP_FD = 9, /* directory of the capsule's own cgroup (only if a step says so) */
-	FIRST_USER_FD = 10,
+	BASE_USER_FD = 10, /* user and mount namespace of a base (only if steps join them) */
+	BASE_MOUNTS_FD = 11,
+	FIRST_USER_FD = 12,
 };
 
 /* Exit status of a launcher, init or command that failed before exec. The error pipe says why. */

@@ -14,10 +14,16 @@ from typing import NamedTuple
 
 import pytest
 
+from capsule.process import base
 from tests.support import HANG, await_end, descendants, may_skip, open_descriptors
 
 IN_CI = bool(os.environ.get("CAPSULE_CI"))
 PR_SET_CHILD_SUBREAPER = 36
+
+
+# A base that a test's first run makes is a base that the whole suite is run with, where there is one;
+# the command line, which runs once, has none.
+base.OFTEN = 1
 
 
 def pytest_configure() -> None:

@@ -27,6 +27,7 @@ from capsule.confine import landlock
 from capsule.host import delegation
 from capsule.host.host import _has_capability, version
 from capsule.planner import limits, tail
+from capsule.process import base
 
 PYTHON = sys.executable
 CAPSULE = os.path.join(sysconfig.get_path("scripts"), "capsule")
@@ -200,7 +201,9 @@ def await_line(process: capsule.Process) -> bytes:
 
 
 def open_descriptors(pid: int | str = "self") -> dict[int, str]:
-    """Descriptors of a process, and what they are."""
+    """Descriptors of a process, and what they are; of this one, but for the bases that it holds."""
+    if pid == "self":
+        base.drop_all()
     found = {}
     for name in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(FileNotFoundError):  # the one that lists

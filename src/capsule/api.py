@@ -194,6 +194,7 @@ def _start(
                 held=held,
                 leaf=leaf,
                 meanwhile=_import_process,
+                bases=True,
             )
             master = _receive(running, closing, terminal)
         except BaseException:

@@ -26,16 +26,20 @@ from capsule.host.host import Host
 from capsule.launcher import spawn
 from capsule.launcher import steps as s
 from capsule.launcher.failure import SetupError
+from capsule.launcher.spawn import FIRST_USER_FD
+from capsule.planner.base import split
 from capsule.planner.plan import Plan, Terminal, make_plan
 from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount
 from capsule.policy.policy import Policy
 from capsule.process.launch import Running, launch
+from capsule.process.launch import _make_base as make_base
 from capsule.program.command import Command, resolve
 from tests.launcher.witness import KILL, SOCKET, Call, Watch, refusal, witness
 from tests.unit.wire import kinds
 
 HANG = 20  # seconds; nothing here takes one
+KINDS = ["default", "full", "old kernel", "joined"]
 
 # It leaves marks wherever it can, and says how it is confined.
 SCRIPT = """
@@ -84,6 +88,7 @@ class Stage(NamedTuple):
     plan: Plan
     host: Host
     command: Command
+    passed: dict[int, int] = {}  # noqa: RUF012 - nobody changes it
 
 
 class Ran(NamedTuple):
@@ -119,10 +124,37 @@ def stage(out: Path, kind: str, *, watched: bool = False) -> Stage:
     if kind == "old kernel":
         host = host.replace(mount_setattr=False)
     command = resolve(["sh", "-c", SCRIPT], policy)
+    descriptors = ((FIRST_USER_FD, 7),)
     plan = make_plan(
-        policy, host, command, look(policy, command), descriptors=((11, 7),), terminal=terminal
+        policy, host, command, look(policy, command), descriptors=descriptors, terminal=terminal
     )
+    if kind == "joined":
+        return joined(Stage(out, plan, host, command))
     return Stage(out, plan, host, command)
+
+
+def joined(whole: Stage) -> Stage:
+    """The same as a capsule has it that joins a base, which is made here, and held by the test."""
+    parted = split(whole.plan.steps)
+    if parted is None:
+        assert os.getuid() == 0
+        pytest.skip("this is about a caller who is not root")
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    namespaces = make_base(parted.base, (null, null, null), spawn.LAUNCHER, None)
+    os.close(null)
+    HELD.extend(namespaces)
+    passed = dict(zip((spawn.BASE_USER_FD, spawn.BASE_MOUNTS_FD), namespaces, strict=True))
+    return whole._replace(plan=whole.plan.replace(steps=parted.steps), passed=passed)
+
+
+HELD: list[int] = []
+
+
+@pytest.fixture(autouse=True)
+def _let_go() -> Iterator[None]:
+    yield
+    while HELD:
+        os.close(HELD.pop())
 
 
 @pytest.fixture
@@ -175,7 +207,7 @@ def perform(what: Stage, launcher: str, extra: dict[int, int]) -> Ran:
                 what.command,
                 Survey(),
                 (null, writing, null),
-                passed={11: writing, **extra},
+                passed={FIRST_USER_FD: writing, **what.passed, **extra},
                 launcher=launcher,
             )
             ended = finish(running)
@@ -268,14 +300,16 @@ def test_old_kernels_confine_alike(out: Path) -> None:
         host = capsule.probe().replace(mount_setattr=has_call)
         policy = the_policy(out, mounts=mounts)
         command = resolve(["sh", "-c", SCRIPT], policy)
-        plan = make_plan(policy, host, command, look(policy, command), descriptors=((11, 7),))
+        plan = make_plan(
+            policy, host, command, look(policy, command), descriptors=((FIRST_USER_FD, 7),)
+        )
         ran = attempt(Stage(out, plan, host, command))
         assert ran.error is None
         seen.append(sorted(ran.marks.splitlines()))
     assert seen[0] == seen[1]
 
 
-@pytest.mark.parametrize("kind", ["default", "full", "old kernel"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_step_that_fails_ends_the_launch(out: Path, kind: str) -> None:
     """Each step in turn: the error names it, the command did not run, and nothing is left."""
     what = stage(out, kind)
@@ -443,9 +477,10 @@ def first_and_last(calls: list[Call]) -> list[Call]:
     return list(dict.fromkeys([*first.values(), *last.values()]))
 
 
-def test_a_call_that_fails_ends_the_launch(out: Path, watched: str) -> None:
+@pytest.mark.parametrize("kind", ["default", "joined"])
+def test_a_call_that_fails_ends_the_launch(out: Path, watched: str, kind: str) -> None:
     """Each system call of the default plan's set-up in turn: EIO ends it, at the step that made it."""
-    lab = Laboratory(stage(out, "default", watched=True), watched)
+    lab = Laboratory(stage(out, kind, watched=True), watched)
     assert lab.whole.error is None
     assert lab.whole.files == ["ran"]
     assert lab.sweep(lab.calls, [errno.EIO]) == ""
@@ -465,7 +500,7 @@ def test_a_fork_that_fails_says_so(out: Path, watched: str) -> None:
     assert not ran.anything
 
 
-@pytest.mark.parametrize("kind", ["default", "full", "old kernel"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_errors_with_a_meaning_end_the_launch_too(out: Path, watched: str, kind: str) -> None:
     """The errors that code likes to forgive, at the first and last call of each kind."""
     lab = Laboratory(stage(out, kind, watched=True), watched)
@@ -473,14 +508,15 @@ def test_errors_with_a_meaning_end_the_launch_too(out: Path, watched: str, kind:
     assert lab.sweep(first_and_last(lab.calls), errors) == ""
 
 
-def test_a_process_that_is_killed_takes_all_with_it(out: Path, watched: str) -> None:
+@pytest.mark.parametrize("kind", ["default", "joined"])
+def test_a_process_that_is_killed_takes_all_with_it(out: Path, watched: str, kind: str) -> None:
     """The launcher, init or the command killed at a call: nothing runs and nothing is left."""
-    lab = Laboratory(stage(out, "default", watched=True), watched)
+    lab = Laboratory(stage(out, kind, watched=True), watched)
     assert [wrong for call in first_and_last(lab.calls) if (wrong := lab.killed(call))] == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["default", "full", "old kernel"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("number", ["EPERM", "ENOSYS", "ENOENT", "EINTR", "EACCES", "EAGAIN", "ENOMEM"])
 def test_every_call_with_every_error(out: Path, watched: str, kind: str, number: str) -> None:
     """The whole sweep: each call of each plan with each of the errors."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "capsule-launch")
 
 PLAN_FD, ERROR_FD, STATUS_FD, LIFELINE_FD, SUPERVISOR_FD, GIFT_FD, CGROUP_FD = range(3, 10)
-FIRST_USER_FD = 10
+BASE_USER_FD, BASE_MOUNTS_FD, FIRST_USER_FD = range(10, 13)
 
 STARTED, FEATURES, READY, STOPPED, ENDED, REFUSED, USAGE, ENDING = range(1, 9)
 ASK_USAGE = 0  # a byte of the lifeline that is no signal
@@ -60,8 +60,8 @@ def spawn(
         plan: the encoded plan.
         stdio: three descriptors to become 0, 1 and 2.
         passed: further ones: number in the launcher to ours. GIFT_FD is a socket over which init sends
-            descriptors, CGROUP_FD the capsule's own cgroup; from FIRST_USER_FD on they are the
-            command's.
+            descriptors, CGROUP_FD the capsule's own cgroup, BASE_USER_FD and BASE_MOUNTS_FD the
+            namespaces of a base; from FIRST_USER_FD on they are the command's.
         launcher: the launcher's path.
 
     Raises:

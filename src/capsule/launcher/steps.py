@@ -49,6 +49,18 @@ class Cgroup(Step, word="cgroup", text="make a cgroup in {0}: {1}"):
     """The cgroup that was made for the capsule. For people only: where, its contents in words."""
 
 
+class JoinUser(Step, word="join-user", text="join the user namespace of a base"):
+    """setns(2) of CLONE_NEWUSER; see `planner.base`."""
+
+
+class Apart(Step, word="apart", text="copy the host's mounts, to take trees of them"):
+    """unshare(2) of CLONE_NEWNS, in a base's user namespace."""
+
+
+class JoinMounts(Step, word="join-mounts", text="join the mount namespace of a base"):
+    """setns(2) of CLONE_NEWNS."""
+
+
 class Namespaces(Step, word="namespaces", signature="n"):
     """clone(2) init into new namespaces. Arguments: the CLONE_NEW* flags."""
 
@@ -132,8 +144,12 @@ class PivotRoot(
     """pivot_root(2) to a new tmpfs and detach the old root. Arguments: bytes, inodes."""
 
 
-class Covers(Step, word="covers", text="make an empty file and an empty directory as covers"):
-    """Make the empty file and the empty directory that cover what is to be hidden."""
+class Covers(Step, word="covers", signature="p", text="make an empty file and directory in {0}"):
+    """Make the empty file and directory that cover what is to be hidden. Arguments: where."""
+
+
+class FindCovers(Step, word="find-covers", signature="p", text="find the covers in {0}"):
+    """Open what `Covers` has made in a base. Arguments: where."""
 
 
 class Directory(Step, word="directory", signature="pn", text="make the directory {0} ({1:04o})"):
@@ -278,6 +294,10 @@ class WatchMemory(
     text="end everything that holds more than {0} bytes of memory",
 ):
     """Kill everything that is seen to hold more memory. Arguments: bytes."""
+
+
+class Hold(Step, word="hold", signature="p", text="hand out this base, by the proc file system at {0}"):
+    """Send the user and the mount namespace to the supervisor. Arguments: where /proc is."""
 
 
 class Fork(Step, word="fork", text="fork the command"):

@@ -291,7 +291,7 @@ def _build(view: View, sources: list[Source]) -> Iterator[s.Step]:
     """Places and mounts in the new root; last of all the root turns read-only."""
     number = {id(source): position for position, source in enumerate(sources)}
     later: Iterable[s.Step] = ()
-    yield s.Covers()
+    yield s.Covers("/proc")
     for path, place in view.places:
         if isinstance(place, Layers):
             yield _overlay(path, place, number)

@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 
 from capsule.base import signals
-from capsule.base.errors import HostError, InternalError
+from capsule.base.errors import CapsuleError, HostError, InternalError
 from capsule.base.values import Value
 from capsule.launcher import spawn
+from capsule.launcher.step import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from socket import socket
 
-    from capsule.base.errors import CapsuleError
     from capsule.confine.cgroup import Leaf
     from capsule.files.found import Survey
     from capsule.host.host import Host
     from capsule.launcher.failure import SetupError
     from capsule.launcher.spawn import Child
+    from capsule.launcher.step import Step
     from capsule.planner.plan import Plan
     from capsule.program.command import Command
 
@@ -54,32 +55,89 @@ def launch(
     held: signals.Held | None = None,
     leaf: Leaf | None = None,
     meanwhile: Callable[[], None] | None = None,
+    bases: bool = False,
 ) -> Running:
     """Start the capsule, in *leaf* if its plan has a cgroup, and return when its command runs.
 
-    *meanwhile* is called once the launcher is at work.
+    *meanwhile* is called once the launcher is at work. With *bases*, what is the same for many capsules
+    may come from a base that this process holds.
 
     Raises:
         SetupError: a step failed; everything was taken down.
         HostError: the launcher could not be started.
         InternalError: the launcher broke its protocol.
     """
-    with _Gifts(plan.gifts) as gifts:
-        given = {**(passed or {}), **gifts.theirs}
-        if leaf is not None:
-            given[spawn.CGROUP_FD] = leaf.fd
-        child = spawn.spawn(plan.encode(), stdio, passed=given, launcher=launcher)
+    given = dict(passed or {})
+    if leaf is not None:
+        given[spawn.CGROUP_FD] = leaf.fd
+
+    def failure(report: bytes) -> CapsuleError:
+        return _failure(report, plan, host, command, survey, leaf)
+
+    def start(text: bytes, more: Mapping[int, int]) -> Running:
+        return _launch(text, plan.gifts, stdio, {**given, **more}, launcher, held, failure, meanwhile)
+
+    joining = None
+    if bases and _is_not_first():
+        from . import base  # a command line runs one command
+
+        joining = base.find(plan.steps, lambda steps: _make_base(steps, stdio, launcher, held))
+    if joining is None:
+        return start(plan.encode(), {})
+    try:
+        return start(joining.plan, joining.passed)
+    except CapsuleError:
+        # Whatever it was, the whole plan says it better; or it does not fail, and the base was it.
+        running = start(plan.encode(), {})
+        base.refuse(joining.key)
+        return running
+    finally:
+        joining.close()
+
+
+_launched = False
+
+
+def _is_not_first() -> bool:
+    """Return whether this process has launched before."""
+    global _launched
+    before, _launched = _launched, True
+    return before
+
+
+def _launch(
+    text: bytes,
+    count: int,
+    stdio: Sequence[int],
+    given: Mapping[int, int],
+    launcher: str,
+    held: signals.Held | None,
+    failure: Callable[[bytes], CapsuleError],
+    meanwhile: Callable[[], None] | None,
+) -> Running:
+    """Have a plan performed, and take as many descriptors as init sends."""
+    with _Gifts(count) as gifts:
+        child = spawn.spawn(text, stdio, passed={**given, **gifts.theirs}, launcher=launcher)
         gifts.sent()
-        running = _await(
-            child, held, lambda report: _failure(report, plan, host, command, survey, leaf), meanwhile
-        )
-        if not plan.gifts:
+        running = _await(child, held, failure, meanwhile)
+        if not count:
             return running
         try:
             return running.replace(gifts=gifts.take())
         except BaseException:
             end(running)
             raise
+
+
+def _make_base(
+    steps: tuple[Step, ...], stdio: Sequence[int], launcher: str, held: signals.Held | None
+) -> tuple[int, int]:
+    """The namespaces of a base. Its init ends as soon as it has sent them."""
+    refused = HostError("no base can be made here")
+    text = encode(steps)
+    running = _launch(text, 2, stdio, {}, launcher, held, lambda _report: refused, None)
+    end(running.replace(gifts=()))
+    return running.gifts[0], running.gifts[1]
 
 
 def end(running: Running) -> None:
