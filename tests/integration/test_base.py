@@ -294,6 +294,44 @@ def test_trees_of_the_caller_s_are_no_part_of_it(tmp_path: Path) -> None:
     assert (source / "a").read_text() == "3\n"
 
 
+# A lease makes the open(2) of all others wait, and is for who owns the file.
+LEASE = """
+import errno, fcntl, os, signal, time
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+try:
+    fcntl.fcntl(os.open('/etc/hosts', os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    print('leased', flush=True)
+except OSError as error:
+    print(errno.errorcode[error.errno], flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("seccomp", "answer"), [("default", "EPERM"), ("strict", "EPERM"), ("off", "leased")]
+)
+def test_no_capsule_makes_another_wait(seccomp: str, answer: str) -> None:
+    """Who may take leases has no part in a base."""
+    assert all(capsule.run(["true"], seccomp=profile).ok for profile in (seccomp, "default", "default"))
+    assert base._held
+    with capsule.start(["/usr/bin/python3", "-c", LEASE], text=True, seccomp=seccomp) as process:
+        assert process.stdout
+        assert process.stdout.readline() == f"{answer}\n"
+        assert capsule.run(["cat", "/etc/hosts"], timeout=10).ok
+    assert base._held
+
+
+@pytest.mark.parametrize("allow", [(), ("fcntl",)])
+@pytest.mark.parametrize("profile", ["default", "off"])
+def test_the_caller_s_own_filter_goes_without(profile: str, allow: tuple[str, ...]) -> None:
+    """Only of a built-in profile, with nothing allowed besides, it is known what it refuses."""
+    if profile == "off" and allow:
+        return
+    seccomp = capsule.Seccomp(profile, allow)
+    assert [capsule.run(["true"], seccomp=seccomp).ok for _ in range(3)] == [True] * 3
+    assert bool(base._held) == (profile == "default" and not allow)
+
+
 @pytest.mark.parametrize(
     "policy",
     [

@@ -78,7 +78,9 @@ def launch(
         return _launch(text, plan.gifts, stdio, {**given, **more}, launcher, held, failure, meanwhile)
 
     joining = None
-    if bases and _is_not_first():
+    # The files of a base belong to each of its capsules.
+    shares = plan.filter is not None and plan.filter.refuses_leases
+    if bases and shares and _is_not_first():
         from . import base  # a command line runs one command
 
         joining = base.find(plan.steps, lambda steps: _make_base(steps, stdio, launcher, held))

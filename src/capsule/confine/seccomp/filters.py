@@ -80,6 +80,15 @@ class Filter(Value):
     summary: str
     request: Request
 
+    @property
+    def refuses_leases(self) -> bool:
+        """Whether it is sure that nobody under it takes a lease on a file: fcntl(2) F_SETLEASE.
+
+        Who owns a file may have everybody else's open(2) of it wait, 45 seconds by default. The
+        built-in profiles refuse it; of what the caller allows or wrote, nobody knows.
+        """
+        return self.request.spec.profile in BUILT_IN and not self.request.spec.allow
+
     def __repr__(self) -> str:
         return f"Filter({self.summary!r})"
 

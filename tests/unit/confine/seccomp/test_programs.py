@@ -186,6 +186,20 @@ def test_without_a_listener_the_answers_are_the_same(profile: str) -> None:
             assert one == other, (call.name, arguments)
 
 
+@pytest.mark.parametrize("arch", ARCHES)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_no_built_in_profile_lets_leases_be_taken(profile: str, arch: str) -> None:
+    """It is what `refuses_leases` promises, and what files that capsules share stand on."""
+    for higher in (0, 1 << 32):
+        answer = called(compiled(profile, arch), "fcntl", 3, 1024 | higher, 1, arch=arch)
+        assert answer == ERRNO | errno.EPERM
+    found = filters.load(Seccomp(profile), arch=arch)
+    allowed = filters.load(Seccomp(profile, allow=("fcntl",)), arch=arch)
+    assert found is not None
+    assert allowed is not None
+    assert (found.refuses_leases, allowed.refuses_leases) == (True, False)
+
+
 # --- any rules ------------------------------------------------------------------------------
 
 TESTS = st.tuples(
