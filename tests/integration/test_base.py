@@ -17,8 +17,9 @@ import capsule
 from capsule.base.errors import HostError
 from capsule.planner.base import split
 from capsule.process import base, launch
+from tests.support import needs
 
-pytestmark = pytest.mark.skipif(os.getuid() == 0, reason="this is about a caller who is not root")
+pytestmark = needs("unprivileged", "mount_setattr")
 
 # All that tells one capsule from another; of mounts neither their numbers nor their order.
 SHOWN = """

@@ -36,6 +36,7 @@ from capsule.process.launch import Running, launch
 from capsule.process.launch import _make_base as make_base
 from capsule.program.command import Command, resolve
 from tests.launcher.witness import KILL, SOCKET, Call, Watch, refusal, witness
+from tests.support import NEEDS, REAL_ROOT
 from tests.unit.wire import kinds
 
 HANG = 20  # seconds; nothing here takes one
@@ -137,8 +138,9 @@ def joined(whole: Stage) -> Stage:
     """The same as a capsule has it that joins a base, which is made here, and held by the test."""
     parted = split(whole.plan.steps)
     if parted is None:
-        assert os.getuid() == 0
-        pytest.skip("this is about a caller who is not root")
+        lacks = "unprivileged" if REAL_ROOT else "mount_setattr"
+        assert not NEEDS[lacks].met()
+        pytest.skip(NEEDS[lacks].reason)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     namespaces = make_base(parted.base, (null, null, null), spawn.LAUNCHER, None)
     os.close(null)
