@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import capsule
+from capsule.process import base
 
 from . import bwrap
 from .measure import Row, Verdict, interleave, summarise, timed
@@ -50,7 +51,18 @@ def without_landlock() -> None:
     capsule.run(TRUE, _NO_LANDLOCK, check=True)
 
 
+def without_filter() -> None:
+    """Likewise."""
+    capsule.run(TRUE, _NO_FILTER, check=True)
+
+
+def no_base() -> None:
+    """From here on this process makes no base."""
+    base.OFTEN = sys.maxsize
+
+
 _NO_LANDLOCK = capsule.Policy(landlock="off")
+_NO_FILTER = capsule.Policy(seccomp="off")
 
 
 # --- 1: beside bubblewrap --------------------------------------------------------------

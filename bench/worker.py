@@ -6,7 +6,7 @@ import mmap
 import sys
 
 from .measure import timed
-from .starts import bare, in_capsule, without_landlock
+from .starts import bare, in_capsule, no_base, without_filter, without_landlock
 
 PAGE = mmap.PAGESIZE
 
@@ -29,6 +29,8 @@ def main() -> None:
         "ready": lambda: None,
         "capsule": in_capsule,
         "without Landlock": without_landlock,
+        "without filter": without_filter,
+        "no base": no_base,
         "bare": bare,
     }
     for line in sys.stdin:
