@@ -248,6 +248,55 @@ def test_one_that_cannot_be_joined_is_given_up() -> None:
     os.close(null)
 
 
+FEW = """
+import os, time, capsule
+from capsule.process import base
+base.OFTEN = 1
+with open("/proc/sys/user/max_user_namespaces", "w") as file:
+    file.write("1")
+def run():
+    time.sleep(0.2)  # what is let go of is counted for a moment more
+    try:
+        return capsule.run(["true"]).ok
+    except capsule.SetupError as error:
+        return error.step.word
+first, second, *later = [run() for _ in range(5)]
+print(first, second in (True, "namespaces"), later, base._held)
+"""
+
+
+def test_where_namespaces_are_few_there_is_none() -> None:
+    """A base holds one: where that is the last, capsules have it."""
+    command = ["unshare", "-Ur", sys.executable, "-c", FEW]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("True True [True, True, True] []\n", 0), done.stderr
+
+
+FEW_FILES = """
+import os, resource, capsule
+from capsule.process import base
+base.OFTEN = 1
+assert [capsule.run(["true"]).ok for _ in range(3)] == [True] * 3
+assert base._held
+used = max(map(int, os.listdir("/proc/self/fd")))
+for most in range(used + 40, used, -1):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, 4096))
+    base.drop_all()
+    try:
+        capsule.run(["true"])
+    except capsule.CapsuleError as error:
+        assert "open files" in str(error), error
+print("done", len(os.listdir("/proc/self/fd")) <= used + 2)
+"""
+
+
+def test_where_descriptors_are_few_a_run_needs_no_more() -> None:
+    """At any limit it runs, or says what is missing; nothing of a base is left open."""
+    command = [sys.executable, "-c", FEW_FILES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("done True\n", 0), done.stderr
+
+
 def test_an_error_of_the_command_is_told_as_ever() -> None:
     """A program that is not there: the same error, and the base is still good."""
     found = []

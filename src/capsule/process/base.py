@@ -9,6 +9,7 @@ import os
 import select
 from _thread import allocate_lock
 
+from capsule.base.descriptors import Descriptors
 from capsule.base.errors import CapsuleError
 from capsule.base.values import Value
 from capsule.launcher import spawn
@@ -81,11 +82,13 @@ class Joining(Value):
     Attributes:
         key: of the base.
         plan: what the launcher reads.
+        origin: which step of the whole plan each of its steps is, -1 for one that joins.
         passed: its descriptors, which are the receiver's to close.
     """
 
     key: Steps
     plan: bytes
+    origin: tuple[int, ...]
     passed: dict[int, int]
 
     def close(self) -> None:
@@ -121,8 +124,15 @@ def find(steps: Steps, make: Callable[[Steps], tuple[int, int]]) -> Joining | No
         if parted is None or base is None:
             return None
         # Of its own: another thread may drop the base, and yet another get the numbers.
-        passed = {spawn.BASE_USER_FD: os.dup(base.user), spawn.BASE_MOUNTS_FD: os.dup(base.mounts)}
-        return Joining(parted.base, text + s.encode_more(steps[-1:]), passed)
+        with Descriptors() as fds:
+            passed = {
+                spawn.BASE_USER_FD: fds.own(os.dup(base.user)),
+                spawn.BASE_MOUNTS_FD: fds.own(os.dup(base.mounts)),
+            }
+            fds.keep(passed.values())
+        return Joining(parted.base, text + s.encode_more(steps[-1:]), parted.origin, passed)
+    except OSError:
+        return None  # no descriptor is left for it
     finally:
         _lock.release()
 
@@ -153,7 +163,7 @@ def _parted(steps: Steps) -> tuple[Split | None, bytes]:
 
 
 def refuse(key: Steps) -> None:
-    """A plan failed with this base and not without: go without from here on."""
+    """A plan failed with this base: go without from here on."""
     _refused.append(key)
     drop(key)
 
@@ -180,19 +190,18 @@ def _let_go(one: tuple[Steps, Base]) -> None:
 
 
 def _make(parted: Split, make: Callable[[Steps], tuple[int, int]]) -> Base | None:
-    # What changes meanwhile is noticed: the table comes first, then the sources, then the base.
-    table = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with Descriptors() as fds:
+        # What changes meanwhile is noticed: the table comes first, then the sources, then the base.
+        table = fds.own(os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC))
         _poll(table).poll(0)
-        places = _places(parted.sources)
-        seen = _look(places)
-        user, mounts = make(parted.base)
-    except BaseException as error:
-        os.close(table)
-        if not isinstance(error, CapsuleError | OSError):
-            raise
-        _refused.append(parted.base)
-        return None
+        try:
+            places = _places(parted.sources)
+            seen = _look(places)
+            user, mounts = make(parted.base)
+        except (CapsuleError, OSError):
+            _refused.append(parted.base)
+            return None
+        fds.keep((table,))
     if len(_held) == MOST:
         _let_go(_held[0])
     base = Base(user, mounts, table, places, seen)
@@ -231,7 +240,8 @@ def _places(sources: tuple[str, ...]) -> Places:
 
 def _look(places: Places) -> tuple[object, ...]:
     """Who we are, in which mount namespace, and what lies at these places."""
-    seen: list[object] = [os.getpid(), os.geteuid(), os.getegid(), os.stat("/proc/self/ns/mnt").st_ino]
+    seen: list[object] = [os.getpid(), os.geteuid(), os.getegid(), *os.getgroups()]
+    seen.append(os.stat("/proc/self/ns/mnt").st_ino)
     for path, changes in places:
         found = os.stat(path)
         seen += (found.st_dev, found.st_ino, changes and found.st_mtime_ns)

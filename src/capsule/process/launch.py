@@ -71,10 +71,10 @@ def launch(
     if leaf is not None:
         given[spawn.CGROUP_FD] = leaf.fd
 
-    def failure(report: bytes) -> CapsuleError:
-        return _failure(report, plan, host, command, survey, leaf)
+    def start(text: bytes, more: Mapping[int, int], origin: Sequence[int] = ()) -> Running:
+        def failure(report: bytes) -> CapsuleError:
+            return _failure(report, plan, host, command, survey, leaf, origin)
 
-    def start(text: bytes, more: Mapping[int, int]) -> Running:
         return _launch(text, plan.gifts, stdio, {**given, **more}, launcher, held, failure, meanwhile)
 
     joining = None
@@ -87,14 +87,17 @@ def launch(
     if joining is None:
         return start(plan.encode(), {})
     try:
-        return start(joining.plan, joining.passed)
-    except CapsuleError:
-        # Whatever it was, the whole plan says it better; or it does not fail, and the base was it.
-        running = start(plan.encode(), {})
-        base.refuse(joining.key)
-        return running
+        return start(joining.plan, joining.passed, joining.origin)
+    except CapsuleError as error:
+        # A step of the command itself would fail all the same.
+        fork = next(i for i, step in enumerate(plan.steps) if step.word == "fork")
+        if getattr(error, "index", -1) > fork:
+            raise
     finally:
         joining.close()
+    # The base may be it: if only by what it holds, where a host allows few namespaces.
+    base.refuse(joining.key)
+    return start(plan.encode(), {})
 
 
 _launched = False
@@ -245,7 +248,13 @@ def _expect(child: Child, kind: int) -> int:
 
 
 def _failure(
-    report: bytes, plan: Plan, host: Host, command: Command | None, survey: Survey, leaf: Leaf | None
+    report: bytes,
+    plan: Plan,
+    host: Host,
+    command: Command | None,
+    survey: Survey,
+    leaf: Leaf | None,
+    origin: Sequence[int],
 ) -> SetupError | HostError | InternalError:
     if not report and leaf is not None and leaf.account().oom_kills:
         return HostError(
@@ -257,6 +266,8 @@ def _failure(
     if len(report) != spawn.REPORT_SIZE:
         return InternalError("the report of the launcher is cut off")
     index, error = memoryview(report).cast("i")
+    if 0 <= index < len(origin):
+        index = origin[index]
     if not 0 <= index < len(plan.steps):
         return InternalError(f"the launcher refused the plan: {os.strerror(error)}")
     from capsule.launcher.failure import SetupError
