@@ -40,9 +40,11 @@ def test_the_analyser_finds_nothing(tmp_path: Path) -> None:
     """gcc's static analyser has no complaint, but that nothing is freed or closed before exec or exit.
 
     A descriptor that dup2(2) makes for the command is lost to it (since gcc 13): it is meant to stay.
+    What a system call writes it does not see either: that is an instruction (since gcc 14).
     """
     options = ("-std=gnu11", "-O0", "-fanalyzer", "-Werror")
-    known = ("-Wno-analyzer-malloc-leak", "-Wno-analyzer-fd-leak")
+    names = ("malloc-leak", "fd-leak", "use-of-uninitialized-value")
+    known = [f"-Wno-analyzer-{name}" for name in names]
     build(tmp_path / "launcher", ALL, *options, *known, cc="gcc")
 
 
