@@ -17,7 +17,7 @@ enum { UP = 1, RUNNING = 0x40, SET_FLAGS = 0x8914 };
 int step_loopback(const struct step *step)
 {
 	cleanup_fd int fd = (int)syscall(__NR_socket, AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-	const struct interface request = {.name = "lo", .flags = UP | RUNNING};
+	struct interface request = {.name = "lo", .flags = UP | RUNNING};
 
 	(void)step;
 	return fd < 0 ? -1 : ioctl(fd, SET_FLAGS, &request);

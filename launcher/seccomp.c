@@ -153,7 +153,7 @@ static void receive(void)
 	/* Asker and answerer take turns, so on one CPU. Speed alone, from 6.6 on. */
 	if (filter.listener >= 0)
 		ioctl(filter.listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS,
-		      (const void *)SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
+		      (void *)SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP);
 	close(filter.socket);
 	filter.socket = -1;
 }

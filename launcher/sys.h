@@ -129,7 +129,7 @@ static inline ssize_t pwrite(int fd, const void *data, size_t size, off_t at)
 }
 
 CALL(int, fcntl, (int fd, int command, long argument), fd, command, argument)
-CALL(int, ioctl, (int fd, unsigned long request, const void *argument), fd, request, argument)
+CALL(int, ioctl, (int fd, unsigned long request, void *argument), fd, request, argument)
 
 /* dup3(2), as dup2(2) does it. */
 static inline int dup2(int from, int to)
