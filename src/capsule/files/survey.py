@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from capsule.base.descriptors import read_file
 from capsule.policy.policy import IdMap
 
 from .found import Survey
@@ -76,8 +77,7 @@ def _unasked_sockets(top: str | None) -> tuple[tuple[tuple[str, bool], ...], tup
                     continue
                 if not item.is_symlink():
                     others.append(item.name)
-        with open("/proc/net/unix", "rb", buffering=0) as file:
-            table = file.read() or b""
+        table = read_file("/proc/net/unix")
         in_use = os.fsencode(top.rstrip("/") + "/") in table or _has_relative(table)
     except OSError:
         # What cannot be listed may be searched still.
