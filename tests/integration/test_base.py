@@ -115,8 +115,13 @@ def test_there_are_never_many() -> None:
         "os.utime('/etc/passwd')",
     ],
 )
-def test_nothing_of_a_base_can_be_changed(code: str) -> None:
+def test_nothing_of_a_base_can_be_changed(code: str, tmp_path: Path) -> None:
     """What capsules share is read-only for each of them, whoever owns it there."""
+    (tmp_path / "etc").mkdir()
+    for name in ("passwd", "hosts"):
+        (tmp_path / "etc" / name).write_text("")
+    control = f"import os; {code}".replace("'/", f"'{tmp_path}/")
+    subprocess.run([sys.executable, "-c", control], check=True)
     text = f"import os\ntry:\n {code}\nexcept OSError as e:\n print(e.errno)\nopen('/tmp/x', 'w')"
     result = capsule.run(["/usr/bin/python3", "-c", text], text=True)
     assert (result.stdout, result.returncode) == (f"{errno.EROFS}\n", 0)
@@ -125,6 +130,8 @@ def test_nothing_of_a_base_can_be_changed(code: str) -> None:
 
 def test_the_mounts_of_a_base_are_locked() -> None:
     """A program with namespaces of its own cannot look below a mount, as it cannot without a base."""
+    control = "mount -t tmpfs none /mnt && mount -o remount,ro,bind /mnt && umount /mnt"
+    subprocess.run(["unshare", "-Urm", "sh", "-c", control], check=True)
     inner = "umount /usr; umount /proc; umount /tmp; mount -o remount,rw,bind /"
     text = f"unshare -Urm sh -c '{inner}'; echo on"
     result = capsule.run(["sh", "-c", text], text=True, seccomp="nest", uid=1000, gid=1000)
@@ -137,19 +144,21 @@ def test_the_mounts_of_a_base_are_locked() -> None:
 
 def test_capsules_of_a_base_do_not_meet() -> None:
     """Each has file systems, processes and an IPC namespace of its own."""
-    text = "echo secret >/tmp/x; readlink /proc/self/ns/mnt; sleep 60"
+    text = "touch /tmp/x /dev/shm/y; ls /tmp/x /dev/shm/y; readlink /proc/self/ns/mnt; sleep 60"
     first = capsule.start(["sh", "-c", text], text=True)
     with first:
         assert first.stdout
+        made = [first.stdout.readline().strip() for _ in range(2)]
         here = first.stdout.readline().strip()
-        second = shown("ls -A /tmp /dev/shm; ls -d /proc/[0-9]* | wc -l; readlink /proc/self/ns/mnt")
+        second = shown("ls /tmp/x /dev/shm/y; ls -d /proc/[0-9]* | wc -l; readlink /proc/self/ns/mnt")
     assert base._held
-    lines = second.stdout.split()
-    assert lines[:2] == ["/dev/shm:", "/tmp:"]
-    assert int(lines[2]) <= 5
+    assert made == ["/dev/shm/y", "/tmp/x"]
+    assert second.stderr.count("No such file or directory") == 2
+    processes, there = second.stdout.split()
+    assert int(processes) <= 5
     assert here.startswith("mnt:")
-    assert lines[3].startswith("mnt:")
-    assert lines[3] != here
+    assert there.startswith("mnt:")
+    assert there != here
 
 
 # --- doubts -----------------------------------------------------------------------------------

@@ -64,54 +64,57 @@ class _Splitter:
         self._base: list[s.Step] = []
         self._steps: list[s.Step] = []
         self._origin: list[int] = []
+        # What is taken, by the number that a step has which attaches it.
         taken = (s.Tree, s.Device, s.Proc)
-        self._taken = [step for step in steps if isinstance(step, taken)]
+        self._taken = [(index, step) for index, step in enumerate(steps) if isinstance(step, taken)]
         self._at = {step[0]: str(step[1]) for step in steps if isinstance(step, s.Attach)}
         # Where a capsule has something of its own; what lies below is its own as well.
         self._own = [str(step.path) for step in steps if isinstance(step, _MOUNTED)]
-        self._own += [self._at[i] for i, step in enumerate(self._taken) if not _is_static(step)]
+        self._own += [self._at[i] for i, (_, step) in enumerate(self._taken) if not _is_static(step)]
         self._static = [
             _is_static(step) and not self._is_below_own(self._at[i])
-            for i, step in enumerate(self._taken)
+            for i, (_, step) in enumerate(self._taken)
         ]
 
     def _is_below_own(self, path: str) -> bool:
         return any(is_below(path, place) and path != place for place in self._own)
 
+    def _of_base(self, *, static: bool) -> list[tuple[int, s.Step]]:
+        """(Index, step) of what is taken by a base, or by a capsule itself."""
+        return [
+            one for one, is_static in zip(self._taken, self._static, strict=True) if is_static == static
+        ]
+
     def split(self) -> Split | None:
         """Give each step its place."""
-        own: list[s.Step] = []
-        for i, one in enumerate(self._taken):
-            if self._static[i] or isinstance(one, s.Proc):
-                continue
-            own.append(one)
-            # A base has a place for it, which must be of the same kind.
-            if not (self._is_below_own(self._at[i]) or one[2] & s.DIRECTORY):
-                return None
-        if any(isinstance(step, s.Device) for step in own):
+        if not all(map(self._has_place, range(len(self._taken)))):
+            return None
+        if not any(is_below(COVERS, place) for place in self._own):
             return None
         for index, step in enumerate(self._whole):
-            self._place(index, step, own)
-        if not any(is_below(COVERS, place) and place != "/proc" for place in self._own):
-            return None
+            self._place(index, step)
         self._base += (s.Remount("/", s.READ_ONLY | s.NO_SUID | s.NO_DEV, 0), s.Hold("/proc"), s.Stop())
-        parts = zip(self._taken, self._static, strict=True)
-        sources = tuple(str(one[0]) for one, static in parts if static and isinstance(one, s.Tree))
+        static = self._of_base(static=True)
+        sources = tuple(str(step[0]) for _, step in static if isinstance(step, s.Tree))
         return Split(tuple(self._base), tuple(self._steps), tuple(self._origin), sources)
+
+    def _has_place(self, number: int) -> bool:
+        """Tell whether a base can have a place, of the same kind, for what a capsule takes."""
+        step = self._taken[number][1]
+        if self._static[number] or isinstance(step, s.Proc):
+            return True
+        known = self._is_below_own(self._at[number]) or step[2] & s.DIRECTORY
+        return isinstance(step, s.Tree) and bool(known)
 
     def _run(self, index: int, step: s.Step) -> None:
         self._steps.append(step)
         self._origin.append(index)
 
-    def _both(self, index: int, step: s.Step) -> None:
-        self._base.append(step)
-        self._run(index, step)
-
-    def _place(self, index: int, step: s.Step, own: list[s.Step]) -> None:
+    def _place(self, index: int, step: s.Step) -> None:
         if isinstance(step, s.Namespaces):
             wanted = ("user", "mount", "pid")
             self._base.append(s.Namespaces(sum(s.NAMESPACES[name] for name in wanted)))
-            self._join(own)
+            self._join()
             self._run(index, step)
         elif isinstance(step, s.UidMap | s.GidMap):
             # The caller's ids, as themselves: so the capsule's map reads as it does without a base.
@@ -119,11 +122,12 @@ class _Splitter:
             self._base.append(type(step)(f"{outside} {outside} 1"))
             self._run(index, step)
         elif isinstance(step, s.DenySetgroups | s.Undumpable | s.Session | s.Proc):
-            self._both(index, step)
+            self._base.append(step)
+            self._run(index, step)
         elif isinstance(step, s.Private | s.PivotRoot):
             self._base.append(step)
         elif isinstance(step, s.Tree | s.Device):
-            if step not in own:
+            if (index, step) in self._of_base(static=True):
                 self._base.append(step)
         elif isinstance(step, s.Covers):
             self._base.append(s.Covers(COVERS))
@@ -133,31 +137,32 @@ class _Splitter:
         elif not (isinstance(step, s.Remount) and step[0] == "/"):
             self._run(index, step)
 
-    def _join(self, own: list[s.Step]) -> None:
-        for step in (s.JoinUser(), *((s.Apart(), *own) if own else ()), s.JoinMounts()):
-            self._run(self._whole.index(step) if step in own else -1, step)
+    def _join(self) -> None:
+        """Take the caller's trees, of a copy of the host's, before the base's mounts are joined."""
+        own = [(index, step) for index, step in self._of_base(static=False) if isinstance(step, s.Tree)]
+        self._run(-1, s.JoinUser())
+        if own:
+            self._run(-1, s.Apart())
+        for index, step in own:
+            self._run(index, step)
+        self._run(-1, s.JoinMounts())
 
     def _place_in_view(self, index: int, step: s.Step) -> None:
         path = str(step.path)
         if self._is_below_own(path):
-            self._run(index, self._renumbered(step))
+            self._run(index, self._numbered(step, static=False))
         elif isinstance(step, s.Attach) and path == "/proc":
             # A proc file system is only given to who sees a whole one: the base's, of no process.
-            self._base.append(self._base_number(step))
-            self._run(index, self._renumbered(step))
+            self._base.append(self._numbered(step, static=True))
+            self._run(index, self._numbered(step, static=False))
         elif isinstance(step, _MADE) or (isinstance(step, s.Attach) and self._static[step[0]]):
-            self._base.append(self._base_number(step))
+            self._base.append(self._numbered(step, static=True))
         else:
             self._base.append(s.Directory(path, 0o755))
-            self._run(index, self._renumbered(step))
+            self._run(index, self._numbered(step, static=False))
 
-    def _renumbered(self, step: s.Step) -> s.Step:
-        """Of what a capsule takes itself, the base's are no part."""
+    def _numbered(self, step: s.Step, *, static: bool) -> s.Step:
+        """Renumber an attaching step: it counts what the same part of the plan takes."""
         if not isinstance(step, s.Attach):
             return step
-        return s.Attach(step[0] - sum(self._static[: step[0]]), *step[1:])
-
-    def _base_number(self, step: s.Step) -> s.Step:
-        if not isinstance(step, s.Attach):
-            return step
-        return s.Attach(sum(self._static[: step[0]]), *step[1:])
+        return s.Attach(self._static[: step[0]].count(static), *step[1:])

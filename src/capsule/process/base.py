@@ -30,6 +30,9 @@ OFTEN = 4
 _LATER = 6
 # Each holds three descriptors and the host's mounts; the oldest makes room.
 MOST = 4
+# How many views are remembered that cannot be had by one.
+REFUSED = 16
+# Sources in one directory, from which on it stands for them.
 MANY = 3
 
 
@@ -139,11 +142,11 @@ def find(steps: Steps, make: Callable[[Steps], tuple[int, int]]) -> Joining | No
 
 def _base(parted: Split, make: Callable[[Steps], tuple[int, int]]) -> Base | None:
     global _wanted, _doubts  # noqa: PLW0603
-    for key, base in _held:
-        if key == parted.base:
-            if base.holds():
-                return base
-            drop(key)
+    for one in _held:
+        if one[0] == parted.base:
+            if one[1].holds():
+                return one[1]
+            _let_go(one)
             _wanted = ((), 0)
             _doubts += 1
             break
@@ -165,11 +168,7 @@ def _parted(steps: Steps) -> tuple[Split | None, bytes]:
 def refuse(key: Steps) -> None:
     """A plan failed with this base: go without from here on."""
     _refused.append(key)
-    drop(key)
-
-
-def drop(key: Steps) -> None:
-    """Let go of a base."""
+    del _refused[:-REFUSED]
     for one in _held[:]:
         if one[0] == key:
             _let_go(one)
@@ -199,7 +198,7 @@ def _make(parted: Split, make: Callable[[Steps], tuple[int, int]]) -> Base | Non
             seen = _look(places)
             user, mounts = make(parted.base)
         except (CapsuleError, OSError):
-            _refused.append(parted.base)
+            refuse(parted.base)
             return None
         fds.keep((table,))
     if len(_held) == MOST:

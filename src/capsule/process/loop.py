@@ -7,9 +7,9 @@ import select
 import time
 
 from capsule.base import signals
+from capsule.base.descriptors import CHUNK
 
 from .records import TO_GROUP
-from .stdio import CHUNK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import codecs
 import io
 import os
 
+from capsule.base.descriptors import CHUNK
 from capsule.base.errors import PolicyError
 from capsule.base.text import shown
 from capsule.launcher.spawn import FIRST_USER_FD
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from capsule.base.descriptors import Descriptors
 
     Stdio = int | IO[Any] | None
-
-CHUNK = 1 << 16
 
 # The values of subprocess, so that either module's names do; INHERIT is Capsule's own.
 PIPE, STDOUT, DEVNULL, INHERIT = -1, -2, -3, -4
