@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from capsule.process import base
+from capsule.process import base, launch
 from tests.support import HANG, await_end, descendants, may_skip, open_descriptors
 
 IN_CI = bool(os.environ.get("CAPSULE_CI"))
@@ -23,7 +23,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 # A base that a test's first run makes is a base that the whole suite is run with, where there is one;
 # the command line, which runs once, has none.
-base.OFTEN = 1
+base.OFTEN, launch.FIRST_RUNS = 1, 0
 
 
 def pytest_configure() -> None:

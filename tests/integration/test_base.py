@@ -93,6 +93,23 @@ def test_a_base_comes_with_the_fourth_run(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(base._held) == 1
 
 
+EARLY = """
+import sys, capsule
+for _ in range(8):
+    assert capsule.run(["true"]).ok
+    base = sys.modules.get("capsule.process.base")
+    print(-1 if base is None else len(base._held), end=" ")
+print("socket" in sys.modules)
+"""
+
+
+def test_the_first_runs_of_a_process_go_without() -> None:
+    """They do not even import what makes one, and nobody imports the slow module socket."""
+    command = [sys.executable, "-c", EARLY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("-1 -1 -1 0 0 0 1 1 False\n", 0), done.stderr
+
+
 def test_there_are_never_many() -> None:
     """The oldest makes room, and its descriptors are closed."""
     before = len(os.listdir("/proc/self/fd"))
@@ -201,8 +218,8 @@ def test_a_closed_descriptor_is_noticed_and_its_number_left_alone(tmp_path: Path
 
 MOUNTED = """
 import os, subprocess, capsule
-from capsule.process import base
-base.OFTEN = 1
+from capsule.process import base, launch
+base.OFTEN, launch.FIRST_RUNS = 1, 0
 assert [capsule.run(["true"]).ok for _ in range(2)] == [True, True]
 first = base._held[0][1]
 subprocess.run(["mount", "-t", "tmpfs", "none", "/mnt"], check=True)
@@ -259,8 +276,8 @@ def test_one_that_cannot_be_joined_is_given_up() -> None:
 
 FEW = """
 import os, time, capsule
-from capsule.process import base
-base.OFTEN = 1
+from capsule.process import base, launch
+base.OFTEN, launch.FIRST_RUNS = 1, 0
 with open("/proc/sys/user/max_user_namespaces", "w") as file:
     file.write("1")
 def run():
@@ -286,8 +303,8 @@ def test_where_namespaces_are_few_there_is_none() -> None:
 
 FEW_FILES = """
 import os, resource, capsule
-from capsule.process import base
-base.OFTEN = 1
+from capsule.process import base, launch
+base.OFTEN, launch.FIRST_RUNS = 1, 0
 assert [capsule.run(["true"]).ok for _ in range(3)] == [True] * 3
 assert base._held
 used = max(map(int, os.listdir("/proc/self/fd")))

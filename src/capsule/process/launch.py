@@ -12,8 +12,8 @@ from capsule.launcher.step import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket
     from collections.abc import Callable, Mapping, Sequence
-    from socket import socket
 
     from capsule.confine.cgroup import Leaf
     from capsule.files.found import Survey
@@ -80,8 +80,8 @@ def launch(
     joining = None
     # The files of a base belong to each of its capsules.
     shares = plan.filter is not None and plan.filter.refuses_leases
-    if bases and shares and _is_not_first():
-        from . import base  # a command line runs one command
+    if bases and shares and _is_one_of_many():
+        from . import base
 
         joining = base.find(plan.steps, lambda steps: _make_base(steps, stdio, launcher, held))
     if joining is None:
@@ -100,14 +100,16 @@ def launch(
     return start(plan.encode(), {})
 
 
-_launched = False
+# The first runs of a process go without a base: to import what makes one takes 2 ms.
+FIRST_RUNS = 3
+_launches = 0
 
 
-def _is_not_first() -> bool:
-    """Return whether this process has launched before."""
-    global _launched
-    before, _launched = _launched, True
-    return before
+def _is_one_of_many() -> bool:
+    """Count a launch, and return whether this process has done several before."""
+    global _launches  # noqa: PLW0603
+    _launches += 1
+    return _launches > FIRST_RUNS
 
 
 def _launch(
@@ -189,7 +191,7 @@ class _Gifts:
 
     def __enter__(self) -> _Gifts:
         if self._count:
-            from socket import socketpair  # 3 ms
+            from _socket import socketpair  # socket itself takes 10 ms to import
 
             self._ours, self._theirs = socketpair()
         return self
@@ -206,7 +208,7 @@ class _Gifts:
 
     def take(self) -> tuple[int, ...]:
         """Return what was sent. Init did so before the command ran, so this does not wait."""
-        from socket import CMSG_LEN, MSG_CMSG_CLOEXEC
+        from _socket import CMSG_LEN, MSG_CMSG_CLOEXEC
 
         taken: list[int] = []
         while self._ours is not None and len(taken) < self._count:
