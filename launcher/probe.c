@@ -1,5 +1,6 @@
 /*
- * Plans that only ask: what this kernel, under the filters around us, lets us call.
+ * What this kernel, under the filters around us, lets us call: asked for by a plan that does nothing
+ * else, or taken for granted by one that has it checked.
  */
 #include "launcher.h"
 
@@ -20,23 +21,44 @@ static bool may_call(long number)
 	return has_call(number) && errno != EPERM && errno != EACCES;
 }
 
+enum { EXPECTED = 6 };
+
+static void ask(int64_t value[EXPECTED])
+{
+	long abi = syscall(__NR_landlock_create_ruleset, NULL, 0, 1 /* ..._VERSION */);
+
+	value[0] = may_call(__NR_mount_setattr);
+	value[1] = may_call(__NR_openat2);
+	value[2] = has_call(__NR_fsopen) && may_call(__NR_open_tree) && has_call(__NR_move_mount);
+	value[3] = abi > 0 ? abi : 0;
+	value[4] = prctl(PR_GET_SECCOMP, 0, 0);
+	/* With no filter given: EFAULT where filters exist, EINVAL where they do not. */
+	value[5] = prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, 0) < 0 && errno == EFAULT;
+}
+
 /* Tell the supervisor what this kernel, under these filters, lets us call. */
 int step_features(const struct step *step)
 {
 	struct record record = {.kind = RECORD_FEATURES};
-	long abi = syscall(__NR_landlock_create_ruleset, NULL, 0, 1 /* ..._VERSION */);
 
 	(void)step;
-	record.value[0] = may_call(__NR_mount_setattr);
-	record.value[1] = may_call(__NR_openat2);
-	record.value[2] =
-		has_call(__NR_fsopen) && may_call(__NR_open_tree) && has_call(__NR_move_mount);
-	record.value[3] = abi > 0 ? abi : 0;
-	record.value[4] = prctl(PR_GET_SECCOMP, 0, 0);
-	/* With no filter given: EFAULT where filters exist, EINVAL where they do not. */
-	record.value[5] = prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, 0) < 0 && errno == EFAULT;
-	record.value[6] = can_listen(); /* last: it leaves a filter behind, of which this ends */
+	ask(record.value);
+	record.value[EXPECTED] = can_listen(); /* it leaves a filter behind, of which this ends */
 	return send_record(&record);
+}
+
+/* Go on only where it is exactly what the supervisor took for granted. */
+int step_expect(const struct step *step)
+{
+	int64_t value[EXPECTED];
+
+	ask(value);
+	for (int i = 0; i < EXPECTED; i++)
+		if (value[i] != (int64_t)step->arg[i].number) {
+			errno = EOPNOTSUPP;
+			return -1;
+		}
+	return 0;
 }
 
 /* The end of a plan that tries the host and runs nothing. */

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from capsule.base.descriptors import Descriptors
-from capsule.base.errors import CapsuleError, PolicyError
+from capsule.base.errors import CapsuleError, HostError, PolicyError
 from capsule.files.survey import survey
-from capsule.host.host import probe
+from capsule.host.host import is_presumed, presume, probe
 from capsule.launcher.spawn import cannot_start
 from capsule.planner.plan import Plan, Terminal, make_plan
 from capsule.policy.limits import Limits
@@ -29,7 +29,7 @@ from .base import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any, Unpack
 
     from capsule.changes.closing import Closing
@@ -144,15 +144,27 @@ def start(
     """
     policy = override(policy, overrides)
     coding = encoding_of(text, encoding, errors)
-    streams = Streams(input=input_bytes(input, coding), encoding=coding)
+    data = input_bytes(input, coding)
     given = PIPE if input is not None else DEVNULL if stdin is None else stdin
     passed = checked_fds(pass_fds)
-    try:
+
+    def begin() -> Process:
+        streams = Streams(input=data, encoding=coding)
         with signals.Held(breathing=True) as held:
-            plan, host, command, found = _compile(args, policy, passed, terminal)
+            plan, host, command, found = _compile(presume, args, policy, passed, terminal)
             compiled = plan, _in_scope(host, plan), command, found
             held.stop_breathing()
             return _start(policy, compiled, streams, (given, stdout, stderr), passed, terminal, held)
+
+    try:
+        try:
+            return begin()
+        except HostError:
+            if not is_presumed():
+                raise
+        # The kernel may be another than its release says: ask it. Nothing has run so far.
+        probe()
+        return begin()
     except CapsuleError:
         raise
     except OSError as error:
@@ -160,10 +172,14 @@ def start(
 
 
 def _compile(
-    args: Args, policy: Policy, passed: Sequence[int], terminal: Terminal | None
+    find: Callable[..., Host],
+    args: Args,
+    policy: Policy,
+    passed: Sequence[int],
+    terminal: Terminal | None,
 ) -> tuple[Plan, Host, Command, Survey]:
     """The plan, and what it was made of."""
-    host = probe(cgroups=bool(policy.limits.of_tree()))
+    host = find(cgroups=bool(policy.limits.of_tree()))
     command = resolve(args, policy)
     found = look(policy, command)
     pairs = pairs_of(passed)
@@ -277,7 +293,7 @@ def plan(
     Raises:
         PolicyError, HostError: as `run`.
     """
-    return _compile(args, override(policy, overrides), (), terminal)[0]
+    return _compile(probe, args, override(policy, overrides), (), terminal)[0]
 
 
 _DEFAULT = Policy()

@@ -136,7 +136,7 @@ def test_renaming_between_directories(at: str, folder: Path) -> None:
 def test_renaming_with_the_first_version(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel of ABI 1 refuses it, and `protections` says so; within one directory all is as ever."""
     first = capsule.probe().replace(landlock_abi=1)
-    monkeypatch.setattr(api, "probe", lambda **_: first)
+    monkeypatch.setattr(api, "presume", lambda **_: first)
     assert ask(_RENAMES, given={"at": "/tmp/x"}) == ["EXDEV", "EXDEV", "ENOENT", "EXDEV"]
     assert "fails (EXDEV, before ABI 2)" in told()
     assert capsule.run(["sh", "-c", "cd /tmp; mkdir a b; echo x >a/f; mv a/f b/g; cat b/g"]).ok
@@ -146,7 +146,7 @@ def test_renaming_with_the_first_version(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_every_version_that_the_kernel_has(abi: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rules of an older version are taken by a newer kernel, and a program runs with them."""
     older = capsule.probe().replace(landlock_abi=abi)
-    monkeypatch.setattr(api, "probe", lambda **_: older)
+    monkeypatch.setattr(api, "presume", lambda **_: older)
     script = "cd /tmp; echo a >f; : >f; mkdir d; ln -s f l; mkfifo p; rm -r f d l p; echo x >/dev/null"
     result = capsule.run(["sh", "-c", script])
     assert result.ok, result.stderr

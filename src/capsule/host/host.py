@@ -8,6 +8,7 @@ from capsule.base import signals
 from capsule.base.descriptors import Descriptors, read_file
 from capsule.base.errors import HostError, InternalError
 from capsule.base.values import Value
+from capsule.confine.landlock import RELEASES
 from capsule.launcher import spawn, steps
 
 from .ids import Range, has_initial_ids, helper, subordinate
@@ -61,6 +62,7 @@ class Host(Value):
         cpus: how many there are.
         page_size: bytes in a page of memory.
         cgroup: where cgroups can be made; None if nobody looked.
+        presumed: what the kernel offers is what its release does, until a launcher finds otherwise.
     """
 
     kernel: str = "5.10"
@@ -92,6 +94,7 @@ class Host(Value):
     cpus: int = 1
     page_size: int = 4096
     cgroup: Delegation | None = None
+    presumed: bool = False
 
     def __repr__(self) -> str:
         """Without the files' contents."""
@@ -116,11 +119,45 @@ def probe(*, refresh: bool = False, cgroups: bool = False) -> Host:
         InternalError: the launcher did not answer.
     """
     identity = (os.geteuid(), os.getegid())
-    if refresh or identity not in _cache:
+    if refresh or is_presumed() or identity not in _cache:
         # An exception of a handler would leave a launcher that nobody reaps.
         with signals.Held():
             _cache[identity] = _probe(*identity)
     return _with_cgroup(_cache[identity]) if cgroups else _cache[identity]
+
+
+def presume(*, cgroups: bool = False) -> Host:
+    """As `probe`, but without a launcher: it is the capsule's own that finds whether the kernel is so.
+
+    Nothing is presumed of an old kernel, to whose release distributions add, or below a filter.
+    """
+    identity = (os.geteuid(), os.getegid())
+    if identity not in _cache:
+        offered = _offered(os.uname().release)
+        if offered is None or _status(b"Seccomp") != b"0":
+            return probe(cgroups=cgroups)
+        _cache[identity] = Host(**_facts(*identity), **offered, presumed=True)
+    return _with_cgroup(_cache[identity]) if cgroups else _cache[identity]
+
+
+def is_presumed() -> bool:
+    """Return whether what is known of the kernel comes from its release alone."""
+    found = _cache.get((os.geteuid(), os.getegid()))
+    return found is not None and found.presumed
+
+
+def expected(host: Host) -> steps.Expect:
+    """The step that fails where the kernel is another than this."""
+    return steps.Expect(
+        *map(int, (host.mount_setattr, host.openat2, host.mount_api)),
+        *map(int, (host.landlock_abi, host.outer_seccomp, host.seccomp)),
+    )
+
+
+def _offered(release: str) -> dict[str, Any] | None:
+    """Say what kernels of a release offer of what differs; None if one cannot."""
+    abi = max((abi for abi, since in RELEASES.items() if version(release) >= version(since)), default=0)
+    return {"landlock_abi": abi} if abi else None
 
 
 _last: tuple[Host, Host] | None = None
@@ -138,35 +175,39 @@ def _with_cgroup(host: Host) -> Host:
     return last[1]
 
 
+def _facts(uid: int, gid: int) -> dict[str, Any]:
+    """Find out what can be read."""
+    etc, etc_files = _etc()
+    initial = has_initial_ids(unsure=True)
+    return {
+        "kernel": os.uname().release,
+        "machine": os.uname().machine,
+        "uid": uid,
+        "gid": gid,
+        # Unsure, root is taken for the host's: its capsules then act as nobody.
+        "initial_ids": initial,
+        "mount_admin": uid == 0 and initial and _has_capability(CAP_SYS_ADMIN),
+        "system": _entries(SYSTEM),
+        "etc": etc,
+        "etc_files": etc_files,
+        "masked": tuple(filter(os.path.exists, PROC_MASKED)),
+        "masked_for_all": tuple(filter(_is_open_to_others, PROC_MASKED)),
+        "read_only": tuple(filter(os.path.exists, PROC_READ_ONLY)),
+        "sysctls": tuple(name for name in SYSCTLS if os.path.exists(f"/proc/sys/{name}")),
+        "groups": tuple(sorted(os.getgroups())),
+        "subuids": subordinate("/etc/subuid", uid),
+        "subgids": subordinate("/etc/subgid", uid),
+        "newuidmap": helper("newuidmap"),
+        "newgidmap": helper("newgidmap"),
+        "resolv_conf": _resolv_conf(),
+        "cpus": os.cpu_count() or 1,
+        "page_size": os.sysconf("SC_PAGESIZE"),
+    }
+
+
 def _probe(uid: int, gid: int) -> Host:
     with _Asking() as kernel:
-        # Meanwhile the launcher asks.
-        etc, etc_files = _etc()
-        initial = has_initial_ids(unsure=True)
-        facts: dict[str, Any] = {
-            "kernel": os.uname().release,
-            "machine": os.uname().machine,
-            "uid": uid,
-            "gid": gid,
-            # Unsure, root is taken for the host's: its capsules then act as nobody.
-            "initial_ids": initial,
-            "mount_admin": uid == 0 and initial and _has_capability(CAP_SYS_ADMIN),
-            "system": _entries(SYSTEM),
-            "etc": etc,
-            "etc_files": etc_files,
-            "masked": tuple(filter(os.path.exists, PROC_MASKED)),
-            "masked_for_all": tuple(filter(_is_open_to_others, PROC_MASKED)),
-            "read_only": tuple(filter(os.path.exists, PROC_READ_ONLY)),
-            "sysctls": tuple(name for name in SYSCTLS if os.path.exists(f"/proc/sys/{name}")),
-            "groups": tuple(sorted(os.getgroups())),
-            "subuids": subordinate("/etc/subuid", uid),
-            "subgids": subordinate("/etc/subgid", uid),
-            "newuidmap": helper("newuidmap"),
-            "newgidmap": helper("newgidmap"),
-            "resolv_conf": _resolv_conf(),
-            "cpus": os.cpu_count() or 1,
-            "page_size": os.sysconf("SC_PAGESIZE"),
-        }
+        facts = _facts(uid, gid)  # meanwhile the launcher asks
         mount_setattr, openat2, mount_api, landlock_abi, outer, filters, listener = kernel.answer()
     return Host(
         mount_api=bool(mount_api),
@@ -222,11 +263,15 @@ def version(kernel: str) -> tuple[int, ...]:
 
 def _has_capability(number: int) -> bool:
     """Return whether it is in the effective set; a container's root has few."""
+    return bool(int(_status(b"CapEff") or b"0", 16) >> number & 1)
+
+
+def _status(name: bytes) -> bytes:
+    """The value of a field of /proc/self/status, empty if it cannot be had; proc_pid_status(5)."""
     try:
-        _, _, found = read_file("/proc/self/status").partition(b"\nCapEff:")
-        return bool(int(found.split()[0], 16) >> number & 1)
+        return read_file("/proc/self/status").partition(b"\n" + name + b":")[2].split(None, 1)[0]
     except (OSError, IndexError):
-        return False
+        return b""
 
 
 def _entries(paths: Iterable[str]) -> tuple[tuple[str, str | None], ...]:

@@ -33,6 +33,10 @@ class Features(Step, word="features", text="ask the kernel what it offers"):
     """Tell what the kernel offers."""
 
 
+class Expect(Step, word="expect", signature="nnnnnn", text="find the kernel to be what was presumed"):
+    """Fail with EOPNOTSUPP if it is not this. Arguments: the first six values of `Features`."""
+
+
 class DropGroups(Step, word="drop-groups", text="drop the supplementary groups"):
     """setgroups(2) with no groups."""
 
@@ -379,16 +383,12 @@ class LandlockRestrict(Step, word="landlock-restrict", text="restrict itself by 
 class Seccomp(Step, word="seccomp", signature="sn", text="filter system calls: {2}"):
     """seccomp(2) SECCOMP_SET_MODE_FILTER.
 
-    Arguments: the program in hexadecimal digits; whether init listens to what it refuses; and, for
-    people, what it allows.
+    Arguments: the program in hexadecimal digits; whether init listens; for people, what it allows.
     """
 
 
 class Exec(Step, word="exec", signature="*", text="execute {1:words}"):
-    """execve(2). Arguments: tuples of the paths to try, of the arguments, of NAME=VALUE.
-
-    The last may hold secrets and is never shown.
-    """
+    """execve(2). Arguments: tuples of paths to try, of arguments, of NAME=VALUE, which are secret."""
 
     def words(self) -> Iterable[str]:
         """Each list with its length before it."""

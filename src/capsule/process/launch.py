@@ -7,8 +7,9 @@ import os
 from capsule.base import signals
 from capsule.base.errors import CapsuleError, HostError, InternalError
 from capsule.base.values import Value
+from capsule.host.host import expected
 from capsule.launcher import spawn
-from capsule.launcher.step import encode
+from capsule.launcher.step import VERSION, encode, encode_more
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def launch(
         def failure(report: bytes) -> CapsuleError:
             return _failure(report, plan, host, command, survey, leaf, origin)
 
+        if host.presumed:
+            text = _expecting(text, host)
         return _launch(text, plan.gifts, stdio, {**given, **more}, launcher, held, failure, meanwhile)
 
     joining = None
@@ -98,6 +101,12 @@ def launch(
     # The base may be it: if only by what it holds, where a host allows few namespaces.
     base.refuse(joining.key)
     return start(plan.encode(), {})
+
+
+def _expecting(text: bytes, host: Host) -> bytes:
+    """A plan that begins with a look whether the host is what it was presumed to be."""
+    first = len(VERSION) + 1
+    return text[:first] + encode_more((expected(host),)) + text[first:]
 
 
 # The first runs of a process go without a base: to import what makes one takes 2 ms.
@@ -268,6 +277,10 @@ def _failure(
     if len(report) != spawn.REPORT_SIZE:
         return InternalError("the report of the launcher is cut off")
     index, error = memoryview(report).cast("i")
+    if host.presumed:
+        index -= 1
+        if index == -1:
+            return HostError("the kernel does not offer what its release does")
     if 0 <= index < len(origin):
         index = origin[index]
     if not 0 <= index < len(plan.steps):
