@@ -12,7 +12,7 @@ from capsule.launcher.spawn import cannot_start
 from capsule.planner.plan import Plan, Terminal, make_plan
 from capsule.policy.limits import Limits
 from capsule.policy.policy import Policy
-from capsule.process.launch import end, launch
+from capsule.process.launch import end, import_next, launch
 from capsule.process.stdio import (
     DEVNULL,
     PIPE,
@@ -209,7 +209,7 @@ def _start(
                 passed=dict(pairs_of(passed)),
                 held=held,
                 leaf=leaf,
-                meanwhile=_import_process,
+                meanwhile=import_next,
                 bases=True,
             )
             master = _receive(running, closing, terminal)
@@ -228,11 +228,6 @@ def look(policy: Policy, command: Command) -> Survey:
     """Look at what lies where the policy points; see `files.survey`."""
     working_directory, uid = command.working_directory, os.geteuid()
     return survey(policy, cwd_shown=working_directory, shown=command.shown, uid=uid)
-
-
-def _import_process() -> None:
-    """Import what is needed next, 2 ms of a first start, while the launcher is at work."""
-    import capsule.process.handle  # noqa: F401
 
 
 def _in_scope(host: Host, plan: Plan) -> Host:
