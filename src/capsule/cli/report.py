@@ -80,6 +80,8 @@ def tell(result: Result) -> None:
         say(result.describe())
     if result.denials and not result.ok:
         say(denial(result))
+    for hint in result.hints:
+        say(hint)
 
 
 def explain(result: Result) -> None:
@@ -95,6 +97,8 @@ def explain(result: Result) -> None:
         say(f"refused: {each.describe()}")
     if result.denials_omitted:
         say(f"refused: {result.denials_omitted} more, of kinds beyond the {len(result.denials)} told")
+    for hint in result.hints:
+        say(hint)
 
 
 def _peak(usage: Usage) -> str:

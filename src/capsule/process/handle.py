@@ -70,6 +70,7 @@ class Process:
         self._streams = streams
         self._loop = Loop(running, self._records, streams, limits.output, leaf)
         self._filter = plan.filter
+        self._plan = plan
         self._killed = self._reaped = False
         self._result: Result | None = None
 
@@ -251,6 +252,10 @@ class Process:
         if found is not None or notes:
             more = {} if found is None else found.__dict__
             result = result.replace(**{**more, "notes": notes})
+        if not result.ok:
+            from .unseen import hints  # only where something failed
+
+            result = result.replace(hints=hints(self._plan, result.stderr))
         self._result = result
         return result
 

@@ -109,6 +109,8 @@ class Result(Value):
         changes_complete: whether that is all; a program can make more than are listed.
         set_aside: protected paths that the command made in writable trees; see ``Policy.protect``.
         notes: what else was noticed at the end.
+        hints: of a command that did not succeed, what may be of use: which paths of the host its words
+            name that are not shown; that a directory is shown read-only, where that was an error.
     """
 
     args: tuple[str, ...]
@@ -128,6 +130,7 @@ class Result(Value):
     changes_complete: bool = True
     set_aside: tuple[SetAside, ...] = ()
     notes: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

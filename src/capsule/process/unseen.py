@@ -1,0 +1,162 @@
+"""What of the host a command's words name and its view lacks: looked for once it has failed.
+
+What is said is what is shown, and never that the command failed for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from capsule.base.text import above, is_below, printable
+from capsule.launcher import steps as s
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from capsule.planner.plan import Plan
+
+    Places = dict[str, s.Step]
+
+# How many words are looked at, and how many are told.
+WORDS, TOLD = 1000, 3
+LINKS = 40  # as many as the kernel follows; path_resolution(7)
+# Between the words of a script that is one word, as sh -c has it.
+_BETWEEN = dict.fromkeys(map(ord, "\"'`;|&()<>{}=:,\n\t"), " ")
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@%,:~=")
+
+
+def hints(plan: Plan, stderr: Any) -> tuple[str, ...]:
+    """Return what may be of use to who ran a command that failed.
+
+    Args:
+        plan: of the run.
+        stderr: what the command wrote there, bytes or str, None if it was not captured.
+    """
+    places = _places(plan)
+    cwd = next((str(step[0]) for step in plan.steps if isinstance(step, s.Chdir)), "/")
+    return (*_not_shown(plan.args[1:], cwd, places), *_read_only(plan, cwd, places, stderr))
+
+
+def _not_shown(words: tuple[str, ...], cwd: str, places: Places) -> Iterator[str]:
+    found: dict[str, str] = {}
+    for word in words[:WORDS]:
+        for name in _names(word):
+            path = os.path.normpath(os.path.join(cwd, _expand(name)))
+            if path not in found and _lacks(path, places):
+                found[path] = name
+    for path, name in list(found.items())[:TOLD]:
+        option = "--dev" if is_below(path, "/dev") else "--ro"
+        yield f"not shown inside: {printable(name)}; show it with {option} {_quoted(name)}"
+    if len(found) > TOLD:
+        yield f"not shown inside: {len(found) - TOLD} more of the paths that the command names"
+
+
+def _names(word: str) -> Iterator[str]:
+    """Yield what may be a path: the word, what stands behind its =, and the paths of a script."""
+    if not word.startswith("-"):
+        yield word
+    name, equals, value = word.partition("=")
+    if equals and name:
+        yield value
+    if (" " in word or "\n" in word) and not os.path.lexists(word):
+        parts = word.translate(_BETWEEN).split()
+        yield from (part for part in parts if part.startswith(("/", "~/")))
+
+
+def _expand(name: str) -> str:
+    return os.path.expanduser(name) if name.startswith("~/") else name
+
+
+def _quoted(name: str) -> str:
+    """A word as a shell takes it."""
+    if _PLAIN.issuperset(name):
+        return name
+    return "'" + printable(name).replace("'", "'\\''") + "'"
+
+
+def _places(plan: Plan) -> Places:
+    """Return by which step there is something at a place, the last one counts."""
+    found: Places = {}
+    for step in plan.steps:
+        if isinstance(step, s.Mask):
+            found.update(dict.fromkeys(step[1], step))
+        elif isinstance(step, s.Attach | s.Symlink):
+            found[step[1]] = step
+        elif isinstance(
+            step, s.Tmpfs | s.Directory | s.Devpts | s.File | s.Content | s.Overlay | s.Hide
+        ):
+            found[step[0]] = step
+    return found
+
+
+def _lacks(path: str, places: Places) -> bool:
+    """Return whether the host has a path and the view does not.
+
+    What lies in /proc is about processes, which are others inside; what the policy hides is to be so.
+    """
+    if is_below(path, "/proc") or not os.path.lexists(path):
+        return False
+    for _ in range(LINKS):
+        at = next((place for place in above(path) if place in places), None)
+        if at is None:
+            return not _holds_one(path, places)
+        step, below = places[at], path[len(at) :]
+        if isinstance(step, s.Symlink):
+            path = _joined(os.path.dirname(at), step[0], below)
+        elif isinstance(step, s.Attach) and str(step[2]).startswith("/"):
+            link = _first_link(str(step[2]), below)
+            if link is None:
+                return not os.path.lexists(f"{step[2]}{below}")
+            length, target = link
+            path = _joined(os.path.dirname(at + below[:length]), target, below[length:])
+        else:
+            covered = isinstance(step, s.Hide | s.Mask | s.Overlay | s.Devpts) or path == at
+            return not covered and not _holds_one(path, places)
+    return True
+
+
+def _holds_one(path: str, places: Places) -> bool:
+    """Return whether something is shown below: then the directories above it are there."""
+    return any(is_below(place, path) for place in places)
+
+
+def _joined(folder: str, target: str, below: str) -> str:
+    return os.path.normpath(os.path.join(folder, target) + below)
+
+
+def _first_link(top: str, below: str) -> tuple[int, str] | None:
+    """(Length up to the first link, its target) on the way from a directory of the host down a path."""
+    end = 0
+    while end < len(below):
+        end = below.find("/", end + 1)
+        end = len(below) if end < 0 else end
+        try:
+            return end, os.readlink(top + below[:end])
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                return None
+    return None
+
+
+def _read_only(plan: Plan, cwd: str, places: Places, stderr: Any) -> Iterator[str]:
+    """Tell that the directory is shown read-only, to a command that has been told EROFS."""
+    said = os.strerror(errno.EROFS)
+    if stderr is None or (said if isinstance(stderr, str) else said.encode()) not in stderr:
+        return
+    at = next((place for place in above(cwd) if place in places), "/")
+    step = places.get(at)
+    if isinstance(step, s.Attach) and step[2] == at and _is_read_only(plan, step):
+        yield f"{printable(cwd)} is shown read-only; --rw . or --overlay . lets the program write"
+
+
+def _is_read_only(plan: Plan, attached: s.Attach) -> bool:
+    """Return whether a tree is attached read-only, or is made so afterwards (before Linux 5.12)."""
+    _, at, source = attached
+    return any(
+        step[0] == (at if isinstance(step, s.Remount) else source) and step[1] & s.READ_ONLY
+        for step in plan.steps
+        if isinstance(step, s.Tree | s.Remount)
+    )
