@@ -79,7 +79,10 @@ CASES = {
     ),
     "no file": Case(["/no/such"], SetupError, 127, "there is no /no/such", None, errno.ENOENT),
     "dangling": Case(["PLACE/link"], SetupError, 127, "there is no", None, errno.ENOENT),
-    "not executable": Case(["PLACE/text"], SetupError, 127, "", None, errno.ENOENT),
+    "not executable": Case(["PLACE/text"], SetupError, 127, "is not executable", None, errno.ENOENT),
+    "a directory that is not shown": Case(
+        ["PLACE"], SetupError, 127, "is a directory", None, errno.ENOENT
+    ),
     "a directory": Case(["/usr"], SetupError, 126, "", None, errno.EACCES),
     "no format": Case(["PLACE/binary"], SetupError, 126, "neither a program", None, errno.ENOEXEC),
     "no interpreter": Case(["PLACE/orphan"], SetupError, 126, "interpreter", None, errno.ENOENT),

@@ -27,7 +27,7 @@ def exec_hint(error: int, host: Host, command: Command, survey: Survey) -> str:
     name = command.args[0]
     if command.found is None and error == errno.ENOENT:
         if "/" in name:
-            return f"there is no {name}; inside, only what is shown exists: see `capsule plan`"
+            return _no_program(name, command)
         return f"no directory of PATH has {name}: install it, or correct the name"
     covered = _covered(command, survey)
     if covered is not None:
@@ -45,6 +45,20 @@ def exec_hint(error: int, host: Host, command: Command, survey: Survey) -> str:
             f"execute {command.found}: check the permissions of it and of the directories above it"
         )
     return f"{command.found} may not be executed: check its permissions"
+
+
+def _no_program(name: str, command: Command) -> str:
+    """Say what a path is that was to be executed and is not there inside."""
+    path = command.paths[0]
+    # Another root has files of its own.
+    if command.root_entries or not os.path.exists(path):
+        return f"there is no {name}; inside, only what is shown exists: see `capsule plan`"
+    if os.path.isdir(path):
+        return f"{name} is a directory: name a program in it"
+    return (
+        f"{name} is there but is not executable: chmod +x it, or name what runs it: "
+        f"`capsule run --ro {name} -- INTERPRETER {name}`"
+    )
 
 
 def _covered(command: Command, survey: Survey) -> str | None:
