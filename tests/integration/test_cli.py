@@ -285,14 +285,21 @@ def test_quiet() -> None:
 
 
 def test_verbose(place: Path) -> None:
-    """-v prints the steps before and the end after, on standard error; stdout is the command's."""
-    plan = shown("plan", "sh", "-c", "echo out; exit 3", cwd=place)
-    for flag in ("-v", "--verbose"):
-        done = cli(flag, "sh", "-c", "echo out; exit 3", cwd=place)
+    """-v says what is shown and how it ended, -vv prints all steps before; stdout is the command's."""
+    command = ["sh", "-c", "echo out; exit 3"]
+    mounts = ["--ro", "/usr/bin:/seen", "--tmpfs", "/more"]
+    plan = shown("plan", *mounts, *command, cwd=place)
+    view = (
+        f"capsule: {place} is shown read-only: the working directory\n"
+        "capsule: /seen: read-only of /usr/bin\ncapsule: /more: tmpfs\n"
+    )
+    said_before = {("-v",): view, ("--verbose",): view, ("-vv",): plan, ("-v", "--verbose"): plan}
+    for flags, before in said_before.items():
+        done = cli(*flags, *mounts, *command, cwd=place)
         assert (done.returncode, done.stdout) == (3, b"out\n")
         said = done.stderr.decode()
-        assert said.startswith(plan)
-        end = said.removeprefix(plan).splitlines()
+        assert said.startswith(before)
+        end = said.removeprefix(before).splitlines()
         assert end[0].startswith("capsule: sh exited with status 3; wall ")
         assert "capsule: no_new_privs: set" in end
         assert all(line.startswith("capsule: ") for line in end)

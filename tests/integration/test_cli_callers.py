@@ -192,15 +192,16 @@ def test_a_hostile_name_in_a_message(words: list[str]) -> None:
 
 
 def test_a_hostile_name_in_a_report(place: Path) -> None:
-    """So they are in a plan and in what -v says; --json holds them as they are."""
+    """So they are in a plan and in what -v and -vv say; --json holds them as they are."""
     program = executable(place / HOSTILE, "#!/bin/sh\nexec sleep 1000\n")
     for env in (None, host_variable(PYTHONIOENCODING="ascii:strict")):
         plan = cli("plan", program, "é", HOSTILE, cwd=place, env=env)
         assert plan.returncode == 0
         assert_harmless(plan.stdout)
-        done = cli("-v", "--timeout", "50ms", program, HOSTILE, cwd=place, env=env)
-        assert done.returncode == 124
-        assert_harmless(done.stderr)
+        for flag in ("-v", "-vv"):
+            done = cli(flag, "--timeout", "50ms", program, HOSTILE, cwd=place, env=env)
+            assert done.returncode == 124
+            assert_harmless(done.stderr)
         told = json.loads(cli("--json", "-", "true", HOSTILE, "é", env=env).stdout)
         assert told["args"] == ["true", in_json(HOSTILE), "é"]
 

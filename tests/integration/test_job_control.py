@@ -272,8 +272,8 @@ def test_a_report_beside_the_terminal(tmp_path: Path) -> None:
 
 
 def test_verbose_shows_the_terminal() -> None:
-    """With a terminal -v lists the step that makes it: the numbers are those of an error."""
-    with at_terminal(CAPSULE, "--chdir", "/nowhere", "-v", "true") as user:
+    """With a terminal -vv lists the step that makes it: the numbers are those of an error."""
+    with at_terminal(CAPSULE, "--chdir", "/nowhere", "-vv", "true") as user:
         assert user.wait() == 125
         told = re.search(rb"step (\d+) of (\d+)", user.screen)
         assert told is not None

@@ -77,7 +77,7 @@ OPTIONS = {
         "--json": ("FILE", "write the whole result; - captures the output into it"),
         "--stats": ("", "memory, CPUs, processes: live on a terminal; in the end"),
         "--quiet": ("", "no message of Capsule's about the end; also -q"),
-        "--verbose": ("", "print the steps and how it ended; also -v"),
+        "--verbose": ("", "say what is shown and how it ended; -v; -vv: each step"),
         "--help": ("", "show this text; also -h"),
     },
 }
@@ -154,6 +154,9 @@ def parse_flags(verb: str, words: list[str], flags: dict[str, str]) -> Options:
         word = rest.pop(0)
         if word == "--":
             break
+        if word == "-vv":
+            rest[:0] = ["-v", "-v"]
+            continue
         flag, value = _split_flag(verb, word, flags)
         if flags[flag] and value is None:
             if not rest:

@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from capsule.base.values import Value
     from capsule.planner.plan import Plan
+    from capsule.policy.policy import Policy
     from capsule.process.result import Result, Usage
 
 
@@ -45,6 +46,16 @@ def print_plan(plan: Plan) -> None:
         sys.stderr.flush()
     except OSError:
         pass  # as above
+
+
+def tell_view(plan: Plan, policy: Policy) -> None:
+    """Say what is there beside the system: unasked, and asked for."""
+    for note in plan.notes:
+        say(note)
+    for mount in policy.mounts:
+        kind = mount.kind.value.replace("_", "-")
+        source = f" of {mount.source}" if mount.source and mount.source != mount.at else ""
+        say(printable(f"{mount.at}: {kind}{source}"))
 
 
 def verdict(result: Result) -> str:

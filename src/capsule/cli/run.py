@@ -115,7 +115,11 @@ def _run_command(options: Options, policy: Policy, ending: _Ending) -> Result:
     if options.has("--verbose"):
         from . import report
 
-        report.print_plan(api.plan(options.command, policy, terminal=terminal))
+        plan = api.plan(options.command, policy, terminal=terminal)
+        if len(options.all("--verbose")) > 1:
+            report.print_plan(plan)
+        else:
+            report.tell_view(plan, policy)
     with (
         Forwarding() as forwarding,
         api.start(
