@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import capsule
+from capsule.files.secrets import SECRETS
 from capsule.launcher import spawn
 from tests.support import CAPSULE, HANG, give, shared_directory
 
@@ -305,3 +306,9 @@ def test_links_lead_somewhere(page: str) -> None:
         target = (ROOT / page).parent / path if path else ROOT / page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_every_secret_is_documented() -> None:
+    """docs/files.md has the table of what is hidden in a home, and no other."""
+    rows = table_rows("docs/files.md", "### Secrets in a home")
+    assert {cells[0]: tuple(re.findall(r"`([^`]+)`", cells[1])) for cells in rows} == SECRETS

@@ -22,6 +22,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 Row = tuple[str, ...]
 
 _NAME = "NAME"
+_NOWHERE = "/nowhere"
 
 
 def sample(kind: type[s.Step]) -> s.Step:
@@ -45,16 +46,18 @@ def exec_rows() -> list[Row]:
     user, root = Host(uid=1000), Host(uid=0)
     step = s.Exec((), (_NAME,), ())
     cases = [
-        (_NAME, None, errno.ENOENT, user),
-        (f"/{_NAME}", None, errno.ENOENT, user),
-        (_NAME, "PATH", errno.ENOENT, user),
-        (_NAME, None, errno.EACCES, user),
-        (_NAME, "PATH", errno.EACCES, user),
-        (_NAME, "PATH", errno.EACCES, root),
+        (_NAME, None, errno.ENOENT, user, _NOWHERE),
+        (f"/{_NAME}", None, errno.ENOENT, user, _NOWHERE),
+        (f"/{_NAME}", None, errno.ENOENT, user, "/etc/passwd"),
+        (f"/{_NAME}", None, errno.ENOENT, user, "/etc"),
+        (_NAME, "PATH", errno.ENOENT, user, _NOWHERE),
+        (_NAME, None, errno.EACCES, user, _NOWHERE),
+        (_NAME, "PATH", errno.EACCES, user, _NOWHERE),
+        (_NAME, "PATH", errno.EACCES, root, _NOWHERE),
     ]
     rows: list[Row] = []
-    for name, found, number, host in cases:
-        command = Command((name,), (), found, "/", (), "/root")
+    for name, found, number, host, path in cases:
+        command = Command((name,), (path,), found, "/", (), "/root")
         text = hints.hint_for(step, number, host, command, Survey())
         rows.append(("`exec`", errno.errorcode[number], text or ""))
     return rows

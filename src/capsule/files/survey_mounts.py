@@ -8,7 +8,7 @@ import stat
 from capsule.base.errors import PolicyError
 from capsule.base.text import above, is_below, listed, printable
 from capsule.files.trees.aliases import Overlaps, linked_files
-from capsule.host.ids import group_of
+from capsule.host.ids import NOBODY, group_of, has_initial_ids
 from capsule.host.places import ROOT_OWN
 from capsule.policy.mounts import CONTENT_SIZE, FROM_HOST, Mount, MountKind
 from capsule.policy.policy import IdMap, System
@@ -17,6 +17,7 @@ from .found import Found, Guarded, Survey, Watch
 from .hides import Matches, Tree, find_place, program_trees
 from .kept import check_kept, check_lower, keep_directory
 from .lookup import check_kind, follow, read_file, trusts_root
+from .secrets import find_secrets
 from .sockets import GIVES_AWAY, SOCKET_ENTRIES, live, live_below, sockets_in
 
 TYPE_CHECKING = False
@@ -51,6 +52,7 @@ def survey_mounts(
         look.add_trees(policy.root, cwd_shown, shown)
         programs = policy.root is None and policy.system is not System.NEEDED
         look.find_hides(policy.mounts, programs=programs)
+        look.hide_secrets(host_root=policy.id_map is IdMap.HOST_ROOT)
     look.check_sockets(policy.root)
     covers = look.covers()
     look.hidden |= {place: False for place, _ in unasked.hidden if not _is_covered(place, covers)}
@@ -202,6 +204,14 @@ class _Look:
                         self.notes.append(f"hide {mount.at}: it is not there on the host")
         if hides:
             self._find_matches([item for item in hides if item[1].is_pattern], programs=programs)
+
+    def hide_secrets(self, *, host_root: bool) -> None:
+        """Hide what is known to be secret in a home that is shown as a whole."""
+        is_nobody = self._uid == 0 and not host_root and has_initial_ids(unsure=True)
+        command_id = NOBODY if is_nobody else self._uid
+        found, notes = find_secrets(self._trees, self.covers(), command_id)
+        self._found += [(-1, one) for one in found]
+        self.notes += notes
 
     def _find_matches(self, patterns: list[tuple[int, Mount]], *, programs: bool) -> None:
         """Of a mount and a pattern that hides its place, or a place above it, the later one counts."""
