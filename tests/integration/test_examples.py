@@ -98,7 +98,7 @@ def test_the_demo_notices_a_capsule_that_leaks(tmp_path: Path) -> None:
     leaky = 'cwd=str(scene.project), network="host", env=dict(os.environ), mounts=[HOME], text=True'
     changed = text.replace("cwd=str(scene.project), text=True", leaky)
     assert changed != text
-    home = "capsule.Mount.read_only(scene.home)"
+    home = "capsule.Mount.read_only(scene.home), capsule.Mount.read_only(scene.home / '.ssh')"
     (folder / "demo.py").write_text(changed.replace("HOME]", f"{home}]"))
 
     done = Demo(tmp_path, folder / "demo.py").done

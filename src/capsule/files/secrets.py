@@ -67,7 +67,7 @@ def find_secrets(
     found: dict[str, Found] = {}
     notes: list[str] = []
     shown = [tree for tree in trees if tree.mount is not None and tree.mount.kind in _SHOWING]
-    for home in dict.fromkeys(map(real_path, known_homes())):
+    for home in dict.fromkeys(known_homes()):
         holding = [tree for tree in shown if is_below(home, tree.path)]
         names = []
         for name, path in _present(home) if holding else ():

@@ -11,7 +11,7 @@ from capsule.launcher import spawn
 from .loop import Loop
 from .outcome import omitted, usage, verdict
 from .records import TO_GROUP, Records
-from .result import Result
+from .result import Outcome, Result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ class Process:
         if found is not None or notes:
             more = {} if found is None else found.__dict__
             result = result.replace(**{**more, "notes": notes})
-        if not result.ok:
+        if output and result.outcome in (Outcome.EXITED, Outcome.SIGNALED) and not result.ok:
             from .unseen import hints  # only where something failed
 
             result = result.replace(hints=hints(self._plan, result.stderr))
