@@ -12,7 +12,7 @@ from capsule.launcher.spawn import cannot_start
 from capsule.planner.plan import Plan, Terminal, make_plan
 from capsule.policy.limits import Limits
 from capsule.policy.policy import Policy
-from capsule.process.launch import end, import_next, launch
+from capsule.process.launch import end, launch
 from capsule.process.stdio import (
     DEVNULL,
     PIPE,
@@ -157,18 +157,23 @@ def start(
             return _start(policy, compiled, streams, (given, stdout, stderr), passed, terminal, held)
 
     try:
-        try:
-            return begin()
-        except HostError:
-            if not is_presumed():
-                raise
-        # The kernel may be another than its release says: ask it. Nothing has run so far.
-        probe()
-        return begin()
+        return _presuming(begin)
     except CapsuleError:
         raise
     except OSError as error:
         raise cannot_start(error) from None
+
+
+def _presuming(begin: Callable[[], Process]) -> Process:
+    """Begin a run; once more, if the kernel may be another than its release says, with it asked."""
+    try:
+        return begin()
+    except HostError:
+        if not is_presumed():
+            raise
+    # Nothing has run so far.
+    probe()
+    return begin()
 
 
 def _compile(
@@ -209,7 +214,7 @@ def _start(
                 passed=dict(pairs_of(passed)),
                 held=held,
                 leaf=leaf,
-                meanwhile=import_next,
+                meanwhile=_import_process,
                 bases=True,
             )
             master = _receive(running, closing, terminal)
@@ -228,6 +233,11 @@ def look(policy: Policy, command: Command) -> Survey:
     """Look at what lies where the policy points; see `files.survey`."""
     working_directory, uid = command.working_directory, os.geteuid()
     return survey(policy, cwd_shown=working_directory, shown=command.shown, uid=uid)
+
+
+def _import_process() -> None:
+    """Import what is needed next, 2 ms of a first start, while the launcher is at work."""
+    import capsule.process.handle  # noqa: F401
 
 
 def _in_scope(host: Host, plan: Plan) -> Host:

@@ -67,6 +67,9 @@ def neighbours(name: str) -> set[str]:
         if isinstance(node, ast.ImportFrom) and node.level:
             first = [node.module.split(".")[0]] if node.module else [one.name for one in node.names]
             found |= {str(folder / f"{one}.py") for one in first}
+        elif isinstance(node, ast.Import):
+            paths = [one.name.split(".")[1:] for one in node.names if one.name.startswith("capsule.")]
+            found |= {f"{'/'.join(path)}.py" for path in paths if path[:-1] == [*folder.parts]}
     return found & set(MODULES)
 
 

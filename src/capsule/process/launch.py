@@ -9,7 +9,7 @@ from capsule.base.errors import CapsuleError, HostError, InternalError
 from capsule.base.values import Value
 from capsule.host.host import expected
 from capsule.launcher import spawn
-from capsule.launcher.step import VERSION, encode, encode_more
+from capsule.launcher.step import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,8 +105,7 @@ def launch(
 
 def _expecting(text: bytes, host: Host) -> bytes:
     """A plan that begins with a look whether the host is what it was presumed to be."""
-    first = len(VERSION) + 1
-    return text[:first] + encode_more((expected(host),)) + text[first:]
+    return encode((expected(host),)) + text.removeprefix(encode(()))
 
 
 # The first runs of a process go without a base: to import what makes one takes 2.5 ms.
@@ -119,14 +118,6 @@ def _is_one_of_many() -> bool:
     global _launches  # noqa: PLW0603
     _launches += 1
     return _launches > FIRST_RUNS
-
-
-def import_next() -> None:
-    """Import what is needed next, while a launcher is at work: 2 ms of the first run and the fourth."""
-    import capsule.process.handle
-
-    if _launches == FIRST_RUNS:
-        import capsule.process.base  # noqa: F401
 
 
 def _launch(
@@ -182,6 +173,8 @@ def _await(
     try:
         if meanwhile is not None:
             meanwhile()
+        if _launches == FIRST_RUNS:
+            from . import base  # noqa: F401 - for the next run, while the launcher is at work
         read = os.read if held is None else held.read
         report = read(child.error, spawn.REPORT_SIZE)
         init = _expect(child, spawn.STARTED)
