@@ -25,6 +25,11 @@ WORDS, TOLD = 1000, 3
 LINKS = 40  # as many as the kernel follows; path_resolution(7)
 # Between the words of a script that is one word, as sh -c has it.
 _BETWEEN = dict.fromkeys(map(ord, "\"'`;|&()<>{}=:,\n\t"), " ")
+# Which argument of a step is where something is put.
+_PLACE: dict[type[s.Step], int] = {
+    **dict.fromkeys((s.Attach, s.Symlink), 1),
+    **dict.fromkeys((s.Tmpfs, s.Directory, s.Devpts, s.File, s.Content, s.Overlay, s.Hide), 0),
+}
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@%,:~=")
 
 
@@ -35,23 +40,32 @@ def hints(plan: Plan, stderr: Any) -> tuple[str, ...]:
         plan: of the run.
         stderr: what the command wrote there, bytes or str, None if it was not captured.
     """
+    cwd = next((str(step[0]) for step in reversed(plan.steps) if isinstance(step, s.Chdir)), "/")
+    named, refused = _named(plan.args[1:], cwd), _says_read_only(stderr)
+    if not (named or refused):
+        return ()
     places = _places(plan)
-    cwd = next((str(step[0]) for step in plan.steps if isinstance(step, s.Chdir)), "/")
-    return (*_not_shown(plan.args[1:], cwd, places), *_read_only(plan, cwd, places, stderr))
+    told = _not_shown({path: name for path, name in named.items() if _lacks(path, places)})
+    return (*told, *(_read_only(plan, cwd, places) if refused else ()))
 
 
-def _not_shown(words: tuple[str, ...], cwd: str, places: Places) -> Iterator[str]:
+def _named(words: tuple[str, ...], cwd: str) -> dict[str, str]:
+    """Paths of the host that words name, and how; /proc is about processes, which are others inside."""
     found: dict[str, str] = {}
     for word in words[:WORDS]:
         for name in _names(word):
             path = os.path.normpath(os.path.join(cwd, _expand(name)))
-            if path not in found and _lacks(path, places):
+            if path not in found and not is_below(path, "/proc") and os.path.lexists(path):
                 found[path] = name
-    for path, name in list(found.items())[:TOLD]:
+    return found
+
+
+def _not_shown(missing: dict[str, str]) -> Iterator[str]:
+    for path, name in list(missing.items())[:TOLD]:
         option = "--dev" if is_below(path, "/dev") else "--ro"
         yield f"not shown inside: {printable(name)}; show it with {option} {_quoted(name)}"
-    if len(found) > TOLD:
-        yield f"not shown inside: {len(found) - TOLD} more of the paths that the command names"
+    if len(missing) > TOLD:
+        yield f"not shown inside: {len(missing) - TOLD} more of the paths that the command names"
 
 
 def _names(word: str) -> Iterator[str]:
@@ -83,22 +97,13 @@ def _places(plan: Plan) -> Places:
     for step in plan.steps:
         if isinstance(step, s.Mask):
             found.update(dict.fromkeys(step[1], step))
-        elif isinstance(step, s.Attach | s.Symlink):
-            found[step[1]] = step
-        elif isinstance(
-            step, s.Tmpfs | s.Directory | s.Devpts | s.File | s.Content | s.Overlay | s.Hide
-        ):
-            found[step[0]] = step
+        elif (argument := _PLACE.get(type(step))) is not None:
+            found[step[argument]] = step
     return found
 
 
 def _lacks(path: str, places: Places) -> bool:
-    """Return whether the host has a path and the view does not.
-
-    What lies in /proc is about processes, which are others inside; what the policy hides is to be so.
-    """
-    if is_below(path, "/proc") or not os.path.lexists(path):
-        return False
+    """Return whether the view does not have a path of the host; what the policy hides is to be so."""
     for _ in range(LINKS):
         at = next((place for place in above(path) if place in places), None)
         if at is None:
@@ -141,14 +146,15 @@ def _first_link(top: str, below: str) -> tuple[int, str] | None:
     return None
 
 
-def _read_only(plan: Plan, cwd: str, places: Places, stderr: Any) -> Iterator[str]:
-    """Tell that the directory is shown read-only, to a command that has been told EROFS."""
+def _says_read_only(stderr: Any) -> bool:
+    """Return whether a command has written that it was told EROFS."""
     said = os.strerror(errno.EROFS)
-    if stderr is None or (said if isinstance(stderr, str) else said.encode()) not in stderr:
-        return
-    at = next((place for place in above(cwd) if place in places), "/")
-    step = places.get(at)
-    if isinstance(step, s.Attach) and step[2] == at and _is_read_only(plan, step):
+    return stderr is not None and (said if isinstance(stderr, str) else said.encode()) in stderr
+
+
+def _read_only(plan: Plan, cwd: str, places: Places) -> Iterator[str]:
+    step = places.get(next((place for place in above(cwd) if place in places), "/"))
+    if isinstance(step, s.Attach) and step[1] == step[2] and _is_read_only(plan, step):
         yield f"{printable(cwd)} is shown read-only; --rw . or --overlay . lets the program write"
 
 
