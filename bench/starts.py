@@ -174,7 +174,7 @@ def landlock_row(options: Options) -> Row:
 
 
 def first_row(options: Options) -> Row:
-    """The first run of a process, which asks the kernel what it offers, beside the next."""
+    """The first run of a process, which reads and compiles all that later ones keep, beside those."""
     title = "the first capsule.run([true]) of a process"
     # Of the runs between, one imports what makes a base, and one makes it.
     turns = ("first", "second", *["between"] * 8, *["later"] * 5)

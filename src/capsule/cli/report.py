@@ -53,9 +53,8 @@ def tell_view(plan: Plan, policy: Policy) -> None:
     for note in plan.notes:
         say(note)
     for mount in policy.mounts:
-        kind = mount.kind.value.replace("_", "-")
         source = f" of {mount.source}" if mount.source and mount.source != mount.at else ""
-        say(printable(f"{mount.at}: {kind}{source}"))
+        say(printable(f"{mount.at}: {mount.kind.word}{source}"))
 
 
 def verdict(result: Result) -> str:

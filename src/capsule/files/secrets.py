@@ -51,7 +51,6 @@ SECRETS = {
         ".sqlite_history", ".rediscli_history", ".lesshst",
     ),
 }  # fmt: skip
-_SHOWING = (MountKind.READ_ONLY, MountKind.READ_WRITE, MountKind.OVERLAY)
 
 
 def find_secrets(
@@ -66,11 +65,13 @@ def find_secrets(
     """
     found: dict[str, Found] = {}
     notes: list[str] = []
-    shown = [tree for tree in trees if tree.mount is not None and tree.mount.kind in _SHOWING]
+    shown = [tree for tree in trees if tree.mount is not None]
     for home in dict.fromkeys(known_homes()):
         holding = [tree for tree in shown if is_below(home, tree.path)]
+        if not holding:
+            continue
         names = []
-        for name, path in _present(home) if holding else ():
+        for name, path in _present(home):
             hides = list(_hide(path, holding, places, command_id))
             found.update((one.mount.at, one) for one in hides)
             names += [name] if hides else []

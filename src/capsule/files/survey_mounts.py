@@ -8,7 +8,7 @@ import stat
 from capsule.base.errors import PolicyError
 from capsule.base.text import above, is_below, listed, printable
 from capsule.files.trees.aliases import Overlaps, linked_files
-from capsule.host.ids import NOBODY, group_of, has_initial_ids
+from capsule.host.ids import NOBODY, group_of
 from capsule.host.places import ROOT_OWN
 from capsule.policy.mounts import CONTENT_SIZE, FROM_HOST, Mount, MountKind
 from capsule.policy.policy import IdMap, System
@@ -52,7 +52,7 @@ def survey_mounts(
         look.add_trees(policy.root, cwd_shown, shown)
         programs = policy.root is None and policy.system is not System.NEEDED
         look.find_hides(policy.mounts, programs=programs)
-        look.hide_secrets(host_root=policy.id_map is IdMap.HOST_ROOT)
+        look.hide_secrets(NOBODY if uid == 0 and trusted else uid)
     look.check_sockets(policy.root)
     covers = look.covers()
     look.hidden |= {place: False for place, _ in unasked.hidden if not _is_covered(place, covers)}
@@ -205,10 +205,8 @@ class _Look:
         if hides:
             self._find_matches([item for item in hides if item[1].is_pattern], programs=programs)
 
-    def hide_secrets(self, *, host_root: bool) -> None:
+    def hide_secrets(self, command_id: int) -> None:
         """Hide what is known to be secret in a home that is shown as a whole."""
-        is_nobody = self._uid == 0 and not host_root and has_initial_ids(unsure=True)
-        command_id = NOBODY if is_nobody else self._uid
         found, notes = find_secrets(self._trees, self.covers(), command_id)
         self._found += [(-1, one) for one in found]
         self.notes += notes
@@ -384,8 +382,7 @@ def _gives_away(what: str, path: str, names: list[str]) -> PolicyError:
 
 def name_of(mount: Mount) -> str:
     """The beginning of a message about a mount."""
-    word = mount.kind.value.replace("_", "-")
     place = (
         mount.at if not mount.source or mount.at == mount.source else f"{mount.source} at {mount.at}"
     )
-    return f"mounts: {word} {place}"
+    return f"mounts: {mount.kind.word} {place}"

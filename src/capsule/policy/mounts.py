@@ -36,6 +36,11 @@ class MountKind(Choice):
     CONTENT = "content"
     DEVICE = "device"
 
+    @property
+    def word(self) -> str:
+        """As messages have it."""
+        return self.value.replace("_", "-")
+
 
 # Of these, the source is a path of the host.
 FROM_HOST = (
@@ -311,5 +316,4 @@ def _check_pair(earlier: Mount, later: Mount) -> None:
 
 
 def _name(mount: Mount) -> str:
-    word = mount.kind.value.replace("_", "-")
-    return f"{word} {mount.at}" + (f" (from {mount.source})" if mount.source else "")
+    return f"{mount.kind.word} {mount.at}" + (f" (from {mount.source})" if mount.source else "")

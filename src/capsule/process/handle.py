@@ -69,7 +69,6 @@ class Process:
         self._limits = limits
         self._streams = streams
         self._loop = Loop(running, self._records, streams, limits.output, leaf)
-        self._filter = plan.filter
         self._plan = plan
         self._killed = self._reaped = False
         self._result: Result | None = None
@@ -284,7 +283,7 @@ class Process:
         ended, account = self._records.ended or None, self._account()
         used = usage(ended, account, self._wall())
         why = {"killed": self._killed, "truncated": self._loop.capture.met}
-        outcome, returncode, detail = verdict(ended, self._limits, self._filter, account, **why)
+        outcome, returncode, detail = verdict(ended, self._limits, self._plan.filter, account, **why)
         return Result(
             args=self.args,
             outcome=outcome,
@@ -297,16 +296,17 @@ class Process:
             protections=self.protections,
             detail=detail,
             denials=self._denials(),
-            denials_complete=self._filter is None or (self._filter.told and omitted(ended) == 0),
+            denials_complete=self._plan.filter is None
+            or (self._plan.filter.told and omitted(ended) == 0),
             denials_omitted=omitted(ended) or 0,
         )
 
     def _denials(self) -> tuple[Denial, ...]:
-        if self._filter is None or not self._records.refused:
+        if self._plan.filter is None or not self._records.refused:
             return ()
         from capsule.confine.seccomp.denials import explain  # only where something was refused
 
-        return explain(self._records.refused, self._filter)
+        return explain(self._records.refused, self._plan.filter)
 
 
 def loop_of(process: Process) -> Loop:
