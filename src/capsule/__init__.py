@@ -26,7 +26,7 @@ from capsule.host.host import Host, probe
 from capsule.planner.plan import Plan, Terminal
 from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount
-from capsule.policy.policy import IdMap, Network, Policy, System
+from capsule.policy.policy import Git, IdMap, Network, Policy, System
 from capsule.process.stdio import DEVNULL, INHERIT, PIPE, STDOUT
 
 from .api import plan, run, start
@@ -53,6 +53,7 @@ __all__ = [
     "Change",
     "CommandFailed",
     "Denial",
+    "Git",
     "Host",
     "HostError",
     "IdMap",

@@ -231,8 +231,13 @@ def _start(
 
 def look(policy: Policy, command: Command) -> Survey:
     """Look at what lies where the policy points; see `files.survey`."""
-    working_directory, uid = command.working_directory, os.geteuid()
-    return survey(policy, cwd_shown=working_directory, shown=command.shown, uid=uid)
+    return survey(
+        policy,
+        cwd_shown=command.working_directory,
+        shown=command.shown,
+        uid=os.geteuid(),
+        cwd_inside=command.cwd,
+    )
 
 
 def _import_process() -> None:

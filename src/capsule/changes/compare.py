@@ -42,10 +42,12 @@ class Protected:
 
     def __init__(self, guards: Sequence[Guard]) -> None:
         self._guards = tuple(guards)
+        # What lies deeper (info/attributes) makes git execute nothing that is not configured.
         self.in_repository = frozenset(
-            guard.path.removeprefix(".git/")
+            name
             for guard in guards
             if guard.anywhere and guard.name in IN_GIT
+            if "/" not in (name := guard.path.removeprefix(".git/"))
         )
         # Nearly no path has one of these in it, and the others need not be compared with all guards.
         self._first = frozenset(guard.path.partition("/")[0] for guard in guards)

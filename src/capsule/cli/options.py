@@ -28,6 +28,7 @@ OPTIONS = {
         "--system": ("KIND", "of the host's programs: all, or only the needed"),
         "--no-cwd": ("", "do not show the working directory unasked"),
         "--chdir": ("DIR", "working directory inside"),
+        "--git": ("", "let it write to the working tree's git repository"),
     },
     "of the file option right before": {
         "--noexec": ("", "nothing in it can be executed"),
@@ -85,10 +86,9 @@ SHORT = {"-e": "--env", "-m": "--memory", "-q": "--quiet", "-v": "--verbose", "-
 FLAGS = {flag: takes for group in OPTIONS.values() for flag, (takes, _) in group.items()}
 
 EXIT_STATUSES = """\
-exit status: the command's own; 128+N if signal N ended it; 124 timed out;
-125 Capsule failed, the command did not run; 126 found but cannot be executed;
-127 not found; 2 usage. Sizes: 512K, 64M, 1G (1024-based), 10MB (1000-based).
-Times: 10ms, 2.5s, 1m30s, plain seconds. File options can be repeated.
+exit status: the command's own; 128+N: signal N; 124 timed out; 125 Capsule
+failed; 126 cannot be executed; 127 not found; 2 usage. Sizes: 512K, 1G (1024),
+10MB (of 1000). Times: 10ms, 1m30s, seconds. File options can be repeated.
 """
 
 

@@ -239,6 +239,7 @@ _FIELDS = {
 _SWITCHES = (
     ("--inherit-env", "inherit_env", True),
     ("--no-cwd", "show_cwd", False),
+    ("--git", "git", "write"),
     ("--pretend-chown", "pretend_chown", True),
 )
 _LISTS = {

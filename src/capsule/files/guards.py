@@ -26,7 +26,10 @@ MOST_GUARDED = 2048
 # PATH_MAX, with the NUL.
 _PATH_BYTES = 4095
 # Of these, the repository of a submodule, a linked working tree and a bare repository has its own.
-IN_GIT = (".git/hooks", ".git/config", ".git/config.worktree", ".git/commondir")
+IN_GIT = (
+    ".git/hooks", ".git/config", ".git/config.worktree", ".git/commondir", ".git/info/attributes",
+    ".git/objects/info/alternates",
+)  # fmt: skip
 REPOSITORIES = ("modules", "worktrees")
 
 
@@ -133,7 +136,7 @@ def _matches(guard: Guard, parts: list[str], kind: str) -> bool:
         return True
     # The tree may be a .git directory itself.
     whole = parts if guard.anywhere else [".git", *parts]
-    return guard.name in IN_GIT and _in_repository(name[-1], whole)
+    return guard.name in IN_GIT and _in_repository(guard.name.split("/")[1:], whole)
 
 
 def _matches_from(guard: Guard, name: list[str], parts: list[str], kind: str) -> bool:
@@ -144,9 +147,11 @@ def _matches_from(guard: Guard, name: list[str], parts: list[str], kind: str) ->
     return kind == "symlink" and parts == name[: len(parts)]
 
 
-def _in_repository(last: str, parts: list[str]) -> bool:
+def _in_repository(name: list[str], parts: list[str]) -> bool:
     """Return whether it may be such a name in the repository of a submodule or a linked tree."""
     for number, part in enumerate(parts[:-2]):
-        if part == ".git" and parts[number + 1] in REPOSITORIES and last in parts[number + 2 :]:
-            return True
+        if part == ".git" and parts[number + 1] in REPOSITORIES:
+            rest = parts[number + 2 :]
+            if any(rest[start : start + len(name)] == name for start in range(len(rest))):
+                return True
     return False

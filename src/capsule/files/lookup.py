@@ -136,7 +136,7 @@ def read_file(place: Place, what: str, left: int) -> bytes:
         PolicyError: it cannot be read, or is too large.
     """
     try:
-        data, size = _read_some(place.path, left + 1)
+        data, size = read_some(place.path, left + 1)
     except OSError as error:
         message = f"{what}: cannot read {place.path}: {error.strerror}"
         hint = "name a regular file that you may read"
@@ -149,7 +149,7 @@ def read_file(place: Place, what: str, left: int) -> bytes:
     return data
 
 
-def _read_some(path: str, most: int) -> tuple[bytes, int]:
+def read_some(path: str, most: int) -> tuple[bytes, int]:
     """(The beginning of a regular file, its size). Through no link, and waiting for nobody."""
     from capsule.files.trees.walk import open_beneath
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
+from capsule.base.errors import PolicyError
 from capsule.base.text import is_below, listed, printable
 from capsule.files.trees.walk import TooMany, entries
 
@@ -124,3 +125,13 @@ def hide_sockets(
     if hidden:
         notes.append(f"hidden in {top}: {listed(sorted(found), 'sockets')}")
     return hidden, tuple(map(printable, notes))
+
+
+def gives_away(what: str, path: str, names: list[str]) -> PolicyError:
+    """The error about sockets in use that nobody named."""
+    message = f"{what}: sockets lie in it: {listed(names, 'sockets')}; {GIVES_AWAY}"
+    first = os.path.join(path, names[0])
+    hint = (
+        f"hide them (--hide), show what you need of the directory, or name the socket itself: {first}"
+    )
+    return PolicyError(message, field=what.partition(":")[0], value=path, hint=hint)

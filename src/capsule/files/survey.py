@@ -10,6 +10,7 @@ import os
 from capsule.base.descriptors import read_file
 from capsule.policy.policy import IdMap
 
+from . import project
 from .found import Survey
 
 TYPE_CHECKING = False
@@ -24,9 +25,16 @@ _NOTHING = Survey()
 
 
 def survey(
-    policy: Policy, *, cwd_shown: str | None, shown: Sequence[tuple[str, str]], uid: int
+    policy: Policy,
+    *,
+    cwd_shown: str | None,
+    shown: Sequence[tuple[str, str]],
+    uid: int,
+    cwd_inside: str = "/",
 ) -> Survey:
-    """Look at all that a policy's mounts point to. Makes what ``keep`` of an overlay names.
+    """Look at all that a policy's mounts point to, and at the repositories of what they show.
+
+    Makes what ``keep`` of an overlay names.
 
     A non-optional source that is missing or cannot be looked at is found all the same, as a file: the
     step that opens it says why it cannot.
@@ -36,18 +44,22 @@ def survey(
         cwd_shown: the working directory, if it is shown unasked.
         shown: (path, reason) of what else of the host is shown unasked.
         uid: the caller.
+        cwd_inside: the working directory inside.
 
     Raises:
         PolicyError: a source would give away more than its name says, or is not what its mount is for.
     """
     cwd = _cwd(policy, cwd_shown, uid)
     hidden, notes = _unasked_sockets(cwd_shown)
+    repositories, more = project.find(policy, cwd=cwd_inside, cwd_shown=cwd_shown, uid=uid)
+    notes += more
     unasked = Survey(hidden=hidden, notes=notes, cwd=cwd) if hidden or notes or cwd else _NOTHING
-    if not (policy.mounts or policy.root is not None or policy.protect or policy.unprotect):
+    mounts = bool(policy.mounts or repositories)
+    if not (mounts or policy.root is not None or policy.protect or policy.unprotect):
         return unasked
     from .survey_mounts import survey_mounts  # only where there is something to look at
 
-    return survey_mounts(policy, unasked, cwd_shown=cwd_shown, shown=shown, uid=uid)
+    return survey_mounts(policy, unasked, repositories, cwd_shown=cwd_shown, shown=shown, uid=uid)
 
 
 def _cwd(policy: Policy, shown: str | None, uid: int) -> str:

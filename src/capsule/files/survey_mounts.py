@@ -10,7 +10,7 @@ from capsule.base.text import above, is_below, listed, printable
 from capsule.files.trees.aliases import Overlaps, linked_files
 from capsule.host.ids import NOBODY, group_of
 from capsule.host.places import ROOT_OWN
-from capsule.policy.mounts import CONTENT_SIZE, FROM_HOST, Mount, MountKind
+from capsule.policy.mounts import CONTENT_SIZE, FROM_HOST, Mount, MountKind, in_force
 from capsule.policy.policy import IdMap, System
 
 from .found import Found, Guarded, Survey, Watch
@@ -18,7 +18,7 @@ from .hides import Matches, Tree, find_place, program_trees
 from .kept import check_kept, check_lower, keep_directory
 from .lookup import check_kind, follow, read_file, trusts_root
 from .secrets import find_secrets
-from .sockets import GIVES_AWAY, SOCKET_ENTRIES, live, live_below, sockets_in
+from .sockets import gives_away, live, live_below, not_all, sockets_in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,25 +35,27 @@ _TREES = (MountKind.READ_ONLY, MountKind.READ_WRITE, MountKind.OVERLAY)
 def survey_mounts(
     policy: Policy,
     unasked: Survey,
+    repositories: Sequence[Mount],
     *,
     cwd_shown: str | None,
     shown: Sequence[tuple[str, str]],
     uid: int,
 ) -> Survey:
-    """As `survey.survey`, which has found what is shown unasked to hold."""
+    """As `survey.survey`, which has found what is shown unasked to hold, and the repositories."""
     trusted = trusts_root(uid, host_root=policy.id_map is IdMap.HOST_ROOT)
     root = ""
     if policy.root is not None:
         root = follow(policy.root, f"root: {policy.root}", trusted=trusted).path
-    guards = _guards(policy)
-    sources = _Sources(policy.mounts, uid, trusted=trusted)
+    mounts = _among(policy.mounts, repositories)
+    guards = _guards(policy, mounts)
+    sources = _Sources(mounts, uid, trusted=trusted)
     look = _Look(sources, uid)
-    if policy.mounts:
+    if mounts:
         look.add_trees(policy.root, cwd_shown, shown)
         programs = policy.root is None and policy.system is not System.NEEDED
-        look.find_hides(policy.mounts, programs=programs)
+        look.find_hides(mounts, programs=programs)
         look.hide_secrets(NOBODY if uid == 0 and trusted else uid)
-    look.check_sockets(policy.root)
+    look.check_sockets(policy.root, repositories)
     covers = look.covers()
     look.hidden |= {place: False for place, _ in unasked.hidden if not _is_covered(place, covers)}
     look.notes += unasked.notes
@@ -61,14 +63,23 @@ def survey_mounts(
     return look.survey().replace(root=root, cwd=unasked.cwd)
 
 
-def _guards(policy: Policy) -> tuple[Guard, ...]:
+def _among(mounts: Sequence[Mount], repositories: Sequence[Mount]) -> tuple[Mount, ...]:
+    """The mounts with the repositories each as early as can be: what was asked for comes after it."""
+    ordered = list(mounts)
+    for one in repositories:
+        holding = (number for number, mount in enumerate(ordered, 1) if is_below(one.at, mount.at))
+        ordered.insert(max(holding, default=0), one)
+    return in_force(ordered)
+
+
+def _guards(policy: Policy, mounts: Sequence[Mount]) -> tuple[Guard, ...]:
     """The guards in force. Their names are checked even if there is nothing to guard."""
-    writable = any(mount.kind is MountKind.READ_WRITE for mount in policy.mounts)
+    writable = any(mount.kind is MountKind.READ_WRITE for mount in mounts)
     if not (writable or policy.protect or policy.unprotect):
         return ()
-    from capsule.policy.protected import in_force
+    from capsule.policy import protected
 
-    return in_force(policy.protect, policy.unprotect)
+    return protected.in_force(policy.protect, policy.unprotect)
 
 
 class _Sources:
@@ -275,33 +286,37 @@ class _Look:
         """Where something is put that hides what lies there on the host."""
         return self._places() | self.hidden.keys()
 
-    def check_sockets(self, root: str | None) -> None:
-        """Refuse sockets that nobody named.
+    def check_sockets(self, root: str | None, repositories: Sequence[Mount]) -> None:
+        """Hide sockets that nobody named; refuse those in use, unless nobody named the tree either.
 
         Raises:
             PolicyError: there are some.
         """
         trees = [
-            (name_of(one.mount), one.mount.at, one.path)
+            (name_of(one.mount), one.mount.at, one.path, one.mount in repositories)
             for _, one in self._found
             if one.is_directory and one.mount.kind in (*_TREES, MountKind.DEVICE)
         ]
         if root is not None:
-            trees.append((f"root: {root}", "/", root))
+            trees.append((f"root: {root}", "/", root, False))
         in_use = live() if trees else frozenset()
-        for what, at, path in trees:
-            names = set(live_below(path, in_use))
+        for what, at, path, is_unasked in trees:
+            names = {*live_below(path, in_use)}
             if at != "/":
                 found, complete = sockets_in(path)
                 names.update(found)
                 if not complete:
-                    where = f"among the first {SOCKET_ENTRIES} entries and those in use"
-                    self.notes.append(f"{path} was not searched for sockets as a whole, only {where}")
+                    self.notes.append(not_all(path))
             covers = self.covers() | (set(ROOT_OWN) if at == "/" else set())
             base = at.rstrip("/")
-            given = [name for name in names if not _is_covered(f"{base}/{name}", covers, at)]
+            given = sorted(name for name in names if not _is_covered(f"{base}/{name}", covers, at))
+            used = [name for name in given if f"{path.rstrip('/')}/{name}" in in_use]
+            if used and not is_unasked:
+                raise gives_away(what, path, used)
+            # Nobody may listen there, but a program of another network namespace is not known.
+            self.hidden |= {f"{base}/{name}": False for name in given}
             if given:
-                raise _gives_away(what, path, sorted(given))
+                self.notes.append(f"hidden in {path}: {listed(given, 'sockets')}")
 
     def guard(self, guards: tuple[Guard, ...]) -> None:
         """Protect what guards name in the writable trees, and remember it for when all is over."""
@@ -369,15 +384,6 @@ def _is_covered(place: str, covers: set[str], at: str = "/") -> bool:
 
 def _number(item: tuple[int, Found]) -> int:
     return item[0]
-
-
-def _gives_away(what: str, path: str, names: list[str]) -> PolicyError:
-    message = f"{what}: sockets lie in it: {listed(names, 'sockets')}; {GIVES_AWAY}"
-    first = os.path.join(path, names[0])
-    hint = (
-        f"hide them (--hide), show what you need of the directory, or name the socket itself: {first}"
-    )
-    return PolicyError(message, field=what.partition(":")[0], value=path, hint=hint)
 
 
 def name_of(mount: Mount) -> str:

@@ -25,8 +25,8 @@ SHARED = ("/tmp", "/var/tmp", "/var", "/home", "/mnt", "/media", "/opt", "/srv",
 
 # What programs need of /etc to start and to behave as usual; nothing that names users or services.
 ETC = (
-    "alternatives", "bash.bashrc", "crypto-policies", "debian_version", "fonts", "inputrc",
-    "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "locale.alias", "locale.conf", "localtime",
+    "alternatives", "bash.bashrc", "crypto-policies", "debian_version", "fonts", "gitconfig",
+    "inputrc", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "locale.alias", "locale.conf", "localtime",
     "lsb-release", "mime.types", "os-release", "pki", "profile", "protocols", "redhat-release",
     "services", "ssl", "system-release", "terminfo", "timezone",
 )  # fmt: skip

@@ -106,6 +106,8 @@ def make_view(policy: Policy, host: Host, command: Command, survey: Survey, ids:
     else:
         _place_system(places, host, policy, command)
         _place_generated(places, policy, command)
+        if ids.outside[0] != host.uid:
+            _place_git(places)
     _place_private(places, command, ids, whole_root=policy.root is not None)
     _place_mounts(places, survey.found, ids, _mapping(policy, host, ids))
     _place_command(places, notes, command, survey)
@@ -191,6 +193,16 @@ def _place_generated(places: Places, policy: Policy, command: Command) -> None:
     }
     for name, content in files.items():
         places[f"/etc/{name}"] = s.File(f"/etc/{name}", 0o644, content)
+
+
+def _place_git(places: Places) -> None:
+    """Where the command is not who calls it, what is the caller's seems to be of others to git.
+
+    It then refuses a repository, for it would run what that names: here nothing else is to happen.
+    """
+    there = places.get("/etc/gitconfig")
+    own = f"{there[2]}\n" if isinstance(there, s.File) else ""
+    places["/etc/gitconfig"] = s.File("/etc/gitconfig", 0o644, f"{own}[safe]\n\tdirectory = *\n")
 
 
 def _place_private(places: Places, command: Command, ids: Ids, *, whole_root: bool) -> None:

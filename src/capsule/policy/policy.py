@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         root: str | PathLike[str] | None
         system: System | Literal["all", "needed"]
         show_cwd: bool
+        git: Git | Literal["read", "write"]
         protect: Sequence[str]
         unprotect: Sequence[str]
         network: Network | Literal["none", "host"]
@@ -78,6 +79,15 @@ class System(Choice):
     """Only the program and the libraries that its file names."""
 
 
+class Git(Choice):
+    """What the command may do with a git repository that lies outside of its working tree."""
+
+    READ = "read"
+    """Read it: log, diff and blame work there."""
+    WRITE = "write"
+    """Write to it, as to a repository in a writable tree; also to one in a tree that is read-only."""
+
+
 class IdMap(Choice):
     """What the ids inside are on the host; user_namespaces(7)."""
 
@@ -99,6 +109,8 @@ class Policy(Value):
             programs.
         system: how much of the host's programs to show.
         show_cwd: whether the working directory is shown, read-only, unless a mount says otherwise.
+        git: whether the git repository of what is shown, of a linked working tree or a submodule
+            for instance, is shown read-only or can be written to; docs/files.md.
         protect: what in a writable tree is read-only besides the built-in list: names of paths as
             in that list (docs/files.md).
         unprotect: names of that list to leave writable; "all" for the whole list.
@@ -132,6 +144,7 @@ class Policy(Value):
     root: str | None = None
     system: System = System.ALL
     show_cwd: bool = True
+    git: Git = Git.READ
     protect: tuple[str, ...] = ()
     unprotect: tuple[str, ...] = ()
     network: Network = Network.NONE
@@ -172,6 +185,7 @@ class Policy(Value):
         if self.root is not None:
             self._set("root", absolute(check_path(self.root, "root"), "root"))
         self._set("system", _choice(System, self.system, "system"))
+        self._set("git", _choice(Git, self.git, "git"))
         for field in ("protect", "unprotect"):
             self._set(field, _names(self.__dict__[field], field))
         self._set("network", _choice(Network, self.network, "network"))

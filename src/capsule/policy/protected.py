@@ -59,6 +59,8 @@ _ANYWHERE = {
     ".git/config": _GIT,
     ".git/config.worktree": _GIT,
     ".git/commondir": "tells git to take hooks and configuration from elsewhere",
+    ".git/info/attributes": "says which of the configured commands git runs on a file",
+    ".git/objects/info/alternates": "has git read objects of another repository",
     ".githooks": _HOOKS,
     ".husky": _HOOKS,
     ".pre-commit-config.yaml": "pre-commit runs what it names at every commit",

@@ -30,6 +30,11 @@ _PLACE: dict[type[s.Step], int] = {
     **dict.fromkeys((s.Attach, s.Symlink), 1),
     **dict.fromkeys((s.Tmpfs, s.Directory, s.Devpts, s.File, s.Content, s.Overlay, s.Hide), 0),
 }
+# Of notes that begin so: the programs that they are about, and what these write where it matters.
+_SUBJECTS = {
+    "git": (("git",), b"not a git repository"),
+    "node": (("node", "npm", "npx", "pnpm", "yarn", "tsc", "bun"), b"Cannot find module"),
+}
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@%,:~=")
 
 
@@ -40,13 +45,23 @@ def hints(plan: Plan, stderr: Any) -> tuple[str, ...]:
         plan: of the run.
         stderr: what the command wrote there, bytes or str, None if it was not captured.
     """
+    about = tuple(_noted(plan, stderr))
     cwd = next((str(step[0]) for step in reversed(plan.steps) if isinstance(step, s.Chdir)), "/")
     named, refused = _named(plan.args[1:], cwd), _says_read_only(stderr)
     if not (named or refused):
-        return ()
+        return about
     places = _places(plan)
     told = _not_shown({path: name for path, name in named.items() if _lacks(path, places)})
-    return (*told, *(_read_only(plan, cwd, places) if refused else ()))
+    return (*about, *told, *(_read_only(plan, cwd, places) if refused else ()))
+
+
+def _noted(plan: Plan, stderr: Any) -> Iterator[str]:
+    """Yield the notes that are about the program, or about what it says that it has not found."""
+    program = os.path.basename(plan.args[0]) if plan.args else ""
+    said = os.fsencode(stderr) if isinstance(stderr, str) else stderr or b""
+    for subject, (programs, words) in _SUBJECTS.items():
+        if program in programs or words in said:
+            yield from (note for note in plan.notes if note.startswith(f"{subject}: "))
 
 
 def _named(words: tuple[str, ...], cwd: str) -> dict[str, str]:

@@ -58,3 +58,25 @@ def dead_socket(path: Path) -> None:
     """A socket that nobody uses any more."""
     with listening(path):
         pass
+
+
+def repository(path: Path, **files: str) -> Path:
+    """What git takes for a repository, and files in it."""
+    for name in ("objects", "refs"):
+        (path / name).mkdir(parents=True)
+    (path / "HEAD").write_text("ref: refs/heads/main\n")
+    for name, text in files.items():
+        (path / name).write_text(text)
+    return path
+
+
+def linked(top: Path, holder: Path, name: str = "wt", back: str = "{tree}/.git\n") -> Path:
+    """A linked working tree of a repository, as git-worktree(1) makes it."""
+    tree, admin = top / name, holder / "worktrees" / name
+    tree.mkdir()
+    admin.mkdir(parents=True)
+    (admin / "gitdir").write_text(back.format(tree=tree))
+    (admin / "commondir").write_text("../..\n")
+    (admin / "HEAD").write_text("ref: refs/heads/wt\n")
+    (tree / ".git").write_text(f"gitdir: {admin}\n")
+    return tree

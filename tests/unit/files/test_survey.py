@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from capsule.files.found import Found, Survey
 from capsule.files.lookup import follow, trusts_root
 from capsule.policy.mounts import CONTENT_SIZE
 from tests.support import needs
-from tests.unit.files.lab import IS_ROOT, dead_socket, hidden, look, refusal
+from tests.unit.files.lab import IS_ROOT, dead_socket, hidden, linked, look, refusal, repository
 
 # --- sources ------------------------------------------------------------------------------------
 
@@ -194,37 +195,60 @@ def test_a_file_to_copy_must_be_readable(lab: Path) -> None:
 # --- sockets ------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def serving(path: Path) -> Iterator[None]:
+    """A socket in use under its own path."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        yield
+
+
 @pytest.mark.parametrize("make", [Mount.read_only, Mount.read_write, Mount.overlay])
-def test_a_directory_with_a_socket_is_refused(lab: Path, make: Any) -> None:
-    """A socket below a source, of whatever depth, is refused by name, in use or not."""
+def test_a_directory_with_a_socket_in_use_is_refused(lab: Path, make: Any) -> None:
+    """Below a source, of whatever depth, it is refused by name; once nobody listens, it is hidden."""
     (lab / "a/b").mkdir(parents=True)
-    dead_socket(lab / "a/b/agent.sock")
-    said = refusal(make(lab))
+    with serving(lab / "a/b/agent.sock"):
+        said = refusal(make(lab))
     assert "sockets lie in it: a/b/agent.sock" in said
     assert "service behind it" in said
     assert f"name the socket itself: {lab}/a/b/agent.sock" in said
+    found = look(make(lab))
+    assert hidden(found, lab) == ["a/b/agent.sock"]
+    assert found.notes[-1] == f"hidden in {lab}: a/b/agent.sock"
     (lab / "a/b/agent.sock").unlink()
-    assert look(make(lab)).found
+    assert look(make(lab)).hidden == ()
 
 
 def test_a_socket_that_is_named_is_shown(lab: Path) -> None:
     """The socket itself, and its directory if the socket is named besides or hidden."""
-    dead_socket(lab / "s")
-    named = Mount.read_write(lab / "s")
-    assert look(named).found[0].path == f"{lab}/s"
-    assert len(look(Mount.read_only(lab), named).found) == 2
-    assert len(look(Mount.read_only(lab), Mount.hide(lab / "s")).found) == 2
-    assert hidden(look(Mount.read_only(lab), Mount.hide("?")), lab) == ["s"]
-    assert "sockets" in refusal(Mount.read_only(lab), Mount.read_only(lab / "s", "/elsewhere"))
+    with serving(lab / "s"):
+        named = Mount.read_write(lab / "s")
+        assert look(named).found[0].path == f"{lab}/s"
+        assert len(look(Mount.read_only(lab), named).found) == 2
+        assert len(look(Mount.read_only(lab), Mount.hide(lab / "s")).found) == 2
+        assert hidden(look(Mount.read_only(lab), Mount.hide("?")), lab) == ["s"]
+        assert "sockets" in refusal(Mount.read_only(lab), Mount.read_only(lab / "s", "/elsewhere"))
+    # Dead as it is, it is shown where it was named, and only there.
+    assert look(Mount.read_only(lab), named).hidden == ()
 
 
 def test_an_optional_mount_that_is_missing_covers_nothing(lab: Path) -> None:
     """What is left out hides no socket that lies at its place."""
     (lab / "d").mkdir()
-    dead_socket(lab / "d/s")
-    over = Mount.read_only(lab / "missing", str(lab / "d"), optional=True)
-    assert "d/s" in refusal(Mount.read_only(lab), over)
-    assert look(Mount.read_only(lab), Mount.tmpfs(str(lab / "d"))).found
+    with serving(lab / "d/s"):
+        over = Mount.read_only(lab / "missing", str(lab / "d"), optional=True)
+        assert "d/s" in refusal(Mount.read_only(lab), over)
+        assert look(Mount.read_only(lab), Mount.tmpfs(str(lab / "d"))).found
+
+
+def test_sockets_of_git(lab: Path) -> None:
+    """Nobody named it, and git's own daemon may listen there."""
+    holder = repository(lab / "m/.git")
+    tree = linked(lab, holder)
+    with serving(holder / "ipc"):
+        found = look(cwd=tree)
+    assert hidden(found, lab) == ["m/.git/ipc"]
+    assert found.found[0].mount == Mount.read_only(str(holder))
 
 
 def test_a_socket_in_use_is_found_wherever_it_is(lab: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +342,7 @@ def guarded(found: Survey, top: Path) -> dict[str, bool]:
     return {os.path.relpath(one.at, top): one.read_only for one in found.guarded}
 
 
-def repository(top: Path) -> None:
+def work_tree(top: Path) -> None:
     """What git makes, as far as it matters."""
     (top / ".git/hooks").mkdir(parents=True)
     (top / ".git/config").touch()
@@ -327,8 +351,8 @@ def repository(top: Path) -> None:
 
 def test_protects_what_is_there(lab: Path) -> None:
     """Protected paths are read-only, those above them cannot be renamed, parents come first."""
-    repository(lab)
-    repository(lab / "sub")
+    work_tree(lab)
+    work_tree(lab / "sub")
     (lab / ".envrc").touch()
     found = look(Mount.read_write(lab, "/w"))
     assert guarded(found, Path("/w")) == {
@@ -348,14 +372,14 @@ def test_protects_what_is_there(lab: Path) -> None:
 @pytest.mark.parametrize("make", [Mount.read_only, Mount.overlay])
 def test_protects_only_writable_trees(lab: Path, make: Any) -> None:
     """What cannot be written to, or is thrown away, needs no protection."""
-    repository(lab)
+    work_tree(lab)
     found = look(make(lab))
     assert (found.guarded, found.watched) == ((), ())
 
 
 def test_what_is_named_itself_is_not_protected(lab: Path) -> None:
     """A mount at a protected path, or above it, was meant; the start is remembered all the same."""
-    repository(lab)
+    work_tree(lab)
     found = look(Mount.read_write(lab), Mount.read_write(lab / ".git/hooks"))
     assert guarded(found, lab) == {".git": False, ".git/config": True}
     assert ".git/hooks" in dict(found.watched[0].known)
@@ -364,14 +388,14 @@ def test_what_is_named_itself_is_not_protected(lab: Path) -> None:
 
 def test_a_part_of_a_protected_path_is_no_way_around(lab: Path) -> None:
     """A repository's .git as the source is protected like the repository."""
-    repository(lab)
+    work_tree(lab)
     found = look(Mount.read_write(lab / ".git"))
     assert guarded(found, lab) == {".git/hooks": True, ".git/config": True}
 
 
 def test_the_caller_decides_what_is_protected(lab: Path) -> None:
     """Names can be left out and added; a wrong one is refused even if nothing is writable."""
-    repository(lab)
+    work_tree(lab)
     (lab / "deploy").mkdir()
     (lab / "deploy/run.sh").touch()
     rw = Mount.read_write(lab)
@@ -386,7 +410,7 @@ def test_the_caller_decides_what_is_protected(lab: Path) -> None:
 
 def test_what_is_protected_is_protected_in_every_tree(lab: Path) -> None:
     """A writable mount of a directory above or below is another way to it; nothing else is closed."""
-    repository(lab / "a/b")
+    work_tree(lab / "a/b")
     (lab / "a/.bashrc").touch()
     found = look(Mount.read_write(lab, "/w"), Mount.read_write(lab / "a", "/a"))
     assert guarded(found, Path("/")) == {
