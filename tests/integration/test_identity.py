@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 import capsule
+from capsule import Mount, Policy
 from tests.support import (
     HANG,
     OUTSIDE_GID,
@@ -88,6 +91,66 @@ tell([me.pw_name, grp.getgrgid(os.getgid()).gr_name, me.pw_dir == os.environ["HO
 """
     assert ask(code) == ["root", "root", True, "root", 0, "0o40700"]
     assert ask(code, uid=5, gid=6) == ["user", "user", True, "user", 5, "0o40700"]
+
+
+# --- the caller's own ids ---------------------------------------------------------------------
+
+
+def test_own_ids_and_names_inside() -> None:
+    """uid, gid and both names are those on the host: of what root calls nobody's."""
+    code = """
+import grp, pwd
+me = pwd.getpwuid(os.getuid())
+tell([os.getresuid(), os.getresgid(), me.pw_name, grp.getgrgid(os.getgid()).gr_name,
+      me.pw_dir == os.environ["HOME"], os.environ["USER"], os.stat(me.pw_dir).st_uid,
+      open("/proc/self/uid_map").read().split(), pwd.getpwuid(0).pw_name])
+"""
+    user = pwd.getpwuid(OUTSIDE_UID).pw_name
+    group = grp.getgrgid(OUTSIDE_GID).gr_name
+    uid = str(OUTSIDE_UID)
+    assert ask(code, keep_id=True) == [
+        *([OUTSIDE_UID] * 3, [OUTSIDE_GID] * 3, user, group),
+        *(True, user, OUTSIDE_UID, [uid, uid, "1"], "root"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "cd /tmp; tar xf $0/a.tar",
+        "cp -a $0/a.tar /tmp/b.tar",
+        "test $(id -u) != 0; chown $(id -u) /tmp",
+    ],
+)
+def test_what_refuses_to_be_root_with_one_id(script: str, place: Path) -> None:
+    """As root tar and cp give files to their owners, which are not there; as itself they do not."""
+    (place / "f").touch()
+    words = ["tar", "--owner=1001", "--group=1001", "-cf", "a.tar", "f"]
+    subprocess.run(words, cwd=place, check=True, timeout=HANG)
+    os.chmod(place / "a.tar", 0o644)
+    if REAL_ROOT:
+        os.chown(place / "a.tar", 1001, 1001)
+    command = ["sh", "-ec", script, str(place)]
+    policy = Policy(mounts=[Mount.read_only(place)])
+    assert capsule.run(command, policy, keep_id=True).returncode == 0
+    if "tar xf" in script or "id -u" in script:
+        assert capsule.run(command, policy).returncode != 0
+
+
+@needs("postgres")
+def test_postgres_with_own_ids() -> None:
+    """It refuses to be root."""
+    command = ["sh", "-c", "PATH=$PATH:$(echo /usr/lib/postgresql/*/bin); initdb -D /tmp/db"]
+    assert b"cannot be run as root" in capsule.run(command).stderr
+    assert capsule.run(command, keep_id=True).returncode == 0
+
+
+@pytest.mark.parametrize("other", [{"uid": 5}, {"gid": 5}, {"id_map": "auto"}])
+def test_own_ids_and_others_exclude_each_other(other: dict[str, Any]) -> None:
+    """Which field says otherwise is said."""
+    with pytest.raises(capsule.PolicyError, match=f"{next(iter(other))} says otherwise") as caught:
+        Policy(keep_id=True, **other)
+    assert caught.value.field == "keep_id"
 
 
 def test_no_other_id_can_be_taken() -> None:

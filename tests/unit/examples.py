@@ -47,6 +47,7 @@ COMMAND = Command(
     home="/home/ada",
     working_directory="/home/ada/project",
 )
+USER_COMMAND = COMMAND.replace(user="user", group="user")
 # Outside of the system's places: it and what it needs have to be shown.
 VENV_COMMAND = COMMAND.replace(
     args=("/opt/venv/bin/tool",),
@@ -160,10 +161,11 @@ NEEDED = (
 CASES: dict[str, Case] = {
     "default": Case(),
     "network-host": Case(Policy(network=Network.HOST)),
-    "ids": Case(Policy(uid=1234, gid=2345, hostname="box")),
-    "id-map-auto": Case(Policy(id_map=IdMap.AUTO, uid=1000, gid=1000), RANGE_HOST),
+    "ids": Case(Policy(uid=1234, gid=2345, hostname="box"), command=USER_COMMAND),
+    "keep-id": Case(Policy(keep_id=True), command=COMMAND.replace(user="ada", group="staff")),
+    "id-map-auto": Case(Policy(id_map=IdMap.AUTO, uid=1000, gid=1000), RANGE_HOST, USER_COMMAND),
     "id-map-auto-root": Case(
-        Policy(id_map=IdMap.AUTO, uid=1000, gid=1000), ROOT_HOST.replace(**RANGES)
+        Policy(id_map=IdMap.AUTO, uid=1000, gid=1000), ROOT_HOST.replace(**RANGES), USER_COMMAND
     ),
     "id-map-host-root": Case(Policy(id_map=IdMap.HOST_ROOT), ROOT_HOST),
     "kernel-5.10": Case(Policy(mounts=MOUNTS), OLD_HOST),

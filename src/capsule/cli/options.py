@@ -42,6 +42,7 @@ OPTIONS = {
         "--unprotect": ("NAME|all", "leave this one writable"),
     },
     "identity": {
+        "--keep-id": ("", "your own ids and names inside, instead of root's"),
         "--uid": ("N", "user id inside (0)"),
         "--gid": ("N", "group id inside (0)"),
         "--uid-map": ("KIND", "ids outside: caller, auto (all subuids), host-root"),

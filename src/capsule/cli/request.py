@@ -82,6 +82,8 @@ def to_policy(options: Options) -> Policy:
         if field in changes:
             changes[field] = _id(str(changes[field]), field)
     changes |= {field: value for flag, field, value in _SWITCHES if options.has(flag)}
+    if not {"uid", "gid", "id_map"}.isdisjoint(changes):
+        changes.setdefault("keep_id", False)  # a profile's, which these take the place of
     for flag, field in _PORTS.items():
         if options.has(flag):
             ports = (parse_count(word, field, 65535) for word in options.all(flag))
@@ -240,6 +242,7 @@ _SWITCHES = (
     ("--inherit-env", "inherit_env", True),
     ("--no-cwd", "show_cwd", False),
     ("--git", "git", "write"),
+    ("--keep-id", "keep_id", True),
     ("--pretend-chown", "pretend_chown", True),
 )
 _LISTS = {

@@ -74,3 +74,21 @@ def group_of(uid: int, gid: int) -> int:
     except KeyError:
         return NOBODY
     return gid if gid in mine else account.pw_gid
+
+
+def own_names() -> tuple[str, str]:
+    """(Name of the user, of the group) that a command with the caller's ids is: for root nobody's."""
+    import grp
+    import pwd  # both only where a policy keeps the ids
+
+    uid, gid = os.geteuid(), os.getegid()
+    if uid == 0 and has_initial_ids(unsure=True):
+        return "nobody", "nogroup"
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        user = "user"
+    try:
+        return user, grp.getgrgid(gid).gr_name
+    except KeyError:
+        return user, user

@@ -45,10 +45,9 @@ def make_ids(policy: Policy, host: Host) -> Ids:
     if policy.id_map is IdMap.AUTO:
         return _ranged_ids(policy, host)
     uid, gid = _outside(policy, host)
-    inside = (policy.uid, policy.gid)
-    return Ids(
-        f"{policy.uid} {uid} 1", f"{policy.gid} {gid} 1", False, None, inside, inside, (uid, gid)
-    )
+    inside = (uid, gid) if policy.keep_id else (policy.uid, policy.gid)
+    maps = f"{inside[0]} {uid} 1", f"{inside[1]} {gid} 1"
+    return Ids(*maps, False, None, inside, inside, (uid, gid))
 
 
 def _outside(policy: Policy, host: Host) -> tuple[int, int]:

@@ -69,8 +69,15 @@ def view(
     """Return what *make* does of these: the steps to the last mount, and notes."""
     global _view, _view_text  # noqa: PLW0603
     key = (
-        *(policy.root, policy.system, policy.network, policy.hostname, policy.uid, policy.gid, ids),
-        *(policy.id_map, command.home, command.cwd, command.working_directory),
+        *(policy.root, policy.system, policy.network, policy.hostname, ids),
+        *(
+            policy.id_map,
+            command.user,
+            command.group,
+            command.home,
+            command.cwd,
+            command.working_directory,
+        ),
         *(abi, policy.tcp_connect, policy.tcp_bind),
         *(bounds.launcher_steps, bounds.sysctls),
         *(command.shown, command.needed, command.root_entries, survey),

@@ -105,7 +105,7 @@ def make_view(policy: Policy, host: Host, command: Command, survey: Survey, ids:
             places[path] = _linked(path, target, survey.root or policy.root, s.NO_LINKS)
     else:
         _place_system(places, host, policy, command)
-        _place_generated(places, policy, command)
+        _place_generated(places, policy, command, ids)
         if ids.outside[0] != host.uid:
             _place_git(places)
     _place_private(places, command, ids, whole_root=policy.root is not None)
@@ -177,15 +177,16 @@ def _place_system(places: Places, host: Host, policy: Policy, command: Command) 
         places["/etc/resolv.conf"] = Source(host.resolv_conf)
 
 
-def _place_generated(places: Places, policy: Policy, command: Command) -> None:
+def _place_generated(places: Places, policy: Policy, command: Command, ids: Ids) -> None:
     """The files that would tell of the host's users and names, made up instead."""
-    people = [(0, 0, "root", command.home, "/bin/sh")]
-    if policy.uid not in (0, NOBODY):
-        people.append((policy.uid, policy.gid, "user", command.home, "/bin/sh"))
-    people.append((NOBODY, NOBODY, "nobody", "/nonexistent", "/usr/sbin/nologin"))
-    groups = {0: "root", policy.gid: "user", 5: "tty", NOBODY: "nogroup"} | {0: "root"}
+    uid, gid = ids.command
+    people = {0: (0, "root", command.home, "/bin/sh")}
+    if uid:
+        people[uid] = (gid, command.user, command.home, "/bin/sh")
+    people.setdefault(NOBODY, (NOBODY, "nobody", "/nonexistent", "/usr/sbin/nologin"))
+    groups = {0: "root", gid: command.group, 5: "tty", NOBODY: "nogroup"} | {0: "root"}
     files = {
-        "passwd": "".join(f"{n}:x:{u}:{g}:{n}:{h}:{sh}\n" for u, g, n, h, sh in people),
+        "passwd": "".join(f"{n}:x:{u}:{g}:{n}:{h}:{sh}\n" for u, (g, n, h, sh) in people.items()),
         "group": "".join(f"{name}:x:{gid}:\n" for gid, name in groups.items()),
         "hosts": f"127.0.0.1 localhost {policy.hostname}\n::1 localhost\n",
         "hostname": f"{policy.hostname}\n",

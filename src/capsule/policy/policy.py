@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         hostname: str
         uid: int
         gid: int
+        keep_id: bool
         id_map: IdMap | Literal["caller", "auto", "host-root"]
         env: Variables | None
         extra_env: Maybe
@@ -118,6 +119,9 @@ class Policy(Value):
         hostname: the hostname inside.
         uid: user id inside.
         gid: group id inside.
+        keep_id: the caller's own uid, gid and names inside, instead of root's; where root calls,
+            nobody's, which the command is on the host. For programs that refuse to be root, or that
+            as root give files away.
         id_map: what the ids inside are outside.
         env: the whole environment, or None for the default one.
         extra_env: variables on top of that; a value of None passes the caller's on.
@@ -151,6 +155,7 @@ class Policy(Value):
     hostname: str = "capsule"
     uid: int = 0
     gid: int = 0
+    keep_id: bool = False
     id_map: IdMap = IdMap.CALLER
     env: Any = None
     extra_env: Any = ()
@@ -193,10 +198,11 @@ class Policy(Value):
         self._set("hostname", _hostname(self.hostname))
         for field in ("uid", "gid"):
             _check_id(self.__dict__[field], field)
+        self._check_keep_id()
         if self.env is not None:
             self._set("env", _variables(self.env, "env", allow_none=False))
         self._set("extra_env", _variables(self.extra_env, "extra_env", allow_none=True))
-        for field in ("inherit_env", "show_cwd", "pretend_chown"):
+        for field in ("inherit_env", "show_cwd", "pretend_chown", "keep_id"):
             if not isinstance(self.__dict__[field], bool):
                 raise wrong(field, self.__dict__[field], "a bool", "write true or false (True, False)")
         if self.cwd is not None:
@@ -209,6 +215,13 @@ class Policy(Value):
         for field in ("tcp_connect", "tcp_bind"):
             if self.__dict__[field] is not None:
                 self._set(field, _ports(self.__dict__[field], field))
+
+    def _check_keep_id(self) -> None:
+        for field, other in (("uid", 0), ("gid", 0), ("id_map", IdMap.CALLER)):
+            if self.keep_id and self.__dict__[field] != other:
+                hint = "leave one of the two out"
+                message = f"keep_id: the ids are the caller's, and {field} says otherwise"
+                raise PolicyError(message, field="keep_id", value=self.keep_id, hint=hint)
 
     @property
     def limits_tcp(self) -> bool:

@@ -11,6 +11,7 @@ from capsule.base.errors import PolicyError
 from capsule.base.text import is_below
 from capsule.base.values import Value
 from capsule.confine.seccomp.filters import read_document
+from capsule.host.ids import NOBODY, own_names
 from capsule.host.places import ROOT_OWN, SYSTEM, home_inside, known_homes, may_show
 from capsule.policy.mounts import MountKind
 from capsule.policy.policy import IdMap, System
@@ -47,6 +48,8 @@ class Command(Value):
         cwd: working directory inside.
         env: NAME=VALUE words.
         home: home directory inside.
+        user: name of the command's user inside.
+        group: of its group.
         working_directory: directory of the host to show read-only at its own path, or None.
         shown: (path, reason) of what else of the host the program needs, read-only.
         root_entries: (path inside, link target or None) of what ``Policy.root`` holds.
@@ -61,6 +64,8 @@ class Command(Value):
     cwd: str
     env: tuple[str, ...]
     home: str
+    user: str = "root"
+    group: str = "root"
     working_directory: str | None = None
     shown: tuple[tuple[str, str], ...] = ()
     root_entries: tuple[tuple[str, str | None], ...] = ()
@@ -86,7 +91,8 @@ def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> C
 
 def _resolve(words: tuple[str, ...], policy: Policy, homes: list[str]) -> Command:
     home = home_inside(homes[0], whole_root=bool(policy.root))
-    env = _environment(policy, home)
+    user, group = _names(policy)
+    env = _environment(policy, home, user)
     cwd, working_directory = _working_directory(policy, homes)
     paths = candidates(words[0], env.get("PATH", os.defpath), _lookup_directory(policy, cwd))
     found = None if policy.root else next(filter(is_executable, paths), None)
@@ -102,6 +108,8 @@ def _resolve(words: tuple[str, ...], policy: Policy, homes: list[str]) -> Comman
         cwd=cwd,
         env=tuple(f"{name}={value}" for name, value in env.items()),
         home=home,
+        user=user,
+        group=group,
         working_directory=working_directory,
         shown=tuple(shown.items()),
         root_entries=() if policy.root is None else _root_entries(policy.root),
@@ -212,7 +220,14 @@ def _root_entries(root: str) -> tuple[tuple[str, str | None], ...]:
     return tuple((f"/{name}", found[name]) for name in sorted(found) if f"/{name}" not in ROOT_OWN)
 
 
-def _environment(policy: Policy, home: str) -> dict[str, str]:
+def _names(policy: Policy) -> tuple[str, str]:
+    """(Name of the user, of the group) inside."""
+    if policy.keep_id:
+        return own_names()
+    return "root" if policy.uid == 0 else "nobody" if policy.uid == NOBODY else "user", "user"
+
+
+def _environment(policy: Policy, home: str, user: str) -> dict[str, str]:
     host = os.environ
     if policy.env is not None:
         env = dict(policy.env)
@@ -221,7 +236,7 @@ def _environment(policy: Policy, home: str) -> dict[str, str]:
     else:
         env = {n: host[n] for n in host if n in PASSED_ON or n.startswith("LC_")}
         env["HOME"] = home
-        env["USER"] = "root" if policy.uid == 0 else "user"
+        env["USER"] = user
     if policy.env is None:
         env.setdefault("PATH", DEFAULT_PATH)
     for name, value in policy.extra_env:
