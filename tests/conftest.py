@@ -26,6 +26,12 @@ PR_SET_CHILD_SUBREAPER = 36
 base.OFTEN, launch.FIRST_RUNS = 1, 0
 
 
+# What of PATH does not lie with the system would be shown to each capsule.
+os.environ["PATH"] = ":".join(
+    folder for folder in os.environ["PATH"].split(":") if folder.startswith(("/usr/", "/bin", "/sbin"))
+)
+
+
 def pytest_configure() -> None:
     """Become the parent of every orphan below: so none escapes the census.
 

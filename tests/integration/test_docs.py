@@ -29,6 +29,7 @@ import pytest
 import capsule
 from capsule.files.secrets import SECRETS
 from capsule.launcher import spawn
+from capsule.program.managers import MANAGERS
 from tests.support import CAPSULE, HANG, give, shared_directory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -306,6 +307,16 @@ def test_links_lead_somewhere(page: str) -> None:
         target = (ROOT / page).parent / path if path else ROOT / page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_every_manager_is_documented() -> None:
+    """docs/files.md has the table of where managers of versions keep programs, and no other."""
+    rows = table_rows("docs/files.md", "### Programs of a home")
+    documented = {}
+    for root, shown in rows:
+        rest = ("",) if "all of" in shown else ()
+        documented[root.strip("`")] = (*rest, *re.findall(r"`([^`]+)`", shown))
+    assert documented == MANAGERS
 
 
 def test_every_secret_is_documented() -> None:

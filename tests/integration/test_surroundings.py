@@ -327,6 +327,7 @@ def test_a_program_in_the_home_runs(home: Path, monkeypatch: pytest.MonkeyPatch)
     """A program of one's own home is shown; the rest of the home stays out of sight."""
     monkeypatch.chdir("/")
     for place in ("bin", ".local/bin"):
+        monkeypatch.setenv("PATH", "/usr/bin:/bin")
         tool = script(home / place / "tool", "#!/bin/sh", 'ls -A "$HOME" "$HOME/.local" 2>/dev/null')
         shown = capsule.run([str(tool)], text=True).stdout
         assert place.split("/")[0] in shown

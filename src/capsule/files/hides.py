@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from capsule.files.trees.walk import Entry
 
 # Of all trees together: about half a second.
-MOST_ENTRIES = 200_000
+MOST_ENTRIES = 2_000_000
 # Each is a mount.
 MOST_HIDDEN = 4096
 LONGEST_PATH = 4095
@@ -37,14 +37,18 @@ class Tree:
         at: its place inside.
         path: on the host, without a symbolic link in it.
         mount: its mount, or None if it is shown unasked or as the root.
+        holds_programs: whether it is shown as what programs of the home are made of.
     """
 
-    __slots__ = ("at", "mount", "path")
+    __slots__ = ("at", "holds_programs", "mount", "path")
 
-    def __init__(self, at: str, path: str, mount: Mount | None = None) -> None:
+    def __init__(
+        self, at: str, path: str, mount: Mount | None = None, *, holds_programs: bool = False
+    ) -> None:
         self.at = at
         self.path = path
         self.mount = mount
+        self.holds_programs = holds_programs
 
     def place(self, path: str) -> str:
         """The place inside of a path below it."""
@@ -178,6 +182,9 @@ class Matches:
                 raise _vain(pattern)
         for tree in (*trees, *self._host_trees(trees)):
             patterns = [one for one in self._patterns if _is_near(one[1], tree.at)]
+            if tree.holds_programs:
+                # As the host's programs: only what an absolute pattern names of them.
+                patterns = [one for one in patterns if one[1].prefix != "/"]
             if patterns:
                 _Search(self, tree, patterns, trees).run()
 

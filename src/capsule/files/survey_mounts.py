@@ -192,9 +192,10 @@ class _Look:
             for _, one in self._found
             if one.mount.kind in _TREES and one.is_directory
         ]
-        for path in (cwd_shown, *(path for path, _ in shown)):
-            if path is not None and not any(t.mount and is_below(path, t.at) for t in self._trees):
-                self._trees.append(Tree(path, os.path.realpath(path)))
+        unasked = [] if cwd_shown is None else [(cwd_shown, "")]
+        for path, reason in (*unasked, *shown):
+            if not any(t.mount and is_below(path, t.at) for t in self._trees):
+                self._trees.append(Tree(path, os.path.realpath(path), holds_programs=bool(reason)))
 
     def find_hides(self, mounts: Sequence[Mount], *, programs: bool) -> None:
         """Find what the hides of the policy cover, wherever it is shown.

@@ -7,7 +7,7 @@ from capsule.base.text import is_below, printable
 from capsule.base.values import Value
 from capsule.host.host import version
 from capsule.host.ids import NOBODY
-from capsule.host.places import SHARED
+from capsule.host.places import MADE, SHARED
 from capsule.launcher import steps as s
 from capsule.policy.mounts import MountKind
 from capsule.policy.policy import IdMap, Network, System
@@ -119,13 +119,23 @@ def make_view(policy: Policy, host: Host, command: Command, survey: Survey, ids:
         places["/var/tmp"] = _tmpfs("/var/tmp", TMP_SIZE, 0o1777, ids)
     # By depth, and otherwise as given: what lies in another is attached after it. The proc file system
     # comes first of all, since a remount of whole trees reads the table of mounts in it.
-    ordered = sorted(places.items(), key=lambda place: (place[0] != "/proc", place[0].count("/")))
+    ordered = sorted(places.items(), key=lambda place: (place[0] != "/proc", _depth(place[0], command)))
     # What only the host's root may open needs no cover from anyone else.
     masked = host.masked if policy.id_map is IdMap.HOST_ROOT else host.masked_for_all
     closed = _hidden_directories(survey.found)
     return View(
         tuple(ordered), tuple(notes), host.read_only, masked, closed, at_once=host.mount_setattr
     )
+
+
+def _depth(path: str, command: Command) -> int:
+    """How deep a place lies; what is in the home by its other name is in it, and that comes before."""
+    home, other = command.home, command.home_elsewhere
+    if not other or not is_below(path, other):
+        return path.count("/")
+    if path == other:
+        return min(home.count("/"), other.count("/"))
+    return path.count("/") - other.count("/") + home.count("/")
 
 
 def _warn_of_old_layers(places: Places, host: Host) -> list[str]:
@@ -210,6 +220,9 @@ def _place_private(places: Places, command: Command, ids: Ids, *, whole_root: bo
     """Directories of the capsule's own: /tmp, the home, /dev, /proc and what surrounds them."""
     places["/tmp"] = _tmpfs("/tmp", TMP_SIZE, 0o1777, ids)
     places[command.home] = _tmpfs(command.home, HOME_SIZE, 0o700, ids)
+    if command.home_elsewhere:
+        # Both names lead to it: what is the caller's by either is there.
+        places[command.home_elsewhere] = s.Symlink(command.home, command.home_elsewhere)
     # In the root's own tmpfs: each device is a mount of its own, and only they are not nodev.
     places["/dev"] = s.Directory("/dev", 0o755)
     places["/dev/shm"] = _tmpfs("/dev/shm", SHM_SIZE, 0o1777, ids)
@@ -264,6 +277,11 @@ def _place_command(places: Places, notes: list[str], command: Command, survey: S
         shown.append((command.working_directory, "the working directory"))
     elif command.cwd in SHARED or (command.cwd != "/" and is_below(command.home, command.cwd)):
         places.setdefault(command.cwd, s.Directory(command.cwd, 0o755))
+    if command.left_out and command.left_out not in ("/", *MADE, "/var/tmp"):
+        notes.append(
+            f"{printable(command.left_out)} is not shown: it is a home, or may hold what is not "
+            "one's own; --ro, --rw or --overlay shows what is needed of it"
+        )
     visible = [path for path, place in places.items() if isinstance(place, Source | Layers)]
     # What was hidden stays so, whatever the command needs.
     visible += [one.mount.at for one in survey.found if one.mount.kind is MountKind.HIDE]

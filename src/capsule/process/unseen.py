@@ -114,6 +114,11 @@ def _places(plan: Plan) -> Places:
             found.update(dict.fromkeys(step[1], step))
         elif (argument := _PLACE.get(type(step))) is not None:
             found[step[argument]] = step
+    # What lies behind a link of Capsule's own, such as one to the home, is there by both names.
+    for step in plan.steps:
+        if isinstance(step, s.Symlink) and step[0].startswith("/"):
+            below = {at: one for at, one in found.items() if at != step[1] and is_below(at, step[1])}
+            found |= {step[0] + at[len(step[1]) :]: one for at, one in below.items()}
     return found
 
 

@@ -6,17 +6,18 @@ This reads the host's files with the caller's rights, before the plan, so that t
 from __future__ import annotations
 
 import os
+from itertools import islice
 
 from capsule.base.errors import PolicyError
 from capsule.base.text import is_below
 from capsule.base.values import Value
 from capsule.confine.seccomp.filters import read_document
 from capsule.host.ids import NOBODY, own_names
-from capsule.host.places import ROOT_OWN, SYSTEM, home_inside, known_homes, may_show
+from capsule.host.places import ROOT_OWN, SYSTEM, home_inside, known_homes, may_show, real_path
 from capsule.policy.mounts import MountKind
 from capsule.policy.policy import IdMap, System
 
-from .scripts import candidates, first_line, hops, is_executable, programs
+from .scripts import ITSELF, candidates, first_line, hops, is_executable, programs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PASSED_ON = ("PATH", "LANG", "LANGUAGE", "TERM", "COLORTERM", "TZ")
 
+_NO_SITE = "PYTHONNOUSERSITE"
+_SNAPS = ("/snap/bin", "/var/lib/snapd/snap/bin")
+# Of PATH, as many directories are looked at.
+_FOLDERS = 64
 # A working directory that lies in one of these is there.
 HOLDING = (
     MountKind.READ_ONLY,
@@ -56,6 +61,9 @@ class Command(Value):
         needed: (path, link target or None, reason) of the host's programs that it needs, if only those
             are to be shown.
         filter_rules: content of the file that ``Policy.seccomp`` names, or None.
+        search: its PATH.
+        home_elsewhere: where the home is without the links in its path, if that is another path.
+        left_out: the working directory, if it would be shown were it no home or the like.
     """
 
     args: tuple[str, ...]
@@ -71,6 +79,9 @@ class Command(Value):
     root_entries: tuple[tuple[str, str | None], ...] = ()
     needed: tuple[tuple[str, str | None, str], ...] = ()
     filter_rules: bytes | None = None
+    search: str = ""
+    home_elsewhere: str = ""
+    left_out: str = ""
 
 
 def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> Command:
@@ -82,10 +93,11 @@ def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> C
     words = _words(args)
     homes = known_homes()
     last = _last
-    if last is not None and last.holds(policy, words[0], homes):
+    name = words[0], _is_isolated(words)
+    if last is not None and last.holds(policy, name, homes):
         return last.command if words == last.command.args else last.command.replace(args=words)
     command = _resolve(words, policy, homes)
-    _remember(policy, words[0], homes, command)
+    _remember(policy, name, homes, command)
     return command
 
 
@@ -93,13 +105,19 @@ def _resolve(words: tuple[str, ...], policy: Policy, homes: list[str]) -> Comman
     home = home_inside(homes[0], whole_root=bool(policy.root))
     user, group = _names(policy)
     env = _environment(policy, home, user)
-    cwd, working_directory = _working_directory(policy, homes)
-    paths = candidates(words[0], env.get("PATH", os.defpath), _lookup_directory(policy, cwd))
+    cwd, working_directory, left_out = _working_directory(policy, homes)
+    search = env.get("PATH", os.defpath)
+    paths = candidates(words[0], search, _lookup_directory(policy, cwd))
     found = None if policy.root else next(filter(is_executable, paths), None)
+    if found is not None and os.path.dirname(found) in _SNAPS:
+        raise _is_snap(words[0])
+    elsewhere = "" if policy.root or home != homes[0] else real_path(home)
     shown: dict[str, str] = {}
     if found is not None and policy.system is System.ALL:
         host_root = policy.id_map is IdMap.HOST_ROOT
-        for path, reason in _needs(found, env.get("PATH", os.defpath), homes, host_root=host_root):
+        user_site = not (_is_isolated(words) or env.get(_NO_SITE) or os.environ.get(_NO_SITE))
+        needs = _needs(found, search, homes, host_root=host_root, user_site=user_site)
+        for path, reason in needs:
             shown.setdefault(path, reason)
     return Command(
         args=words,
@@ -113,8 +131,11 @@ def _resolve(words: tuple[str, ...], policy: Policy, homes: list[str]) -> Comman
         working_directory=working_directory,
         shown=tuple(shown.items()),
         root_entries=() if policy.root is None else _root_entries(policy.root),
-        needed=_needed(policy, found, env.get("PATH", os.defpath)),
+        needed=_needed(policy, found, search),
         filter_rules=read_document(policy.seccomp),
+        search=search,
+        home_elsewhere="" if elsewhere == home else elsewhere,
+        left_out=left_out,
     )
 
 
@@ -122,30 +143,29 @@ class _Kept(Value):
     """A program of the system, with all that finding it depended on."""
 
     policy: Policy
-    name: str
+    name: tuple[str, bool]
     homes: list[str]
     environment: dict[bytes, bytes]
     seen: tuple[object, ...]
     command: Command
 
-    def holds(self, policy: Policy, name: str, homes: list[str]) -> bool:
+    def holds(self, policy: Policy, name: tuple[str, bool], homes: list[str]) -> bool:
         """Return whether the same would be found again. Homes are the same list as long as they are."""
         if policy is not self.policy or name != self.name or homes is not self.homes:
             return False
         if _raw_environment() != self.environment:
             return False
         found = next(filter(is_executable, self.command.paths), None)
-        try:
-            return found is not None and found == self.command.found and _seen(found) == self.seen
-        except OSError:
-            return False
+        return found is not None and found == self.command.found and _seen(self.command) == self.seen
 
 
 _last: _Kept | None = None
 
 
-def _remember(policy: Policy, name: str, homes: list[str], command: Command) -> None:
+def _remember(policy: Policy, name: tuple[str, bool], homes: list[str], command: Command) -> None:
     """Keep what depends on nothing but what `_Kept` compares: no script, no link out of the system.
+
+    What PATH shows is compared by what it is: who makes a link lead elsewhere changes that.
 
     Of another working directory than the caller's own, the links on the way may change.
     """
@@ -154,12 +174,9 @@ def _remember(policy: Policy, name: str, homes: list[str], command: Command) -> 
     environment = _raw_environment()
     if not plain or environment is None or command.found is None or command.filter_rules is not None:
         return
-    if command.shown or first_line(command.found):
+    if any(reason == ITSELF for _, reason in command.shown) or first_line(command.found):
         return
-    try:
-        _last = _Kept(policy, name, homes, dict(environment), _seen(command.found), command)
-    except OSError:
-        return
+    _last = _Kept(policy, name, homes, dict(environment), _seen(command), command)
 
 
 def _raw_environment() -> dict[bytes, bytes] | None:
@@ -167,10 +184,19 @@ def _raw_environment() -> dict[bytes, bytes] | None:
     return getattr(os.environ, "_data", None)
 
 
-def _seen(program: str) -> tuple[object, ...]:
-    """Where the caller is, and which file the program is."""
-    now = os.stat(program)
-    return os.getcwd(), now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
+def _seen(command: Command) -> tuple[object, ...]:
+    """Where the caller is; which file the program is, what is shown besides; the places of others."""
+    looked_at = (str(command.found), f"{command.home}/.local/lib", *_unusual(command.search))
+    shown = (path for path, _ in command.shown)
+    return os.getcwd(), *map(_state, looked_at), *(_state(path)[:2] for path in shown)
+
+
+def _state(path: str) -> tuple[int, ...]:
+    try:
+        now = os.stat(path)
+    except (OSError, ValueError):
+        return ()
+    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
 
 def _lookup_directory(policy: Policy, cwd: str) -> str:
@@ -247,14 +273,14 @@ def _environment(policy: Policy, home: str, user: str) -> dict[str, str]:
     return env
 
 
-def _working_directory(policy: Policy, homes: list[str]) -> tuple[str, str | None]:
-    """(Where the command starts, what to show there). Homes and system places are never shown."""
+def _working_directory(policy: Policy, homes: list[str]) -> tuple[str, str | None, str]:
+    """(Where the command starts, what to show there, what is not). Homes and the like never are."""
     try:
         base = os.getcwd()
     except FileNotFoundError:
         base = ""
     if policy.cwd is None and policy.root:
-        return "/", None
+        return "/", None, ""
     if not base and (policy.cwd is None or not policy.cwd.startswith("/")):
         hint = "change to a directory that exists, or name one with --chdir (cwd=)"
         raise PolicyError("cwd: the working directory is gone", field="cwd", hint=hint)
@@ -264,30 +290,108 @@ def _working_directory(policy: Policy, homes: list[str]) -> tuple[str, str | Non
     # What is made up holds nothing: what lies below it is not there, unless it was asked for.
     empty = covering and all(mount.kind in EMPTY and mount.at != cwd for mount in covering)
     if policy.root or (covering and not empty):
-        return cwd, None
-    if policy.show_cwd and not empty and may_show(cwd, homes) and os.path.isdir(cwd):
-        return cwd, cwd
-    return (cwd, None) if policy.cwd is not None or _is_inside(cwd, homes) else ("/", None)
+        return cwd, None, ""
+    left_out = ""
+    if policy.show_cwd and not empty:
+        if not may_show(cwd, homes):
+            left_out = cwd
+        elif os.path.isdir(cwd):
+            return cwd, cwd, ""
+        elif policy.cwd is None:
+            raise _out_of_reach(cwd)
+    inside = cwd if policy.cwd is not None or _is_inside(cwd, homes) else "/"
+    return inside, None, left_out
+
+
+def _out_of_reach(cwd: str) -> PolicyError:
+    """The error about a directory that somebody has closed above the caller."""
+    message = f"cwd: {cwd} cannot be reached by its path: a directory above it is closed to you"
+    hint = "change to another directory, or leave it out with --no-cwd (show_cwd=False)"
+    return PolicyError(message, field="cwd", value=cwd, hint=hint)
+
+
+def _is_snap(name: str) -> PolicyError:
+    message = f"args: {name} is a snap: snapd starts it, with rights that no capsule gives away"
+    hint = "install the program in another way, for instance as a package of the distribution"
+    return PolicyError(message, field="args", value=name, hint=hint)
 
 
 def _is_inside(path: str, homes: list[str]) -> bool:
     """Return whether a directory that is not shown still has a namesake in every capsule."""
     places = ("/", "/tmp", "/var/tmp", "/etc", "/proc", "/dev", "/run", "/var")
-    return path in places or is_below(homes[0], path)
+    return path in places or any(is_below(home, path) for home in (homes[0], real_path(homes[0])))
 
 
-def _needs(found: str, search: str, homes: list[str], *, host_root: bool) -> Iterator[tuple[str, str]]:
+def _is_isolated(words: tuple[str, ...]) -> bool:
+    """Return whether words make Python do without its user site: -s or -I, alone or with others."""
+    for word in words[1:]:
+        if not word.startswith("-") or word.startswith("--"):
+            return False
+        letters = word[1:].partition("c")[0].partition("m")[0]
+        if "s" in letters or "I" in letters:
+            return True
+        if letters != word[1:]:
+            return False
+    return False
+
+
+def _needs(
+    found: str, search: str, homes: list[str], *, host_root: bool, user_site: bool
+) -> Iterator[tuple[str, str]]:
     """Yield what lies outside of the system's places but has to be seen for the program to start.
 
-    The caller named the program and owns PATH. Where a link leads and what a first line says, the
-    program itself may have made up: of that, a whole prefix is shown only if its programs are on PATH.
+    The caller named the program and owns PATH: what is on it is shown, for the program may start it.
+    Where a link leads and what a first line says, the program itself may have made up: of that, a whole
+    prefix is shown only if its programs are on PATH.
     """
-    trusted = set(search.split(":"))
-    trusted.add(os.path.dirname(found))
-    for program in programs(found, search):
-        for hop in hops(program):
-            if not any(is_below(hop, place) for place in SYSTEM):
-                from .toolchains import Clear, around  # most programs are the system's
+    others = _unusual(search)
+    trusted = {*search.split(":"), os.path.dirname(found)}
+    steps = list(programs(found, search))
+    hopped = [hop for program in steps for hop in hops(program) if not _is_of_system(hop)]
+    if others or hopped:
+        from .toolchains import Around  # most programs are the system's
 
-                clear = Clear(host_root=host_root)
-                yield from around(hop, homes, clear, whole=os.path.dirname(hop) in trusted)
+        around = Around(homes, host_root=host_root)
+        for hop in hopped:
+            yield from around.program(hop, whole=os.path.dirname(hop) in trusted)
+        for path in others:
+            yield from around.on_path(path)
+    if user_site:
+        yield from _user_site(steps, homes[0])
+
+
+def _is_of_system(path: str) -> bool:
+    return any(is_below(path, place) for place in SYSTEM)
+
+
+_unusual_of: tuple[str, list[str]] = ("", [])
+
+
+def _unusual(search: str) -> list[str]:
+    """The directories of PATH that are not there in any case; kept, as PATH seldom changes."""
+    global _unusual_of  # noqa: PLW0603
+    if _unusual_of[0] != search:
+        folders = islice(dict.fromkeys(search.split(":")), _FOLDERS)
+        _unusual_of = search, [path for path in folders if not _is_usual(path)]
+    return _unusual_of[1]
+
+
+def _is_usual(folder: str) -> bool:
+    """Return whether a directory of PATH is there in any case, or of no use inside.
+
+    What snapd has there starts nothing without it, and to look at a drive of Windows is slow.
+    """
+    is_drive = folder.startswith("/mnt/") and folder[6:7] in ("/", "")
+    return not folder.startswith("/") or _is_of_system(folder) or folder in _SNAPS or is_drive
+
+
+def _user_site(steps: list[str], home: str) -> Iterator[tuple[str, str]]:
+    """Yield where pip installs for one user, if a Python runs that has that on its path; PEP 370."""
+    for program in steps:
+        name = os.path.basename(real_path(program))
+        version = name.removeprefix("python")
+        if name != version and version.replace(".", "").isdigit():
+            in_venv = os.path.isfile(f"{os.path.dirname(os.path.dirname(program))}/pyvenv.cfg")
+            path = f"{home}/.local/lib/{name}/site-packages"
+            if not in_venv and os.path.isdir(path) and real_path(path) == path:
+                yield path, "its user site"

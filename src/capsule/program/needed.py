@@ -20,7 +20,7 @@ from capsule.host.places import KERNEL
 
 from . import elf
 from .loader import Loader
-from .scripts import programs
+from .scripts import ITSELF, programs
 from .toolchains import extensions, trees
 
 _LINKS = 40
@@ -41,7 +41,7 @@ def needed(found: str, search: str) -> tuple[tuple[str, str | None, str], ...]:
         or (path, target, reason): a symbolic link that leads to one. None lies in another.
     """
     places = _Places()
-    reason = "the command"
+    reason = ITSELF
     for program in programs(found, search):
         breathe()
         places.add(program, reason)

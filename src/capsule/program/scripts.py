@@ -13,6 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Why a program itself is shown.
+ITSELF = "the command"
 # As many as the kernel follows: scripts whose interpreter is one, and symbolic links.
 _SCRIPTS, _LINKS = 5, 40
 

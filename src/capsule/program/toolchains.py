@@ -14,84 +14,162 @@ from capsule.base.text import is_below
 from capsule.files.lookup import follow, trusts_root
 from capsule.host.places import SYSTEM, may_show, real_path
 
-from .scripts import hops, is_executable
+from .managers import STORES, VENVS, is_managed, manager_of, parts
+from .scripts import ITSELF, hops, is_executable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# As many as the kernel follows; path_resolution(7).
+_ALIASES = 40
+# Of the tools with a virtual environment each, so many are looked at.
+_TOOLS = 256
 # Of a tree: entries and levels that are looked at, extension modules that are found in it.
 _ENTRIES, _DEPTH, _MODULES = 20_000, 8, 1024
 
 
-class Clear:
-    """Whether no symbolic link that an earlier program may have planted is on the way to a path.
+def shows_clearly(path: str, home: str, *, host_root: bool) -> bool:
+    """Return whether nothing on the way to a path leads where an untrusted program might want it.
+
+    A link is none of root's only if it leads to its neighbour, as an alias of a version does: who can
+    make it can write there, too. What holds nothing but programs may be shown in any case.
 
     Args:
+        path: the path.
+        home: the caller's.
         host_root: whether the command is the host's root, whose links are then not trusted.
     """
+    real = real_path(path)
+    if real == path or is_managed(real, home):
+        return True
+    try:
+        place = follow(_past_aliases(path), "", trusted=trusts_root(os.geteuid(), host_root=host_root))
+    except (PolicyError, OSError):
+        return False
+    return place.stat is not None
 
-    def __init__(self, *, host_root: bool) -> None:
+
+def _past_aliases(path: str) -> str:
+    """The path with each link that leads to a neighbour of it followed."""
+    here = ""
+    for name in path.split("/")[1:]:
+        here = f"{here}/{name}"
+        for _ in range(_ALIASES):
+            try:
+                target = os.readlink(here)
+            except (OSError, ValueError):
+                break
+            if "/" in target or target in ("", ".", ".."):
+                break
+            here = f"{os.path.dirname(here)}/{target}"
+    return here
+
+
+class Around:
+    """What is shown around the programs of a run.
+
+    Args:
+        homes: home directories, the caller's first.
+        host_root: whether the command is the host's root.
+    """
+
+    def __init__(self, homes: list[str], *, host_root: bool) -> None:
+        self._homes = homes
         self._host_root = host_root
 
-    def __call__(self, path: str) -> bool:
-        """Return whether it is so of a path."""
-        if real_path(path) == path:
-            return True
-        try:
-            place = follow(path, "", trusted=trusts_root(os.geteuid(), host_root=self._host_root))
-        except (PolicyError, OSError):
-            return False
-        return place.stat is not None
+    def program(self, path: str, *, whole: bool) -> Iterator[tuple[str, str]]:
+        """The file itself and, with *whole* or if it is an installed one, what it is made of."""
+        if whole or is_managed(real_path(path), self._homes[0]):
+            yield from self.folder(os.path.dirname(path))
+        yield from _loaders_store(path)
+        yield path, ITSELF
+
+    def folder(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Yield what the programs in a directory are made of: that of its manager, or the prefix.
+
+        A prefix behind a link would show whatever a program made that link lead to.
+        """
+        home, real = self._homes[0], real_path(folder)
+        prefix = os.path.dirname(folder)
+        for store in STORES:
+            if is_below(real, store):
+                yield from ((store, "its store"), (folder, "its toolchain"))
+        if is_managed(real, home):
+            yield folder, "its toolchain"
+        roots = [root for path in dict.fromkeys((real, folder)) if (root := manager_of(path, home))]
+        for root in dict.fromkeys(roots):
+            yield from self._present(parts(root, home))
+        if roots:
+            for venv in (prefix, *_venvs(roots, home)):
+                yield from self._base_python(venv)
+            return
+        in_prefix = os.path.basename(folder) in ("bin", "sbin", "shims")
+        if (
+            in_prefix
+            and may_show(prefix, self._homes)
+            and self._is_clear(prefix)
+            and _is_prefix(prefix)
+        ):
+            yield prefix, "its toolchain"
+            yield from self._base_python(prefix)
+
+    def on_path(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Likewise of a directory of PATH, from which the command may start others: at least itself."""
+        if not os.path.isdir(folder):
+            return
+        yield from self.folder(folder)
+        if may_show(folder, self._homes) and self._is_clear(folder):
+            yield folder, "a directory of PATH"
+
+    def _present(self, paths: Iterator[str]) -> Iterator[tuple[str, str]]:
+        for path in paths:
+            if os.path.lexists(path) and self._is_clear(path):
+                yield path, "its toolchain"
+
+    def _is_clear(self, path: str) -> bool:
+        return shows_clearly(path, self._homes[0], host_root=self._host_root)
+
+    def _base_python(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """The installation that a virtual environment was made from; PEP 405.
+
+        pyvenv.cfg may have come with the untrusted program. What it names is shown only where a Python
+        lies, and of that only what programs are made of.
+        """
+        for folder in _venv_homes(f"{prefix}/pyvenv.cfg"):
+            base = os.path.dirname(folder)
+            if base == prefix or any(is_below(base, place) for place in SYSTEM):
+                continue
+            if is_executable(f"{folder}/python3") and may_show(base, self._homes):
+                for part in (folder, f"{base}/lib", f"{base}/lib64"):
+                    if os.path.isdir(part) and self._is_clear(part):
+                        yield part, "its Python"
+        if prefix == sys.prefix != sys.base_prefix and not is_below(sys.base_prefix, "/usr"):
+            yield sys.base_prefix, "its Python"
 
 
-def around(path: str, homes: list[str], clear: Clear, *, whole: bool) -> Iterator[tuple[str, str]]:
-    """The file itself and, with *whole*, the prefix in which its libraries lie.
-
-    A prefix behind a link would show whatever a program made that link lead to.
-    """
-    folder = os.path.dirname(path)
-    prefix = os.path.dirname(folder)
-    in_prefix = os.path.basename(folder) in ("bin", "sbin", "shims")
-    if whole and in_prefix and may_show(prefix, homes) and clear(prefix):
-        yield from _prefix(prefix, folder, homes, clear)
-    yield path, "the command"
+def _venvs(roots: list[str], home: str) -> Iterator[str]:
+    """Yield the virtual environments of installed tools, whose Pythons may lie anywhere."""
+    for root in roots:
+        for place in VENVS.get(root, ()):
+            yield from (entry.path for entry in _scan(f"{home}/{place}")[:_TOOLS])
 
 
-def _prefix(prefix: str, folder: str, homes: list[str], clear: Clear) -> Iterator[tuple[str, str]]:
-    name = os.path.basename(real_path(prefix))
-    if name == ".cargo":
-        # Its other files hold the registry's token. What rustup starts lies elsewhere.
-        rustup = os.environ.get("RUSTUP_HOME", os.path.join(os.path.dirname(prefix), ".rustup"))
-        for part in (folder, rustup):
-            if os.path.isdir(part) and clear(part):
-                yield part, "its toolchain"
-    elif name == ".local":
-        # Beside the programs of one user lie the data of all: only what programs are made of.
-        for part in ("bin", "lib", "lib64"):
-            if os.path.isdir(f"{prefix}/{part}") and clear(f"{prefix}/{part}"):
-                yield f"{prefix}/{part}", "its toolchain"
-    elif any(os.path.exists(f"{prefix}/{part}") for part in ("pyvenv.cfg", "lib", "lib64", "libexec")):
-        yield prefix, "its toolchain"
-        yield from _base_python(prefix, homes, clear)
+def _loaders_store(program: str) -> Iterator[tuple[str, str]]:
+    """Yield the store in which the loader of a program lies, wherever that itself is."""
+    if not any(map(os.path.isdir, STORES)):
+        return
+    from .elf import read  # rarely: most systems have no store
+
+    image = read(program)
+    for store in STORES:
+        if image is not None and image.interpreter and is_below(image.interpreter, store):
+            yield store, "its store"
 
 
-def _base_python(prefix: str, homes: list[str], clear: Clear) -> Iterator[tuple[str, str]]:
-    """The installation that a virtual environment was made from; PEP 405.
-
-    pyvenv.cfg may have come with the untrusted program. What it names is shown only where a Python
-    lies, and of that only what programs are made of.
-    """
-    for folder in _venv_homes(f"{prefix}/pyvenv.cfg"):
-        base = os.path.dirname(folder)
-        if base == prefix or any(is_below(base, place) for place in SYSTEM):
-            continue
-        if is_executable(f"{folder}/python3") and may_show(base, homes):
-            for part in (folder, f"{base}/lib", f"{base}/lib64"):
-                if os.path.isdir(part) and clear(part):
-                    yield part, "its Python"
-    if prefix == sys.prefix != sys.base_prefix and not is_below(sys.base_prefix, "/usr"):
-        yield sys.base_prefix, "its Python"
+def _is_prefix(prefix: str) -> bool:
+    parts = ("pyvenv.cfg", "lib", "lib64", "libexec")
+    return any(os.path.exists(f"{prefix}/{part}") for part in parts)
 
 
 def _venv_homes(configuration: str) -> Iterator[str]:

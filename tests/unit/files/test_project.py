@@ -11,8 +11,8 @@ import pytest
 
 from capsule import Mount, Policy, PolicyError
 from capsule.files.project import find
-from tests.support import HANG
-from tests.unit.files.lab import IS_ROOT, linked, repository
+from tests.support import HANG, needs
+from tests.unit.files.lab import linked, repository
 
 READ, WRITE = Policy(), Policy(git="write")
 
@@ -249,7 +249,7 @@ def test_what_is_neither_file_nor_directory(name: str, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.skipif(not IS_ROOT, reason="only root can give it to others")
+@needs("real root")
 def test_the_repository_of_somebody_else(tmp_path: Path) -> None:
     """It belongs to who owns the working tree's `.git`: that is who could have made either."""
     tree = linked(tmp_path, repository(tmp_path / "m/.git"))
