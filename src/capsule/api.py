@@ -8,6 +8,7 @@ from capsule.base.descriptors import Descriptors
 from capsule.base.errors import CapsuleError, HostError, PolicyError
 from capsule.files.survey import survey
 from capsule.host.host import is_presumed, presume, probe
+from capsule.host.ids import in_capsule
 from capsule.launcher.spawn import cannot_start
 from capsule.planner.plan import Plan, Terminal, make_plan
 from capsule.policy.limits import Limits
@@ -26,6 +27,11 @@ from capsule.process.stdio import (
 from capsule.program.command import resolve
 
 from .base import signals
+
+_NESTED = (
+    "this is inside of a capsule, and none can be made in another, which gives out no new /proc: start "
+    "it outside; `unshare -r` and bubblewrap work inside with --seccomp nest --keep-id on the outer one"
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,7 +164,9 @@ def start(
 
     try:
         return _presuming(begin)
-    except CapsuleError:
+    except CapsuleError as error:
+        if not isinstance(error, PolicyError) and in_capsule():
+            error.advise(_NESTED)
         raise
     except OSError as error:
         raise cannot_start(error) from None

@@ -14,7 +14,7 @@ import pytest
 
 import capsule
 from capsule import DEVNULL, PIPE, STDOUT, Limits, Mount, Outcome, Policy
-from tests.support import HANG, PYTHON, ask, ask_outside, nothing_left, probe_args
+from tests.support import CAPSULE, HANG, PYTHON, ask, ask_outside, nothing_left, probe_args
 
 # --- output -------------------------------------------------------------------------------------
 
@@ -71,6 +71,20 @@ def test_streams_can_be_opened_by_name() -> None:
     script = "cat /dev/stdin >/dev/stdout; echo err >/dev/stderr"
     result = capsule.run(["sh", "-c", script], input=b"in")
     assert (result.stdout, result.stderr) == (b"in", b"err\n")
+
+
+def test_inherited_pipes_can_be_opened_by_name() -> None:
+    """Of the command line, too, where they are the caller's own: root's, to which nobody has no right."""
+    command = [
+        CAPSULE,
+        "run",
+        "--",
+        "sh",
+        "-c",
+        "cat /dev/stdin; echo a >/dev/stderr; echo b | tee /dev/stderr",
+    ]
+    done = subprocess.run(command, input=b"in\n", capture_output=True, timeout=HANG)
+    assert (done.stdout, done.stderr, done.returncode) == (b"in\nb\n", b"a\nb\n", 0)
 
 
 def test_nothing_written_is_empty_not_none() -> None:

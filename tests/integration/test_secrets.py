@@ -173,3 +173,33 @@ def test_it_is_said(home: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
         assert (note in done.stderr) == told
         assert done.returncode == 0
+
+
+# --- shown by name -----------------------------------------------------------------------------
+
+
+def test_a_secret_is_shown_by_its_name(home: Path) -> None:
+    """That one alone, or all; in a policy and on the command line."""
+
+    def seen(*names: str) -> list[str]:
+        words = ["/usr/bin/python3", "-c", READ, *(f"{home}/{name}" for name in FILES)]
+        policy = capsule.Policy(mounts=[Mount.read_only(home)], show_secrets=names, cwd="/")
+        return list(capsule.run(words, policy, text=True).stdout.split())
+
+    assert seen() == HIDDEN
+    assert seen(".ssh") == ["key", *HIDDEN[1:]]
+    assert seen("all") == ["key"] * len(FILES)
+    words = ["cat", f"{home}/.netrc"]
+    command = [CAPSULE, "run", "--ro", str(home), "--show-secret", ".netrc", "--", *words]
+    done = subprocess.run(command, cwd="/", capture_output=True, timeout=HANG)
+    assert (done.stdout, done.stderr) == (b"key\n", b"")
+
+
+def test_a_secret_that_is_none_is_refused(home: Path) -> None:
+    """With the names that are like it."""
+    with pytest.raises(
+        capsule.PolicyError, match=r"not one of the secrets in a home: \.sssh"
+    ) as caught:
+        capsule.run(["true"], mounts=[Mount.read_only(home)], show_secrets=[".sssh"])
+    assert caught.value.field == "show_secrets"
+    assert ".ssh" in str(caught.value.hint)

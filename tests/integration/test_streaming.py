@@ -119,6 +119,53 @@ def test_wait_reads_what_would_block_the_command() -> None:
 # --- waiting ------------------------------------------------------------------------------------
 
 
+def test_communicate_writes_and_reads_at_once() -> None:
+    """More than fits into a pipe goes either way; what was written before comes first."""
+    big = b"x" * (1 << 20)
+    with capsule.start(["cat"], stdin=capsule.PIPE, stdout=capsule.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"first")
+        assert process.communicate(big) == (b"first" + big, b"")
+        result = process.poll()
+        assert result is not None
+        assert result.ok
+    with capsule.start(["sh", "-c", "cat; echo no >&2"], stdin=capsule.PIPE, text=True) as process:
+        assert process.communicate("text\n") == ("text\n", "no\n")
+        assert process.communicate() == ("text\n", "no\n")
+    with capsule.start(["echo", "x"], stderr=capsule.DEVNULL) as process:
+        assert process.communicate() == (b"x\n", None)
+
+
+def test_communicate_can_give_up_and_go_on() -> None:
+    """A time-out loses nothing, neither of the input nor of the output."""
+    big = b"y" * (1 << 20)
+    with capsule.start(["sh", "-c", "sleep 0.3; cat"], stdin=capsule.PIPE) as process:
+        with pytest.raises(TimeoutError):
+            process.communicate(big, timeout=0.05)
+        assert process.communicate() == (big, b"")
+
+
+def test_communicate_needs_a_pipe_for_input() -> None:
+    """Input for nobody is an error, and so is text for a pipe of bytes."""
+    with capsule.start(["cat"]) as process:
+        with pytest.raises(ValueError, match="no pipe"):
+            process.communicate(b"x")
+        assert process.communicate() == (b"", b"")
+    with capsule.start(["cat"], stdin=capsule.PIPE) as process:
+        with pytest.raises(capsule.PolicyError, match="text=True"):
+            process.communicate("x")
+        assert process.stdin is not None
+        process.stdin.close()
+        with pytest.raises(ValueError, match="no pipe"):
+            process.communicate(b"x")
+
+
+def test_communicate_with_a_command_that_does_not_read() -> None:
+    """It has a right not to: no error, no wait."""
+    with capsule.start(["true"], stdin=capsule.PIPE) as process:
+        assert process.communicate(b"x" * (1 << 20)) == (b"", b"")
+
+
 def test_poll_tells_whether_it_has_ended() -> None:
     """None while it runs, then the result, the same each time."""
     with capsule.start(["cat"], stdin=PIPE) as process:

@@ -41,6 +41,25 @@ def test_no_namespaces() -> None:
                 assert file.read() != "0\n"
 
 
+@needs("unshare")
+def test_a_sandbox_inside_needs_other_ids_than_root() -> None:
+    """Root without capabilities may not map root, its namespace's or not: the caller's own ids may."""
+    command = ["unshare", "--user", "--map-root-user", "id", "-u"]
+    assert subprocess.check_output(command) == b"0\n"
+    refused = capsule.run(command, seccomp="nest")
+    assert b"uid_map: " + os.strerror(errno.EPERM).encode() in refused.stderr
+    for options in ({"keep_id": True}, {"uid": 1000}):
+        assert capsule.run(command, seccomp="nest", **options).stdout == b"0\n"
+
+
+@pytest.mark.parametrize("options", [{}, {"seccomp": "nest"}, {"seccomp": "nest", "keep_id": True}])
+def test_a_capsule_inside_says_what_is_in_its_way(options: dict[str, Any]) -> None:
+    """None is made, and the hint is about where it was started."""
+    result = capsule.run([CAPSULE, "run", "--", "true"], text=True, **options)
+    assert result.returncode == 125
+    assert "hint: this is inside of a capsule" in result.stderr
+
+
 def test_what_a_namespace_may_be_made_for() -> None:
     """ENOSPC without a filter; who names the call, or nest, gets what is asked for."""
     act = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"

@@ -31,10 +31,19 @@ class Descriptors:
     def pipe(self) -> tuple[int, int]:
         """(Reading end, writing end), both close-on-exec."""
         read, write = map(self.own, os.pipe())
-        if self._owner is not None:
-            # Or else who is not root inside could not open /dev/stdout.
-            os.fchown(read, *self._owner)
+        self.give(read)
         return read, write
+
+    def give(self, fd: int) -> None:
+        """Give a pipe to the owner, or else who is not root inside could not open /dev/stdout.
+
+        Only one without a name: nobody else opens that anew.
+        """
+        if self._owner is not None and os.readlink(f"/proc/self/fd/{fd}").startswith("pipe:"):
+            try:
+                os.fchown(fd, *self._owner)
+            except PermissionError:
+                pass  # root without CAP_CHOWN: what is open works all the same
 
     def keep(self, fds: Iterable[int]) -> None:
         """Give these away: they have another owner now."""

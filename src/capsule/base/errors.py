@@ -38,6 +38,10 @@ class CapsuleError(Exception):
             lines.append(f"  hint: {self.hint}")
         return "\n".join(lines)
 
+    def advise(self, hint: str) -> None:
+        """Say what to do about it instead of what the hint has said."""
+        self.hint = printable(hint)
+
     def place(self, where: str) -> None:
         """Begin the message with where it stands in a file what the error is about."""
         # The key is in it, so the field's name would come twice.

@@ -40,6 +40,7 @@ OPTIONS = {
         "--profile": ("NAME|FILE", "begin with this; `capsule policy list`"),
         "--protect": ("NAME", "read-only in every writable tree, besides the usual"),
         "--unprotect": ("NAME|all", "leave this one writable"),
+        "--show-secret": ("NAME|all", "do not hide this one in a home that is shown"),
     },
     "identity": {
         "--keep-id": ("", "your own ids and names inside, instead of root's"),

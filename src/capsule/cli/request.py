@@ -248,6 +248,7 @@ _SWITCHES = (
 _LISTS = {
     "--protect": "protect",
     "--unprotect": "unprotect",
+    "--show-secret": "show_secrets",
     "--allow-degraded": "allow_degraded",
 }
 _PORTS = {"--tcp-connect": "tcp_connect", "--tcp-bind": "tcp_bind"}

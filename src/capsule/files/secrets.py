@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from capsule.base.errors import PolicyError
 from capsule.base.text import above, is_below, listed
 from capsule.host.ids import group_of
 from capsule.host.places import known_homes, real_path
@@ -53,8 +54,25 @@ SECRETS = {
 }  # fmt: skip
 
 
+def check_names(shown: Collection[str]) -> None:
+    """Check that the table has these names.
+
+    Raises:
+        PolicyError: one is unknown.
+    """
+    known = {name for names in SECRETS.values() for name in names} | {"all"}
+    for name in shown:
+        if name not in known:
+            from difflib import get_close_matches  # slow to import
+
+            close = " or ".join(get_close_matches(name, sorted(known), 3))
+            hint = f"{f'do you mean {close}? ' if close else ''}docs/files.md has the names; or all"
+            message = f"show_secrets: not one of the secrets in a home: {name}"
+            raise PolicyError(message, field="show_secrets", value=name, hint=hint)
+
+
 def find_secrets(
-    trees: Sequence[Tree], places: Collection[str], command_id: int
+    trees: Sequence[Tree], places: Collection[str], command_id: int, leave: Collection[str] = ()
 ) -> tuple[list[Found], list[str]]:
     """Return what hides the secrets of the homes that are shown as a whole, and notes.
 
@@ -62,7 +80,10 @@ def find_secrets(
         trees: the directories of the host that are shown.
         places: where the policy's mounts stand: who names a secret means to show it.
         command_id: who the command is on the host.
+        leave: names that are not hidden, or all.
     """
+    if "all" in leave:
+        return [], []
     found: dict[str, Found] = {}
     notes: list[str] = []
     shown = [tree for tree in trees if tree.mount is not None]
@@ -72,6 +93,8 @@ def find_secrets(
             continue
         names = []
         for name, path in _present(home):
+            if name in leave:
+                continue
             hides = list(_hide(path, holding, places, command_id))
             found.update((one.mount.at, one) for one in hides)
             names += [name] if hides else []

@@ -17,7 +17,7 @@ from .found import Found, Guarded, Survey, Watch
 from .hides import Matches, Tree, find_place, program_trees
 from .kept import check_kept, check_lower, keep_directory
 from .lookup import check_kind, follow, read_file, trusts_root
-from .secrets import find_secrets
+from .secrets import check_names, find_secrets
 from .sockets import gives_away, live, live_below, not_all, sockets_in
 
 TYPE_CHECKING = False
@@ -54,7 +54,7 @@ def survey_mounts(
         look.add_trees(policy.root, cwd_shown, shown)
         programs = policy.root is None and policy.system is not System.NEEDED
         look.find_hides(mounts, programs=programs)
-        look.hide_secrets(NOBODY if uid == 0 and trusted else uid)
+        look.hide_secrets(NOBODY if uid == 0 and trusted else uid, policy.show_secrets)
     look.check_sockets(policy.root, repositories)
     covers = look.covers()
     look.hidden |= {place: False for place, _ in unasked.hidden if not _is_covered(place, covers)}
@@ -217,9 +217,10 @@ class _Look:
         if hides:
             self._find_matches([item for item in hides if item[1].is_pattern], programs=programs)
 
-    def hide_secrets(self, command_id: int) -> None:
+    def hide_secrets(self, command_id: int, leave: Sequence[str]) -> None:
         """Hide what is known to be secret in a home that is shown as a whole."""
-        found, notes = find_secrets(self._trees, self.covers(), command_id)
+        check_names(leave)
+        found, notes = find_secrets(self._trees, self.covers(), command_id, leave)
         self._found += [(-1, one) for one in found]
         self.notes += notes
 

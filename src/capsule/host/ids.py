@@ -32,6 +32,14 @@ def has_initial_ids(*, unsure: bool) -> bool:
         return unsure
 
 
+def in_capsule() -> bool:
+    """Return whether this is inside of a capsule: by the name of its init."""
+    try:
+        return read_file("/proc/1/comm") == b"capsule-launch\n"
+    except OSError:
+        return False
+
+
 def subordinate(table: str, uid: int) -> Range | None:
     """The first range of the caller in a table of subuid(5)."""
     try:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         git: Git | Literal["read", "write"]
         protect: Sequence[str]
         unprotect: Sequence[str]
+        show_secrets: Sequence[str]
         network: Network | Literal["none", "host"]
         hostname: str
         uid: int
@@ -115,6 +116,8 @@ class Policy(Value):
         protect: what in a writable tree is read-only besides the built-in list: names of paths as
             in that list (docs/files.md).
         unprotect: names of that list to leave writable; "all" for the whole list.
+        show_secrets: names of the table of secrets in a home (docs/files.md) that are not hidden
+            where a mount shows a whole home; "all" for the whole table.
         network: which network.
         hostname: the hostname inside.
         uid: user id inside.
@@ -151,6 +154,7 @@ class Policy(Value):
     git: Git = Git.READ
     protect: tuple[str, ...] = ()
     unprotect: tuple[str, ...] = ()
+    show_secrets: tuple[str, ...] = ()
     network: Network = Network.NONE
     hostname: str = "capsule"
     uid: int = 0
@@ -191,7 +195,7 @@ class Policy(Value):
             self._set("root", absolute(check_path(self.root, "root"), "root"))
         self._set("system", _choice(System, self.system, "system"))
         self._set("git", _choice(Git, self.git, "git"))
-        for field in ("protect", "unprotect"):
+        for field in ("protect", "unprotect", "show_secrets"):
             self._set(field, _names(self.__dict__[field], field))
         self._set("network", _choice(Network, self.network, "network"))
         self._set("id_map", _choice(IdMap, self.id_map, "id_map"))

@@ -12,6 +12,7 @@ from .loop import Loop
 from .outcome import omitted, usage, verdict
 from .records import TO_GROUP, Records
 from .result import Outcome, Result
+from .stdio import input_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -126,6 +127,28 @@ class Process:
                 raise TimeoutError(f"{self.args[0]} still runs after {timeout} s")
             return self._finish()
         return self._result
+
+    def communicate(
+        self, input: bytes | str | None = None, timeout: float | None = None
+    ) -> tuple[Any, Any]:
+        """Write *input*, close standard input and read until the end, as `subprocess.Popen` does.
+
+        Args:
+            input: what is written, bytes or with text=True str. After a time-out: None.
+            timeout: as `wait`.
+
+        Returns:
+            What was read of its output and of its errors, as far as it was not read before; None for
+            each that is no pipe. `poll` then returns the result.
+
+        Raises:
+            TimeoutError: as `wait`. Nothing is lost: it can be called again, without input.
+            ValueError: there is input, and standard input is no pipe.
+        """
+        if input:
+            self._streams.give(input_bytes(input, self._streams.encoding))
+        result = self.wait(timeout)
+        return result.stdout, result.stderr
 
     def send_signal(self, number: int, *, group: bool = False) -> None:
         """Send a signal to the command: to it alone, or to its (foreground) process group.

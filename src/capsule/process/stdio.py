@@ -89,6 +89,20 @@ class Streams:
             os.close(self.stdin)
             self.stdin = -1
 
+    def give(self, data: bytes) -> None:
+        """Have data written to the command's standard input, after what a writer has written.
+
+        Raises:
+            ValueError: there is no pipe to it, or it is closed.
+        """
+        writer = self._files.pop("stdin", None)
+        if writer is not None and not writer.closed:
+            self.stdin = os.dup(writer.fileno())
+            writer.close()
+        if self.stdin < 0:
+            raise ValueError("standard input is no pipe: start it with stdin=PIPE")
+        self.input = memoryview(data)
+
     def decode(self, data: bytes) -> Any:
         """Bytes, or text if that is wanted."""
         return self.encoding.decode(data) if self.encoding else data
@@ -218,6 +232,7 @@ def _open(given: Stdio, name: str, number: int, theirs: Descriptors) -> int:
     fd = number if given == INHERIT else given if isinstance(given, int) else given.fileno()
     try:
         os.fstat(fd)
+        theirs.give(fd)
     except OSError:
         if given == INHERIT:
             return _null(theirs)

@@ -235,7 +235,7 @@ def test_every_option_has_an_effect() -> None:
         "--timeout": "1", "--output": "1", "--net": "host", "--overlay": "/x", "--hide": "/x",
         "--symlink": "t:/x", "--dir": "/x", "--file": "s:/x", "--dev": "/dev/kvm", "--system": "needed",
         "--no-cwd": None, "--git": None, "--keep-id": None, "--profile": "strict", "--protect": "x",
-        "--unprotect": "all",
+        "--unprotect": "all", "--show-secret": ".ssh",
         "--noexec": None, "--optional": None, "--size": "1M", "--keep": "/k", "--seccomp": "strict",
         "--allow-syscall": "unshare", "--deny-syscall": "flock", "--pretend-chown": None,
         "--cpu-time": "1", "--idle": "1", "--memory": "1M", "--swap": "1M", "--cpus": "1",
