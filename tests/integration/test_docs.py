@@ -35,7 +35,10 @@ from tests.support import CAPSULE, HANG, give, shared_directory
 ROOT = Path(__file__).resolve().parents[2]
 EXECUTED = (
     "README.md",
-    *(f"docs/{n}.md" for n in ("python", "cli", "errors", "files", "security", "architecture")),
+    *(
+        f"docs/{n}.md"
+        for n in ("python", "cli", "errors", "files", "recipes", "security", "architecture")
+    ),
 )
 PAGES = sorted(str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))
 

@@ -74,7 +74,7 @@ def test_streams_can_be_opened_by_name() -> None:
 
 
 def test_inherited_pipes_can_be_opened_by_name() -> None:
-    """Of the command line, too, where they are the caller's own: root's, to which nobody has no right."""
+    """Of the command line, too, where they are the caller's: root's are nobody's meanwhile."""
     command = [
         CAPSULE,
         "run",
