@@ -202,3 +202,58 @@ def test_root_in_a_repository(
     tree = trees[name]
     result = inside(tree, READS, mounts=SHOWN[how](tree))
     assert (result.returncode, result.stderr) == (0, "")
+
+
+# --- what is hidden, and known to git ---------------------------------------------------------------
+
+
+@pytest.fixture
+def secretive(place: Path) -> Path:
+    """A repository that has secrets in it, a directory of some among them; and one beside it."""
+    tree = made(place / "s")
+    (tree / "keys").mkdir()
+    for name in (".env", "keys/a", "sub.env"):
+        (tree / name).write_text("SECRET=1\n")
+    git(tree, "add", ".")
+    git(tree, "commit", "-q", "-m", "with secrets")
+    (tree / "unknown").write_text("SECRET=2\n")
+    (tree / "f").write_text("changed\n")
+    if REAL_ROOT:
+        command = ["chown", "-R", f"{OUTSIDE_UID}:{OUTSIDE_GID}", str(place)]
+        subprocess.run(command, check=True, timeout=HANG)
+    return tree
+
+
+@pytest.mark.parametrize("hidden", [".env", "keys", "*.env"])
+@pytest.mark.parametrize("words", ["commit -qam work", "stash", "add -A"])
+def test_git_never_records_what_is_hidden(hidden: str, words: str, secretive: Path) -> None:
+    """It would take an empty file for a change: the repository stays as it is, and a hint says why."""
+    pattern = hidden if "*" in hidden else str(secretive / hidden)
+    mounts = [Mount.read_write(secretive), Mount.hide(pattern)]
+    result = capsule.run(["git", *words.split()], cwd=secretive, mounts=mounts, extra_env=NAMES)
+    assert result.returncode != 0
+    (hint,) = (hint for hint in result.hints if hint.startswith("git: "))
+    assert f"git: {secretive}/.git is read-only, for git knows {secretive}/" in hint
+    assert git(secretive, "log", "--format=%s", "-1") == "with secrets\n"
+    assert git(secretive, "stash", "list") == ""
+    assert "SECRET=1" in git(secretive, "show", ":.env")
+    assert (secretive / "f").read_text() == "changed\n"
+
+
+@pytest.mark.parametrize("hidden", ["unknown", "env"])
+def test_git_may_record_beside_what_it_does_not_know(hidden: str, secretive: Path) -> None:
+    """What it does not know it cannot record as emptied; a name is not the end of another's."""
+    (secretive / "env").touch()
+    mounts = [Mount.read_write(secretive), Mount.hide(hidden)]
+    result = inside(secretive, "git commit -qam work", mounts=mounts)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert git(secretive, "log", "--format=%s", "-1") == "work\n"
+
+
+def test_who_wants_it_recorded_says_so(secretive: Path) -> None:
+    """--unprotect .git; and a repository that is asked for by itself is refused."""
+    mounts = [Mount.read_write(secretive), Mount.hide(secretive / ".env")]
+    done = inside(secretive, "git commit -qam work", mounts=mounts, unprotect=[".git"])
+    assert done.returncode == 0
+    with pytest.raises(capsule.PolicyError, match="would be recorded as emptied"):
+        inside(secretive, "true", mounts=[Mount.hide(secretive / ".env")], git="write")

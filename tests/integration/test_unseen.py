@@ -12,6 +12,7 @@ import pytest
 
 import capsule
 from capsule import Mount
+from tests.integration.user_terminal import running, script
 from tests.support import CAPSULE, HANG, needs
 
 FAIL = ("sh", "-c", "exit 3", "sh")
@@ -141,6 +142,28 @@ def test_a_read_only_directory_is_told_to_who_was_refused(
     assert capsule.run(["touch", "x"], text=True).hints == refused.hints
     assert capsule.run(["sh", "-c", "exit 1"]).hints == ()
     assert capsule.run(["touch", "/usr/x"], mounts=[Mount.read_write(folder)]).hints == ()
+
+
+def test_at_a_terminal_it_is_told_too(tool: str) -> None:
+    """What the command writes to one comes past: what it says in the end is seen."""
+    folder = os.path.dirname(tool)
+    told = f"capsule: {folder} is shown read-only; --rw . or --overlay . lets the program write\r\n"
+    for words, expected in ((script("touch x"), True), (script("exit 1"), False)):
+        with running("--chdir", folder, *words) as user:
+            assert user.wait() == 1
+            assert (told.encode() in user.screen) is expected
+    filler = script("yes x | head -c 100000; touch x; yes x | head -c 100")
+    with running("--chdir", folder, "--", *filler[:2], f"{filler[2]}; exit 1") as user:
+        assert user.wait() == 1
+        assert told.encode() in user.screen
+
+
+def test_behind_a_limit_of_output_it_is_told_too(tool: str) -> None:
+    """There as well."""
+    folder = os.path.dirname(tool)
+    command = [CAPSULE, "run", "--output", "1M", "--chdir", folder, "--", "touch", "x"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
+    assert done.stderr.endswith("--rw . or --overlay . lets the program write\n")
 
 
 @needs("overlay")

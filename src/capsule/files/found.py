@@ -85,3 +85,11 @@ class Survey(Value):
     notes: tuple[str, ...] = ()
     root: str = ""
     cwd: str = ""
+
+
+def name_of(mount: Mount) -> str:
+    """The beginning of a message about a mount."""
+    place = (
+        mount.at if not mount.source or mount.at == mount.source else f"{mount.source} at {mount.at}"
+    )
+    return f"mounts: {mount.kind.word} {place}"

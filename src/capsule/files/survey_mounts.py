@@ -13,10 +13,11 @@ from capsule.host.places import ROOT_OWN
 from capsule.policy.mounts import CONTENT_SIZE, FROM_HOST, Mount, MountKind, in_force
 from capsule.policy.policy import IdMap, System
 
-from .found import Found, Guarded, Survey, Watch
+from .found import Found, Guarded, Survey, Watch, name_of
 from .hides import Matches, Tree, find_place, program_trees
 from .kept import check_kept, check_lower, keep_directory
 from .lookup import check_kind, follow, read_file, trusts_root
+from .project import known_repositories
 from .secrets import check_names, find_secrets
 from .sockets import gives_away, live, live_below, not_all, sockets_in
 
@@ -164,6 +165,7 @@ class _Look:
         self._uid = uid
         self._trees: list[Tree] = []
         self._guarded: dict[str, bool] = {}
+        self._hidden: list[str] = []
         self._watched: list[Watch] = []
 
     def survey(self) -> Survey:
@@ -261,6 +263,7 @@ class _Look:
         ]
         covers = self._places() | matches.found.keys()
         again: list[str] = []
+        self._hidden = [path for _, path, _ in hidden]
         for hider, path, is_directory in hidden:
             for number, below in shown.showing(path):
                 place = trees[number].place(below)
@@ -333,6 +336,10 @@ class _Look:
                 # Each writable tree that shows it is a way to it.
                 for number, below in shown.showing(f"{one.path.rstrip('/')}/{path}"):
                     self._protect(below, trees[number].mount.at)
+        if self._hidden and trees and any(guard.name == ".git" for guard in guards):
+            for one, path, note in known_repositories(self._hidden, trees):
+                self._protect(path, one.mount.at)
+                self.notes.append(note)
         if self._guarded:
             from .guards import check_places
 
@@ -386,11 +393,3 @@ def _is_covered(place: str, covers: set[str], at: str = "/") -> bool:
 
 def _number(item: tuple[int, Found]) -> int:
     return item[0]
-
-
-def name_of(mount: Mount) -> str:
-    """The beginning of a message about a mount."""
-    place = (
-        mount.at if not mount.source or mount.at == mount.source else f"{mount.source} at {mount.at}"
-    )
-    return f"mounts: {mount.kind.word} {place}"

@@ -277,7 +277,8 @@ class Process:
         if output and result.outcome in (Outcome.EXITED, Outcome.SIGNALED) and not result.ok:
             from .unseen import hints  # only where something failed
 
-            result = result.replace(hints=hints(self._plan, result.stderr))
+            said = self._loop.capture.last if result.stderr is None else result.stderr
+            result = result.replace(hints=hints(self._plan, said))
         self._result = result
         return result
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Milliseconds between two looks at what a cgroup holds, on a kernel that keeps no peak of it.
 SAMPLING = 20.0
+# Bytes of what is written on that are looked at in the end.
+LAST = 1 << 13
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
@@ -159,6 +161,7 @@ class Loop:
     def count_output(self, data: bytes) -> bytes:
         """Return what of it is within the limit. Beyond, everything is killed."""
         kept = self.capture.count(data)
+        self.capture.remember(kept)
         if self.capture.met:
             self.kill()
         return kept
@@ -174,10 +177,12 @@ class Capture:
 
     Attributes:
         met: whether there was more.
+        last: the end of what was not kept but written on, both streams together.
     """
 
     def __init__(self, streams: Streams, limit: int | None) -> None:
         self.met = False
+        self.last = b""
         self._streams = streams
         self._limit = limit
         self._size = 0
@@ -202,8 +207,13 @@ class Capture:
         """Keep what was read, or write it on."""
         if fd in self._sinks:
             write_all(self._sinks[fd], data)
+            self.remember(data)
         else:
             self._kept.setdefault(fd, bytearray()).extend(data)
+
+    def remember(self, data: bytes) -> None:
+        """Take note of what was written on: a program that fails says last what it lacked."""
+        self.last = (self.last + data[-LAST:])[-LAST:]
 
     def count(self, data: bytes) -> bytes:
         """Return what of it is within the limit."""

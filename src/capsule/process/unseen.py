@@ -43,7 +43,8 @@ def hints(plan: Plan, stderr: Any) -> tuple[str, ...]:
 
     Args:
         plan: of the run.
-        stderr: what the command wrote there, bytes or str, None if it was not captured.
+        stderr: what the command wrote there, bytes or str; the end of what it wrote to a terminal;
+            empty or None if nobody has seen it.
     """
     about = tuple(_noted(plan, stderr))
     cwd = next((str(step[0]) for step in reversed(plan.steps) if isinstance(step, s.Chdir)), "/")
