@@ -105,14 +105,16 @@ def test_it_writes_only_if_asked(name: str, trees: dict[str, Path]) -> None:
     assert result.set_aside == ()
 
 
-def test_what_git_obeys_stays_as_it_is(trees: dict[str, Path]) -> None:
+@pytest.mark.parametrize(("name", "where"), [("wt", "m"), ("m", "m"), ("sub", "m/.git/modules/sub")])
+def test_what_git_obeys_stays_as_it_is(name: str, where: str, trees: dict[str, Path]) -> None:
     """Hooks and configuration of a writable repository are read-only; the control is outside of it."""
-    policy = Policy(git="write", mounts=[Mount.read_write(trees["wt"])])
-    holder = trees["m"] / ".git"
-    for name in ("config", "hooks/update.sample"):
+    policy = Policy(git="write")
+    place = trees["m"].parent / where
+    holder = place / ".git" if where == "m" else place
+    for file in ("config", "hooks/update.sample"):
         act = "open(given['path'], 'a').close()"
-        path = {"path": str(holder / name)}
-        assert_denied(act, errno.EROFS, outside=path, policy=policy, cwd=trees["wt"])
+        path = {"path": str(holder / file)}
+        assert_denied(act, errno.EROFS, outside=path, policy=policy, cwd=trees[name])
 
 
 def test_what_is_new_there_is_set_aside(trees: dict[str, Path]) -> None:

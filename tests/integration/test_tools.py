@@ -240,6 +240,17 @@ def test_an_alias_of_a_version(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert capsule.run([".venv/bin/python"]).stdout == b"whole\n"
 
 
+def test_of_a_project_on_path_only_parts_are_shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its programs run, and find their libraries, and what else it holds stays out of sight."""
+    project = home / "project"
+    tool(project)
+    (project / ".git").mkdir()
+    (project / "secret").touch()
+    monkeypatch.setenv("PATH", f"{project}/bin:{SYSTEM_PATH}")
+    assert capsule.run(["sh", "-c", "t"]).stdout == b"whole\n"
+    assert capsule.run(["find", str(home), "-name", "secret"]).stdout == b""
+
+
 @pytest.mark.parametrize("target", ["../private", "{home}/private", "..", "."])
 def test_a_link_that_is_no_alias_shows_nothing(
     target: str, home: Path, monkeypatch: pytest.MonkeyPatch

@@ -392,6 +392,7 @@ def _user_site(steps: list[str], home: str) -> Iterator[tuple[str, str]]:
         version = name.removeprefix("python")
         if name != version and version.replace(".", "").isdigit():
             in_venv = os.path.isfile(f"{os.path.dirname(os.path.dirname(program))}/pyvenv.cfg")
-            path = f"{home}/.local/lib/{name}/site-packages"
-            if not in_venv and os.path.isdir(path) and real_path(path) == path:
-                yield path, "its user site"
+            path = f"/.local/lib/{name}/site-packages"
+            is_there = os.path.isdir(home + path) and real_path(home + path) == real_path(home) + path
+            if is_there and not in_venv:
+                yield home + path, "its user site"

@@ -21,6 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# What one of these lies in beside a bin is a prefix.
+_PREFIX = ("pyvenv.cfg", "lib", "lib64", "libexec")
 # As many as the kernel follows; path_resolution(7).
 _ALIASES = 40
 # Of the tools with a virtual environment each, so many are looked at.
@@ -85,10 +87,11 @@ class Around:
         yield from _loaders_store(path)
         yield path, ITSELF
 
-    def folder(self, folder: str) -> Iterator[tuple[str, str]]:
+    def folder(self, folder: str, *, others: bool = False) -> Iterator[tuple[str, str]]:
         """Yield what the programs in a directory are made of: that of its manager, or the prefix.
 
-        A prefix behind a link would show whatever a program made that link lead to.
+        A prefix behind a link would show whatever a program made that link lead to. Of a project that
+        is one only parts are shown to *others* than its own programs.
         """
         home, real = self._homes[0], real_path(folder)
         prefix = os.path.dirname(folder)
@@ -111,14 +114,17 @@ class Around:
             and self._is_clear(prefix)
             and _is_prefix(prefix)
         ):
-            yield prefix, "its toolchain"
+            if others and os.path.lexists(f"{prefix}/.git"):
+                yield from self._present(f"{prefix}/{part}" for part in (*_PREFIX, "share"))
+            else:
+                yield prefix, "its toolchain"
             yield from self._base_python(prefix)
 
     def on_path(self, folder: str) -> Iterator[tuple[str, str]]:
         """Likewise of a directory of PATH, from which the command may start others: at least itself."""
         if not os.path.isdir(folder):
             return
-        yield from self.folder(folder)
+        yield from self.folder(folder, others=True)
         if may_show(folder, self._homes) and self._is_clear(folder):
             yield folder, "a directory of PATH"
 
@@ -168,8 +174,7 @@ def _loaders_store(program: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_prefix(prefix: str) -> bool:
-    parts = ("pyvenv.cfg", "lib", "lib64", "libexec")
-    return any(os.path.exists(f"{prefix}/{part}") for part in parts)
+    return any(os.path.exists(f"{prefix}/{part}") for part in _PREFIX)
 
 
 def _venv_homes(configuration: str) -> Iterator[str]:
