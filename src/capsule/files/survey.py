@@ -10,8 +10,8 @@ import os
 from capsule.base.descriptors import read_file
 from capsule.policy.policy import IdMap
 
-from . import project
 from .found import Survey
+from .git import repository
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def survey(
     """
     cwd = _cwd(policy, cwd_shown, uid)
     hidden, notes = _unasked_sockets(cwd_shown)
-    repositories, more = project.find(policy, cwd=cwd_inside, cwd_shown=cwd_shown, uid=uid)
+    repositories, more = repository.find(policy, cwd=cwd_inside, cwd_shown=cwd_shown, uid=uid)
     notes += more
     unasked = Survey(hidden=hidden, notes=notes, cwd=cwd) if hidden or notes or cwd else _NOTHING
     mounts = bool(policy.mounts or repositories)

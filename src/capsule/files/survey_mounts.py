@@ -14,10 +14,10 @@ from capsule.policy.mounts import CONTENT_SIZE, FROM_HOST, Mount, MountKind, in_
 from capsule.policy.policy import IdMap, System
 
 from .found import Found, Guarded, Survey, Watch, name_of
+from .git.index import known_repositories
 from .hides import Matches, Tree, find_place, program_trees
 from .kept import check_kept, check_lower, keep_directory
 from .lookup import check_kind, follow, read_file, trusts_root
-from .project import known_repositories
 from .secrets import check_names, find_secrets
 from .sockets import gives_away, live, live_below, not_all, sockets_in
 

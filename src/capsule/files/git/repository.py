@@ -19,17 +19,13 @@ from capsule.policy.policy import Git, IdMap, System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from capsule.policy.policy import Policy
 
-    from .found import Found
-
 _TREES = (MountKind.READ_ONLY, MountKind.READ_WRITE, MountKind.OVERLAY)
 # A path and a few bytes more; a configuration may be long.
-_LINE, _CONFIGURATION = 4200, 1 << 20
-# Of an index: 100 bytes for each of 640,000 files.
-_INDEX = 64 << 20
+LINE, _CONFIGURATION = 4200, 1 << 20
 # Besides a name that ends in .git: as people call a bare one beside its working trees.
 _BARE = ".bare"
 
@@ -56,6 +52,10 @@ def find(
         PolicyError: a repository is to be writable, and cannot be shown at all.
     """
     write = policy.git is Git.WRITE
+    if policy.root is not None and write:
+        message = "git: of a root of its own it is not known where a repository would be"
+        hint = "leave it out, or show the repository with a mount (--rw)"
+        raise PolicyError(message, field="git", value="write", hint=hint)
     if policy.root is not None or (policy.system is System.NEEDED and not write):
         return (), ()
     mounts: list[Mount] = []
@@ -65,21 +65,30 @@ def find(
         has_cwd = is_below(cwd, at)
         here = os.path.normpath(top + cwd[len(at.rstrip("/")) :]) if has_cwd else top
         for folder in _upwards(here, homes) if has_cwd else (top,):
-            kind = _kind(f"{folder}/.git")
-            if not kind:
-                notes += () if is_below(folder, top) else _modules(folder)
-            elif not is_below(folder, top):
-                notes.append(f"git: {top} is a part of {folder}; --ro {folder} shows all of it")
-            elif write or kind != stat.S_IFDIR:
-                _add(mounts, notes, policy, _Tree(real_path(folder), real_path(top), at), uid)
-            if kind == stat.S_IFDIR and is_below(folder, top):
-                notes += _borrowed(f"{folder}/.git")
-            is_any = is_any or bool(kind)
-            if kind:
+            if kind_of(f"{folder}/.git"):
+                is_any = True
+                _look(mounts, notes, policy, (folder, top, at), uid)
                 break
+            if not is_below(folder, top):
+                notes += _modules(folder)
     if write and not is_any:
         notes.append(f"git: there is no repository in {cwd}, nor where a mount leads")
     return tuple(dict.fromkeys(mounts)), tuple(map(printable, dict.fromkeys(notes)))
+
+
+def _look(
+    mounts: list[Mount], notes: list[str], policy: Policy, found: tuple[str, str, str], uid: int
+) -> None:
+    """Look at a working tree: (its path, the top of what is shown, the place of that inside)."""
+    folder, top, at = found
+    if not is_below(folder, top):
+        notes.append(f"git: {top} is a part of {folder}; --ro {folder} shows all of it")
+        return
+    is_directory = kind_of(f"{folder}/.git") == stat.S_IFDIR
+    if policy.git is Git.WRITE or not is_directory:
+        _add(mounts, notes, policy, _Tree(real_path(folder), real_path(top), at), uid)
+    if is_directory:
+        notes += _borrowed(f"{folder}/.git")
 
 
 def _shown(policy: Policy, cwd_shown: str | None) -> Iterator[tuple[str, str]]:
@@ -99,7 +108,7 @@ def _upwards(folder: str, homes: Iterable[str]) -> Iterator[str]:
         yield path
 
 
-def _kind(path: str) -> int:
+def kind_of(path: str) -> int:
     """The file type of stat(2), or 0."""
     try:
         return stat.S_IFMT(os.lstat(path).st_mode)
@@ -109,14 +118,14 @@ def _kind(path: str) -> int:
 
 def _modules(folder: str) -> Iterator[str]:
     path = f"{folder}/node_modules"
-    if _kind(path):
+    if kind_of(path):
         yield f"node: {path} is not shown; --ro {path} shows it"
 
 
 def _borrowed(repository: str) -> Iterator[str]:
     """Yield a note on objects that lie in another repository, of which nothing leads back."""
     path = f"{repository}/objects/info/alternates"
-    text = _text(path, _LINE) if _kind(path) else None
+    text = text_of(path, LINE) if kind_of(path) else None
     if text:
         place = text.partition("\n")[0]
         yield f"git: objects of {repository} lie in {place}, and are shown only where that is (--ro)"
@@ -193,7 +202,10 @@ def _standing(policy: Policy, path: str, tree: _Tree) -> MountKind | type[Mount]
 
 def _follow(tree: _Tree, uid: int, policy: Policy) -> tuple[str, str, bool]:
     """(Where .git leads, the repository that this is part of, whether it is found inside at all)."""
-    from .lookup import follow, trusts_root  # only where .git is no directory, or to be written to
+    from capsule.files.lookup import (  # only where .git is no directory, or to be written to
+        follow,
+        trusts_root,
+    )
 
     folder = tree.path
     way, owner = _way(folder, uid)
@@ -234,7 +246,7 @@ def _way(folder: str, uid: int) -> tuple[str, int]:
         return path, owner
     if stat.S_ISLNK(found.st_mode):
         return os.readlink(path), owner
-    name, colon, way = (_text(path, _LINE) or "").partition("gitdir: ")
+    name, colon, way = (text_of(path, LINE) or "").partition("gitdir: ")
     way = way.rstrip("\r\n")
     if name or not colon or not way:
         raise _NotFollowedError(f"{path} does not name one")
@@ -243,12 +255,12 @@ def _way(folder: str, uid: int) -> tuple[str, int]:
 
 def _repository(folder: str, directory: str) -> tuple[str, bool]:
     """(The repository, whether the tree is a linked one), if it leads back to the working tree."""
-    back = _text(f"{directory}/gitdir", _LINE)
+    back = text_of(f"{directory}/gitdir", LINE)
     if back:
         leads, name = os.path.split(os.path.normpath(os.path.join(directory, back.rstrip("\r\n"))))
         if real_path(leads) != folder or name != ".git":
             raise _NotFollowedError(f"{directory} is that of another working tree, {leads}")
-        common = (_text(f"{directory}/commondir", _LINE) or "").rstrip("\r\n")
+        common = (text_of(f"{directory}/commondir", LINE) or "").rstrip("\r\n")
         holder = os.path.dirname(directory)
         repository = os.path.dirname(holder)
         if (
@@ -269,7 +281,7 @@ def _work_tree(directory: str) -> str | None:
     found = None
     for name in ("config", "config.worktree"):
         section = ""
-        for line in (_text(f"{directory}/{name}", _CONFIGURATION) or "").split("\n"):
+        for line in (text_of(f"{directory}/{name}", _CONFIGURATION) or "").split("\n"):
             entry = line.strip()
             if entry.startswith("["):
                 section, _, entry = entry[1:].partition("]")
@@ -281,8 +293,8 @@ def _work_tree(directory: str) -> str | None:
 
 def _is_repository(path: str, owner: int | None) -> bool:
     """Return whether git takes a directory for a repository, and whether it is somebody's own."""
-    kinds = [_kind(f"{path}/{name}") for name in ("objects", "refs")]
-    has_all = kinds == [stat.S_IFDIR] * 2 and _kind(f"{path}/HEAD") in (stat.S_IFREG, stat.S_IFLNK)
+    kinds = [kind_of(f"{path}/{name}") for name in ("objects", "refs")]
+    has_all = kinds == [stat.S_IFDIR] * 2 and kind_of(f"{path}/HEAD") in (stat.S_IFREG, stat.S_IFLNK)
     return has_all and (owner is None or _is_of(path, owner))
 
 
@@ -295,9 +307,9 @@ def _is_named(repository: str) -> bool:
     return any(name.endswith(".git") or name == _BARE for name in repository.split("/"))
 
 
-def _text(path: str, most: int) -> str | None:
+def text_of(path: str, most: int) -> str | None:
     """The content of a regular file, behind no link; None if there is none, or too much."""
-    from .lookup import read_some
+    from capsule.files.lookup import read_some
 
     try:
         data, _ = read_some(path, most + 1)
@@ -305,94 +317,3 @@ def _text(path: str, most: int) -> str | None:
         return None
     text = os.fsdecode(data)
     return None if len(data) > most or "\0" in text else text
-
-
-# --- what is hidden, and known to git ------------------------------------------------------------
-
-
-def known_repositories(
-    hidden: Iterable[str], trees: Sequence[Found]
-) -> Iterator[tuple[Found, str, str]]:
-    """Find the repositories that know what is hidden: git would record that as emptied, or deleted.
-
-    Args:
-        hidden: files and directories.
-        trees: what is shown writable.
-
-    Returns:
-        The tree that a repository lies in, its path there, a note on that it stays as it is.
-
-    Raises:
-        PolicyError: one is itself what is shown writable.
-    """
-    for repository, path in _knowing(hidden).items():
-        for one in trees:
-            if is_below(one.path, repository):
-                raise _known_to_git(path, repository)
-            if is_below(repository, one.path):
-                why = f"for git knows {path}, which is hidden, and would record it as emptied"
-                note = f"git: {repository} is read-only, {why}; --unprotect .git lets it"
-                yield one, repository[len(one.path.rstrip("/")) + 1 :], note
-
-
-def _knowing(hidden: Iterable[str]) -> dict[str, str]:
-    """The directory of each repository that knows one of these, and the first that it knows."""
-    found: dict[str, str] = {}
-    indexes: dict[str, bytes | None] = {}
-    for path in hidden:
-        for folder in above(os.path.dirname(path)):
-            if not _kind(f"{folder}/.git"):
-                continue
-            repository = _leads_to(folder)
-            if repository not in indexes:
-                indexes[repository] = _index(repository)
-            if _knows(indexes[repository], os.fsencode(path[len(folder) + 1 :])):
-                found.setdefault(repository, path)
-            break
-    return found
-
-
-def _leads_to(folder: str) -> str:
-    """Where a .git leads, for what it has to say on a file: nothing is shown for it."""
-    path = f"{folder}/.git"
-    if _kind(path) != stat.S_IFREG:
-        return real_path(path)
-    way = (_text(path, _LINE) or "").removeprefix("gitdir: ").rstrip("\r\n")
-    return real_path(os.path.join(folder, way))
-
-
-def _index(repository: str) -> bytes | None:
-    """The index, which has the names of what git knows; gitformat-index(5). None if it is not plain."""
-    from .lookup import read_some
-
-    try:
-        data, size = read_some(f"{repository}/index", _INDEX)
-    except OSError:
-        return b""  # nothing is known yet
-    is_plain = data[:8] in (b"DIRC\0\0\0\2", b"DIRC\0\0\0\3") and size <= len(data)
-    is_split = any(name.startswith("sharedindex.") for name in os.listdir(repository))
-    return data if is_plain and not is_split else None
-
-
-def _knows(index: bytes | None, name: bytes) -> bool:
-    """Return whether an index has a name, or one below it; one that cannot be read has any."""
-    if index is None:
-        return True
-    for end in (b"\0", b"/"):
-        start = index.find(name + end)
-        while start >= 0:
-            length = index.index(b"\0", start) - start
-            # Before a name, and before the flags that some have besides, stands its length.
-            for flags in (index[start - 2 : start], index[start - 4 : start - 2]):
-                if int.from_bytes(flags, "big") & 0xFFF == min(length, 0xFFF):
-                    return True
-            start = index.find(name + end, start + 1)
-    return False
-
-
-def _known_to_git(path: str, repository: str) -> PolicyError:
-    """The error about a repository that alone is shown writable, and a hidden file that it knows."""
-    message = f"git: {repository} is to be writable, and knows {path}, which is hidden: it would be "
-    message += "recorded as emptied"
-    hint = "leave the hide out, or do not let the repository be written to"
-    return PolicyError(message, field="git", value="write", hint=hint)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from capsule import Mount, Policy, PolicyError
-from capsule.files.project import find
+from capsule.files.git.repository import find
 from tests.support import HANG, needs
 from tests.unit.files.lab import linked, repository
 
@@ -327,6 +327,8 @@ def test_where_nothing_is_shown_unasked(tmp_path: Path) -> None:
     for policy in (Policy(root=tmp_path), Policy(system="needed")):
         assert look(tree, policy) == ((), ())
     assert look(tree, Policy(system="needed", git="write"))[0]
+    with pytest.raises(PolicyError, match="a root of its own"):
+        look(tree, Policy(root=tmp_path, git="write"))
 
 
 def test_no_repository_at_all_is_told(tmp_path: Path) -> None:
