@@ -16,6 +16,7 @@ import pytest
 
 import capsule
 from capsule import PolicyError
+from capsule.launcher import steps as s
 from capsule.program import command, managers, toolchains
 from tests.support import HANG, PYTHON, give, needs, shared_directory
 
@@ -229,6 +230,13 @@ def test_an_alias_of_a_version(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     link(project / ".venv/bin/python", store / "cpython-3.11-linux/bin/python3")
     monkeypatch.chdir(project)
     assert capsule.run([".venv/bin/python"]).stdout == b"whole\n"
+    # What is opened has no link in its path: none that comes into it later is followed.
+    taken = [step for step in capsule.plan([".venv/bin/python"]).steps if isinstance(step, s.Tree)]
+    assert all(
+        os.path.realpath(step[0]) == step[0] and step[2] & s.NO_LINKS
+        for step in taken
+        if step[0].startswith(str(home))
+    )
     # Elsewhere in the home an alias is followed as well, where it leads to its neighbour.
     other = home / "pythons"
     tool(other / "3.11.7")

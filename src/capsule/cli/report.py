@@ -128,9 +128,11 @@ def tell_closing(result: Result) -> None:
             f"({printable(one.guard)}); it {done}"
         )
     if result.set_aside:
+        names = dict.fromkeys(one.guard for one in result.set_aside)
+        options = " ".join(f"--unprotect {printable(name)}" for name in names)
         say(
             "hint: look at it before you rename it back (chmod u+x a directory first); "
-            "--unprotect NAME leaves it where it is"
+            f"{options} leaves it where it is"
         )
     for note in result.notes:
         say(printable(note))

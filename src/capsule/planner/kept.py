@@ -80,7 +80,7 @@ def view(
         ),
         *(abi, policy.tcp_connect, policy.tcp_bind),
         *(bounds.launcher_steps, bounds.sysctls),
-        *(command.shown, command.needed, command.root_entries, survey),
+        *(command.shown, command.sources, command.needed, command.root_entries, survey),
     )
     last = _view
     if last is None or last[1] is not host or last[0] != key:

@@ -273,6 +273,7 @@ def _hidden_directories(found: tuple[Found, ...]) -> tuple[str, ...]:
 def _place_command(places: Places, notes: list[str], command: Command, survey: Survey) -> None:
     """The working directory, and what the program needs besides the host's own programs."""
     shown: list[tuple[str, str]] = list(command.shown)
+    sources = dict(command.sources)
     if command.working_directory is not None:
         shown.append((command.working_directory, "the working directory"))
     elif command.cwd in SHARED or (command.cwd != "/" and is_below(command.home, command.cwd)):
@@ -291,6 +292,8 @@ def _place_command(places: Places, notes: list[str], command: Command, survey: S
         visible.append(path)
         if path == command.working_directory:
             places[path] = Source(survey.cwd or path, how=s.NO_LINKS | s.DIRECTORY)
+        elif path in sources:
+            places[path] = Source(sources[path], how=s.NO_LINKS)
         else:
             places[path] = Source(path)
         notes.append(f"{printable(path)} is shown read-only: {reason}")

@@ -17,7 +17,16 @@ from capsule.host.places import ROOT_OWN, SYSTEM, home_inside, known_homes, may_
 from capsule.policy.mounts import MountKind
 from capsule.policy.policy import IdMap, System
 
-from .scripts import ITSELF, candidates, first_line, hops, is_executable, programs
+from .scripts import (
+    ITSELF,
+    candidates,
+    first_line,
+    hops,
+    is_executable,
+    is_isolated,
+    programs,
+    user_site,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +66,7 @@ class Command(Value):
         group: of its group.
         working_directory: directory of the host to show read-only at its own path, or None.
         shown: (path, reason) of what else of the host the program needs, read-only.
+        sources: (path, where it leads) of that, where this has no symbolic link in it.
         root_entries: (path inside, link target or None) of what ``Policy.root`` holds.
         needed: (path, link target or None, reason) of the host's programs that it needs, if only those
             are to be shown.
@@ -76,6 +86,7 @@ class Command(Value):
     group: str = "root"
     working_directory: str | None = None
     shown: tuple[tuple[str, str], ...] = ()
+    sources: tuple[tuple[str, str], ...] = ()
     root_entries: tuple[tuple[str, str | None], ...] = ()
     needed: tuple[tuple[str, str | None, str], ...] = ()
     filter_rules: bytes | None = None
@@ -93,7 +104,7 @@ def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> C
     words = _words(args)
     homes = known_homes()
     last = _last
-    name = words[0], _is_isolated(words)
+    name = words[0], is_isolated(words)
     if last is not None and last.holds(policy, name, homes):
         return last.command if words == last.command.args else last.command.replace(args=words)
     command = _resolve(words, policy, homes)
@@ -113,12 +124,14 @@ def _resolve(words: tuple[str, ...], policy: Policy, homes: list[str]) -> Comman
         raise _is_snap(words[0])
     elsewhere = "" if policy.root or home != homes[0] else real_path(home)
     shown: dict[str, str] = {}
+    sources: dict[str, str] = {}
     if found is not None and policy.system is System.ALL:
         host_root = policy.id_map is IdMap.HOST_ROOT
-        user_site = not (_is_isolated(words) or env.get(_NO_SITE) or os.environ.get(_NO_SITE))
-        needs = _needs(found, search, homes, host_root=host_root, user_site=user_site)
-        for path, reason in needs:
+        with_site = not (is_isolated(words) or env.get(_NO_SITE) or os.environ.get(_NO_SITE))
+        for path, reason in _needs(found, search, homes, sources, host_root=host_root):
             shown.setdefault(path, reason)
+        if with_site:
+            shown.update(user_site(programs(found, search), homes[0]))
     return Command(
         args=words,
         paths=paths,
@@ -130,6 +143,7 @@ def _resolve(words: tuple[str, ...], policy: Policy, homes: list[str]) -> Comman
         group=group,
         working_directory=working_directory,
         shown=tuple(shown.items()),
+        sources=tuple(sources.items()),
         root_entries=() if policy.root is None else _root_entries(policy.root),
         needed=_needed(policy, found, search),
         filter_rules=read_document(policy.seccomp),
@@ -322,32 +336,20 @@ def _is_inside(path: str, homes: list[str]) -> bool:
     return path in places or any(is_below(home, path) for home in (homes[0], real_path(homes[0])))
 
 
-def _is_isolated(words: tuple[str, ...]) -> bool:
-    """Return whether words make Python do without its user site: -s or -I, alone or with others."""
-    for word in words[1:]:
-        if not word.startswith("-") or word.startswith("--"):
-            return False
-        letters = word[1:].partition("c")[0].partition("m")[0]
-        if "s" in letters or "I" in letters:
-            return True
-        if letters != word[1:]:
-            return False
-    return False
-
-
 def _needs(
-    found: str, search: str, homes: list[str], *, host_root: bool, user_site: bool
+    found: str, search: str, homes: list[str], sources: dict[str, str], *, host_root: bool
 ) -> Iterator[tuple[str, str]]:
     """Yield what lies outside of the system's places but has to be seen for the program to start.
 
     The caller named the program and owns PATH: what is on it is shown, for the program may start it.
     Where a link leads and what a first line says, the program itself may have made up: of that, a whole
-    prefix is shown only if its programs are on PATH.
+    prefix is shown only if its programs are on PATH. *sources* is told where what is yielded leads.
     """
     others = _unusual(search)
     trusted = {*search.split(":"), os.path.dirname(found)}
-    steps = list(programs(found, search))
-    hopped = [hop for program in steps for hop in hops(program) if not _is_of_system(hop)]
+    hopped = [
+        hop for program in programs(found, search) for hop in hops(program) if not _is_of_system(hop)
+    ]
     if others or hopped:
         from .toolchains import Around  # most programs are the system's
 
@@ -356,8 +358,7 @@ def _needs(
             yield from around.program(hop, whole=os.path.dirname(hop) in trusted)
         for path in others:
             yield from around.on_path(path)
-    if user_site:
-        yield from _user_site(steps, homes[0])
+        sources.update(around.sources)
 
 
 def _is_of_system(path: str) -> bool:
@@ -383,16 +384,3 @@ def _is_usual(folder: str) -> bool:
     """
     is_drive = folder.startswith("/mnt/") and folder[6:7] in ("/", "")
     return not folder.startswith("/") or _is_of_system(folder) or folder in _SNAPS or is_drive
-
-
-def _user_site(steps: list[str], home: str) -> Iterator[tuple[str, str]]:
-    """Yield where pip installs for one user, if a Python runs that has that on its path; PEP 370."""
-    for program in steps:
-        name = os.path.basename(real_path(program))
-        version = name.removeprefix("python")
-        if name != version and version.replace(".", "").isdigit():
-            in_venv = os.path.isfile(f"{os.path.dirname(os.path.dirname(program))}/pyvenv.cfg")
-            path = f"/.local/lib/{name}/site-packages"
-            is_there = os.path.isdir(home + path) and real_path(home + path) == real_path(home) + path
-            if is_there and not in_venv:
-                yield home + path, "its user site"

@@ -11,7 +11,7 @@ from capsule.host.places import real_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 # Why a program itself is shown.
 ITSELF = "the command"
@@ -106,3 +106,32 @@ def hops(path: str) -> Iterator[str]:
         except (OSError, ValueError):
             return
         path = os.path.normpath(os.path.join(os.path.dirname(real), target))
+
+
+# --- Python ------------------------------------------------------------------------------------
+
+
+def is_isolated(words: tuple[str, ...]) -> bool:
+    """Return whether words make Python do without its user site: -s or -I, alone or with others."""
+    for word in words[1:]:
+        if not word.startswith("-") or word.startswith("--"):
+            return False
+        letters = word[1:].partition("c")[0].partition("m")[0]
+        if "s" in letters or "I" in letters:
+            return True
+        if letters != word[1:]:
+            return False
+    return False
+
+
+def user_site(steps: Iterable[str], home: str) -> Iterator[tuple[str, str]]:
+    """Yield where pip installs for one user, if a Python runs that has that on its path; PEP 370."""
+    for program in steps:
+        name = os.path.basename(real_path(program))
+        version = name.removeprefix("python")
+        if name != version and version.replace(".", "").isdigit():
+            in_venv = os.path.isfile(f"{os.path.dirname(os.path.dirname(program))}/pyvenv.cfg")
+            path = f"/.local/lib/{name}/site-packages"
+            is_there = os.path.isdir(home + path) and real_path(home + path) == real_path(home) + path
+            if is_there and not in_venv:
+                yield home + path, "its user site"

@@ -31,11 +31,12 @@ _TOOLS = 256
 _ENTRIES, _DEPTH, _MODULES = 20_000, 8, 1024
 
 
-def shows_clearly(path: str, home: str, *, host_root: bool) -> bool:
-    """Return whether nothing on the way to a path leads where an untrusted program might want it.
+def clear_source(path: str, home: str, *, host_root: bool) -> str:
+    """Where a path leads; "" if that may be where an untrusted program wants it.
 
     A link is none of root's only if it leads to its neighbour, as an alias of a version does: who can
-    make it can write there, too. What holds nothing but programs may be shown in any case.
+    make it can write there, too. What holds nothing but programs may be shown in any case. The path
+    that is returned has no link in it, and is opened as such: one that comes later shows nothing.
 
     Args:
         path: the path.
@@ -44,12 +45,12 @@ def shows_clearly(path: str, home: str, *, host_root: bool) -> bool:
     """
     real = real_path(path)
     if real == path or is_managed(real, home):
-        return True
+        return real
     try:
         place = follow(_past_aliases(path), "", trusted=trusts_root(os.geteuid(), host_root=host_root))
     except (PolicyError, OSError):
-        return False
-    return place.stat is not None
+        return ""
+    return place.path if place.stat is not None else ""
 
 
 def _past_aliases(path: str) -> str:
@@ -71,21 +72,28 @@ def _past_aliases(path: str) -> str:
 class Around:
     """What is shown around the programs of a run.
 
+    Attributes:
+        sources: of each path that is yielded where it leads, without a link in it.
+
     Args:
         homes: home directories, the caller's first.
         host_root: whether the command is the host's root.
     """
 
     def __init__(self, homes: list[str], *, host_root: bool) -> None:
+        self.sources: dict[str, str] = {}
         self._homes = homes
         self._host_root = host_root
 
     def program(self, path: str, *, whole: bool) -> Iterator[tuple[str, str]]:
         """The file itself and, with *whole* or if it is an installed one, what it is made of."""
-        if whole or is_managed(real_path(path), self._homes[0]):
+        real = real_path(path)
+        if whole or is_managed(real, self._homes[0]):
             yield from self.folder(os.path.dirname(path))
-        yield from _loaders_store(path)
-        yield path, ITSELF
+        for store in _loaders_stores(real):
+            yield self._at(store, real_path(store)), "its store"
+        if is_executable(real):
+            yield self._at(path, real), ITSELF
 
     def folder(self, folder: str, *, others: bool = False) -> Iterator[tuple[str, str]]:
         """Yield what the programs in a directory are made of: that of its manager, or the prefix.
@@ -97,9 +105,9 @@ class Around:
         prefix = os.path.dirname(folder)
         for store in STORES:
             if is_below(real, store):
-                yield from ((store, "its store"), (folder, "its toolchain"))
+                yield self._at(store, real_path(store)), "its store"
         if is_managed(real, home):
-            yield folder, "its toolchain"
+            yield self._at(folder, real), "its toolchain"
         roots = [root for path in dict.fromkeys((real, folder)) if (root := manager_of(path, home))]
         for root in dict.fromkeys(roots):
             yield from self._present(parts(root, home))
@@ -134,7 +142,12 @@ class Around:
                 yield path, "its toolchain"
 
     def _is_clear(self, path: str) -> bool:
-        return shows_clearly(path, self._homes[0], host_root=self._host_root)
+        source = clear_source(path, self._homes[0], host_root=self._host_root)
+        return bool(source and self._at(path, source))
+
+    def _at(self, path: str, source: str) -> str:
+        self.sources[path] = source
+        return path
 
     def _base_python(self, prefix: str) -> Iterator[tuple[str, str]]:
         """The installation that a virtual environment was made from; PEP 405.
@@ -151,7 +164,7 @@ class Around:
                     if os.path.isdir(part) and self._is_clear(part):
                         yield part, "its Python"
         if prefix == sys.prefix != sys.base_prefix and not is_below(sys.base_prefix, "/usr"):
-            yield sys.base_prefix, "its Python"
+            yield self._at(sys.base_prefix, real_path(sys.base_prefix)), "its Python"
 
 
 def _venvs(roots: list[str], home: str) -> Iterator[str]:
@@ -161,7 +174,7 @@ def _venvs(roots: list[str], home: str) -> Iterator[str]:
             yield from (entry.path for entry in _scan(f"{home}/{place}")[:_TOOLS])
 
 
-def _loaders_store(program: str) -> Iterator[tuple[str, str]]:
+def _loaders_stores(program: str) -> Iterator[str]:
     """Yield the store in which the loader of a program lies, wherever that itself is."""
     if not any(map(os.path.isdir, STORES)):
         return
@@ -170,7 +183,7 @@ def _loaders_store(program: str) -> Iterator[tuple[str, str]]:
     image = read(program)
     for store in STORES:
         if image is not None and image.interpreter and is_below(image.interpreter, store):
-            yield store, "its store"
+            yield store
 
 
 def _is_prefix(prefix: str) -> bool:
