@@ -202,7 +202,15 @@ def _seen(command: Command) -> tuple[object, ...]:
     """Where the caller is; which file the program is, what is shown besides; the places of others."""
     looked_at = (str(command.found), f"{command.home}/.local/lib", *_unusual(command.search))
     shown = (path for path, _ in command.shown)
-    return os.getcwd(), *map(_state, looked_at), *(_state(path)[:2] for path in shown)
+    return _cwd(), *map(_state, looked_at), *(_state(path)[:2] for path in shown)
+
+
+def _cwd() -> str:
+    """Where the caller is; nowhere, if that was deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return ""
 
 
 def _state(path: str) -> tuple[int, ...]:
@@ -217,10 +225,7 @@ def _lookup_directory(policy: Policy, cwd: str) -> str:
     """Where a command with a slash in its name is looked for: here, even if that is not shown."""
     if policy.cwd is not None or policy.show_cwd or policy.root is not None:
         return cwd
-    try:
-        return os.getcwd()
-    except FileNotFoundError:
-        return cwd
+    return _cwd() or cwd
 
 
 def _needed(policy: Policy, found: str | None, search: str) -> tuple[tuple[str, str | None, str], ...]:
@@ -289,10 +294,7 @@ def _environment(policy: Policy, home: str, user: str) -> dict[str, str]:
 
 def _working_directory(policy: Policy, homes: list[str]) -> tuple[str, str | None, str]:
     """(Where the command starts, what to show there, what is not). Homes and the like never are."""
-    try:
-        base = os.getcwd()
-    except FileNotFoundError:
-        base = ""
+    base = _cwd()
     if policy.cwd is None and policy.root:
         return "/", None, ""
     if not base and (policy.cwd is None or not policy.cwd.startswith("/")):
