@@ -60,18 +60,27 @@ VENVS = {
 
 
 def is_managed(path: str, home: str) -> bool:
-    """Return whether a path without links lies where there is nothing but programs."""
+    """Return whether a path without links lies where there is nothing but programs of the caller's."""
     if any(is_below(path, store) for store in STORES):
         return True
-    return any(is_below(path, part) for root in _roots(path, home) for part in parts(root, home))
+    tops = (home, real_path(home))
+    found = (one for one in managers_of(path) if one[0] in tops)
+    return any(is_below(path, part) for top, root in found for part in parts(top, root))
 
 
-def manager_of(path: str, home: str) -> str | None:
-    """The directory of the home that a path lies in, of those that `MANAGERS` has."""
-    return next(_roots(path, home), None)
+def managers_of(path: str) -> Iterator[tuple[str, str]]:
+    """Yield (home, its directory) of those of `MANAGERS` that a path lies in, the innermost first.
+
+    The home is somebody's, and need not be the caller's: what is no home may have these names, too.
+    """
+    names = path.split("/")
+    for start in range(len(names) - 1, 0, -1):
+        for end in range(min(start + 3, len(names)), start, -1):
+            if (root := "/".join(names[start:end])) in MANAGERS:
+                yield "/".join(names[:start]), root
 
 
-def parts(root: str, home: str) -> Iterator[str]:
+def parts(home: str, root: str) -> Iterator[str]:
     """The paths of what programs of a directory of `MANAGERS` are made of."""
     for part in MANAGERS[root]:
         if part.startswith("~/"):
@@ -79,14 +88,3 @@ def parts(root: str, home: str) -> Iterator[str]:
             yield moved or f"{home}{part[1:]}"
         else:
             yield f"{home}/{root}/{part}".rstrip("/")
-
-
-def _roots(path: str, home: str) -> Iterator[str]:
-    """Yield the keys of `MANAGERS` that a path lies in, the longest first."""
-    for top in dict.fromkeys((home, real_path(home))):
-        if path != top and is_below(path, top):
-            names = path[len(top) + 1 :].split("/")[:3]
-            while names:
-                if (root := "/".join(names)) in MANAGERS:
-                    yield root
-                names.pop()

@@ -14,7 +14,7 @@ from capsule.base.text import is_below
 from capsule.files.lookup import follow, trusts_root
 from capsule.host.places import SYSTEM, may_show, real_path
 
-from .managers import STORES, VENVS, is_managed, manager_of, parts
+from .managers import STORES, VENVS, is_managed, managers_of, parts
 from .scripts import ITSELF, hops, is_executable
 
 TYPE_CHECKING = False
@@ -108,11 +108,12 @@ class Around:
                 yield self._at(store, real_path(store)), "its store"
         if is_managed(real, home):
             yield self._at(folder, real), "its toolchain"
-        roots = [root for path in dict.fromkeys((real, folder)) if (root := manager_of(path, home))]
-        for root in dict.fromkeys(roots):
-            yield from self._present(parts(root, home))
-        if roots:
-            for venv in (prefix, *_venvs(roots, home)):
+        both = (next(managers_of(path), None) for path in dict.fromkeys((real, folder)))
+        found = [one for one in dict.fromkeys(both) if one is not None]
+        for one in found:
+            yield from self._present(parts(*one))
+        if found:
+            for venv in (prefix, *_venvs(found)):
                 yield from self._base_python(venv)
             return
         in_prefix = os.path.basename(folder) in ("bin", "sbin", "shims")
@@ -167,9 +168,9 @@ class Around:
             yield self._at(sys.base_prefix, real_path(sys.base_prefix)), "its Python"
 
 
-def _venvs(roots: list[str], home: str) -> Iterator[str]:
+def _venvs(found: list[tuple[str, str]]) -> Iterator[str]:
     """Yield the virtual environments of installed tools, whose Pythons may lie anywhere."""
-    for root in roots:
+    for home, root in found:
         for place in VENVS.get(root, ()):
             yield from (entry.path for entry in _scan(f"{home}/{place}")[:_TOOLS])
 
