@@ -314,7 +314,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_every_manager_is_documented() -> None:
     """docs/files.md has the table of where managers of versions keep programs, and no other."""
-    rows = table_rows("docs/files.md", "### Programs of a home")
+    rows = table_rows("docs/files.md", "## Programs of a home")
     documented = {}
     for root, shown in rows:
         rest = ("",) if "all of" in shown else ()
