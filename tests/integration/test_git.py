@@ -259,3 +259,24 @@ def test_who_wants_it_recorded_says_so(secretive: Path) -> None:
     assert done.returncode == 0
     with pytest.raises(capsule.PolicyError, match="would be recorded as emptied"):
         inside(secretive, "true", mounts=[Mount.hide(secretive / ".env")], git="write")
+
+
+def test_a_checkout_that_is_half_done_is_told(secretive: Path) -> None:
+    """What is protected git leaves as it is, and ends with 0: which that is, and the option."""
+    (secretive / ".idea").mkdir()
+    for text in ("one", "two"):
+        (secretive / ".idea/s.xml").write_text(text)
+        git(secretive, "add", "-A")
+        git(secretive, "commit", "-q", "-m", text)
+    if REAL_ROOT:
+        command = ["chown", "-R", f"{OUTSIDE_UID}:{OUTSIDE_GID}", str(secretive)]
+        subprocess.run(command, check=True, timeout=HANG)
+    mounts = [Mount.read_write(secretive)]
+    result = inside(secretive, "git checkout -q HEAD~1", mounts=mounts)
+    assert result.ok
+    assert (secretive / ".idea/s.xml").read_text() == "two"
+    (hint,) = result.hints
+    assert f"{secretive}/.idea" in hint
+    assert "--unprotect NAME" in hint
+    done = inside(secretive, "git checkout -q -f HEAD", mounts=mounts, unprotect=[".idea"])
+    assert (done.hints, (secretive / ".idea/s.xml").read_text()) == ((), "one")

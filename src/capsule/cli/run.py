@@ -69,7 +69,7 @@ def _report(options: Options) -> Report | None:
 def _say(options: Options, result: Result, policy: Policy) -> None:
     """Say what the caller has to know, or asked for. Of a run that succeeded that is nothing."""
     verbose, stats = options.has("--verbose"), options.has("--stats")
-    if result.ok and not (verbose or stats or result.set_aside or result.notes):
+    if result.ok and not (verbose or stats or result.set_aside or result.notes or result.hints):
         return
     from . import report
 

@@ -9,7 +9,7 @@ from capsule.base import signals
 from capsule.launcher import spawn
 
 from .loop import Loop
-from .outcome import omitted, usage, verdict
+from .outcome import omitted, says_read_only, usage, verdict
 from .records import TO_GROUP, Records
 from .result import Outcome, Result
 from .stdio import input_bytes
@@ -274,11 +274,13 @@ class Process:
         if found is not None or notes:
             more = {} if found is None else found.__dict__
             result = result.replace(**{**more, "notes": notes})
-        if output and result.outcome in (Outcome.EXITED, Outcome.SIGNALED) and not result.ok:
-            from .unseen import hints  # only where something failed
-
+        if output and result.outcome in (Outcome.EXITED, Outcome.SIGNALED):
             said = self._loop.capture.last if result.stderr is None else result.stderr
-            result = result.replace(hints=hints(self._plan, said))
+            # What it says went wrong counts as well: git ends with 0 after half a checkout.
+            if not result.ok or says_read_only(said):
+                from .unseen import hints  # only where something failed
+
+                result = result.replace(hints=hints(self._plan, said))
         self._result = result
         return result
 

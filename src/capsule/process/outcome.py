@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from capsule.base import signals
@@ -12,6 +13,8 @@ from .result import Outcome, Usage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from capsule.confine.cgroup import Account
     from capsule.confine.seccomp.filters import Filter
     from capsule.policy.limits import Limits
@@ -169,3 +172,9 @@ def _seen(told: tuple[int, ...], wall: float) -> Usage:
 def omitted(record: tuple[int, ...] | None) -> int | None:
     """How many refusals are of no kind that init tells of; None if it had no last word."""
     return None if record is None else record[11]
+
+
+def says_read_only(stderr: Any) -> bool:
+    """Return whether a command has written that it was told EROFS."""
+    said = os.strerror(errno.EROFS)
+    return stderr is not None and (said if isinstance(stderr, str) else said.encode()) in stderr

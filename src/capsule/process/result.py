@@ -109,8 +109,8 @@ class Result(Value):
         changes_complete: whether that is all; a program can make more than are listed.
         set_aside: protected paths that the command made in writable trees; see ``Policy.protect``.
         notes: what else was noticed at the end.
-        hints: of a command that did not succeed, what may be of use: which paths of the host its words
-            name that are not shown; that a directory is shown read-only, where that was an error.
+        hints: of a command that failed, or said so, what may be of use: which paths of the host its
+            words name that are not shown; that a directory is shown read-only, where that was an error.
     """
 
     args: tuple[str, ...]

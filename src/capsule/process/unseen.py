@@ -8,8 +8,10 @@ from __future__ import annotations
 import errno
 import os
 
-from capsule.base.text import above, is_below, printable
+from capsule.base.text import above, is_below, listed, printable
 from capsule.launcher import steps as s
+
+from .outcome import says_read_only
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,16 +41,16 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 
 def hints(plan: Plan, stderr: Any) -> tuple[str, ...]:
-    """Return what may be of use to who ran a command that failed.
+    """Return what may be of use to who ran a command that failed, in whole or in part.
 
     Args:
         plan: of the run.
         stderr: what the command wrote there, bytes or str; the end of what it wrote to a terminal;
             empty or None if nobody has seen it.
     """
-    about = tuple(_noted(plan, stderr))
+    about = (*_noted(plan, stderr), *(_protected(plan) if says_read_only(stderr) else ()))
     cwd = next((str(step[0]) for step in reversed(plan.steps) if isinstance(step, s.Chdir)), "/")
-    named, refused = _named(plan.args[1:], cwd), _says_read_only(stderr)
+    named, refused = _named(plan.args[1:], cwd), says_read_only(stderr)
     if not (named or refused):
         return about
     places = _places(plan)
@@ -167,16 +169,27 @@ def _first_link(top: str, below: str) -> tuple[int, str] | None:
     return None
 
 
-def _says_read_only(stderr: Any) -> bool:
-    """Return whether a command has written that it was told EROFS."""
-    said = os.strerror(errno.EROFS)
-    return stderr is not None and (said if isinstance(stderr, str) else said.encode()) in stderr
-
-
 def _read_only(plan: Plan, cwd: str, places: Places) -> Iterator[str]:
     step = places.get(next((place for place in above(cwd) if place in places), "/"))
     if isinstance(step, s.Attach) and step[1] == step[2] and _is_read_only(plan, step):
         yield f"{printable(cwd)} is shown read-only; --rw . or --overlay . lets the program write"
+
+
+def _protected(plan: Plan) -> Iterator[str]:
+    """Yield which paths of writable trees are read-only, for trusted tools would obey what is there."""
+    closed = {step[0] for step in plan.steps if isinstance(step, s.Remount) and step[1] & s.READ_ONLY}
+    places = [
+        step[0]
+        for step in plan.steps
+        if isinstance(step, s.Protect) and not is_below(step[0], "/proc")
+        if step[1] & s.READ_ONLY or step[0] in closed
+    ]
+    if places:
+        verb = "is" if len(places) == 1 else "are"
+        yield (
+            f"{printable(listed(places, 'paths'))} {verb} protected, and read-only; --unprotect NAME "
+            "(`capsule policy protected`) lets the program write there"
+        )
 
 
 def _is_read_only(plan: Plan, attached: s.Attach) -> bool:
