@@ -45,7 +45,13 @@ class Records:
         return self.ended is not None
 
     def read(self) -> None:
-        """Take one record. The end is one of them, or init's end without one."""
+        """Take one record. The end is one of them, or init's end without one.
+
+        After it nothing is read: who takes it in a turn of the loop is not the last to be called in
+        that turn, and the end of file behind it says nothing.
+        """
+        if self.ended is not None:
+            return
         record = spawn.read_record(self._status)
         if record is None:
             self.ended = ()
