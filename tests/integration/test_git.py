@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -280,3 +281,60 @@ def test_a_checkout_that_is_half_done_is_told(secretive: Path) -> None:
     assert "--unprotect NAME" in hint
     done = inside(secretive, "git checkout -q -f HEAD", mounts=mounts, unprotect=[".idea"])
     assert (done.hints, (secretive / ".idea/s.xml").read_text()) == ((), "one")
+
+
+# --- what is refused, as a system call ------------------------------------------------------------
+
+WRITES, READS_ONE = "open(given['path'], 'a').close()", "open(given['path']).close()"
+
+
+@pytest.mark.parametrize(
+    ("name", "git", "path"),
+    [
+        ("wt", "read", "m/.git/HEAD"),
+        ("sub", "read", "m/.git/modules/sub/HEAD"),
+        ("wt", "write", "m/.git/worktrees/other/HEAD"),
+    ],
+)
+def test_what_is_shown_read_only_is(
+    name: str, git: str, path: str, trees: dict[str, Path], place: Path
+) -> None:
+    """A repository where no more is asked for, and what it has on other trees where it is."""
+    outside = {"path": str(place / path)}
+    policy = Policy(git=git)  # type: ignore[arg-type]
+    assert_denied(WRITES, errno.EROFS, outside=outside, policy=policy, cwd=trees[name])
+
+
+def test_what_does_not_lead_back_is_not_there(trees: dict[str, Path], place: Path) -> None:
+    """A `.git` of a program's making shows it nothing of another repository."""
+    private = made(place / "private")
+    (trees["wt"] / ".git").write_text(f"gitdir: {private}/.git\n")
+    outside = {"path": f"{private}/.git/HEAD"}
+    assert_denied(READS_ONE, errno.ENOENT, outside=outside, cwd=trees["wt"])
+
+
+def test_a_repository_that_knows_what_is_hidden_is_read_only(secretive: Path) -> None:
+    """And what is hidden in it is empty."""
+    policy = Policy(mounts=[Mount.read_write(secretive), Mount.hide(secretive / ".env")])
+    for name in (".git/index", ".git/refs/heads/main"):
+        outside = {"path": str(secretive / name)}
+        assert_denied(WRITES, errno.EROFS, outside=outside, policy=policy, cwd=secretive)
+
+
+def test_a_service_in_a_repository_is_out_of_reach(trees: dict[str, Path]) -> None:
+    """git's own daemon may listen there, and nobody named it: an empty file lies over its socket."""
+    path = trees["m"] / ".git/ipc"
+    act = "import socket\nsocket.socket(socket.AF_UNIX).connect(given['path'])"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        path.chmod(0o777)
+        assert_denied(act, errno.EACCES, outside={"path": str(path)}, cwd=trees["wt"])
+
+
+def test_the_flag_lets_it_write(trees: dict[str, Path]) -> None:
+    """Seen from inside, and on the host."""
+    path = trees["m"] / ".git/made"
+    command = [CAPSULE, "run", "--git", "--", "sh", "-c", f"echo x >{path}; cat {path}"]
+    done = subprocess.run(command, cwd=trees["wt"], capture_output=True, timeout=HANG)
+    assert (done.stdout, done.stderr, path.read_text()) == (b"x\n", b"", "x\n")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -18,7 +20,17 @@ from capsule import Mount, Network, Policy, api
 from capsule.confine import landlock
 from capsule.launcher import steps as s
 from capsule.planner.plan import Plan
-from tests.support import CAPSULE, PYTHON, ask, assert_denied, give, needs, shared_directory
+from tests.support import (
+    CAPSULE,
+    HANG,
+    PYTHON,
+    ask,
+    assert_denied,
+    give,
+    needs,
+    probe_args,
+    shared_directory,
+)
 
 pytestmark = needs("landlock")
 ABI = min(capsule.probe().landlock_abi, landlock.NEWEST)
@@ -246,6 +258,46 @@ def test_ports_of_tcp() -> None:
     assert ask(f"{_BIND}\ntell('bound')", bound, {"port": ports[0]}) == "bound"
     said = told(network="host", tcp_connect=[443, 80])
     assert re.search(r"TCP: connect 80 443, no bind", said)
+
+
+# --- by the flags of the command line --------------------------------------------------------------
+
+
+def ask_by_flags(code: str, given: dict[str, Any], *flags: str) -> Any:
+    """What a probe tells from inside of a capsule that the command line makes."""
+    command = [CAPSULE, "run", *flags, "--", *probe_args(code, given)]
+    done = subprocess.run(command, capture_output=True, timeout=HANG)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def _attempt(act: str) -> str:
+    body = indent(act, "    ")
+    return f"try:\n{body}\n    tell('done')\nexcept OSError as error:\n    tell(error.errno)"
+
+
+@needs("landlock ports")
+@pytest.mark.parametrize(("flag", "act"), [("--tcp-connect", _CONNECT), ("--tcp-bind", _BIND)])
+def test_the_ports_of_a_flag(flag: str, act: str) -> None:
+    """The one that it names can be used, another cannot: EACCES."""
+    attempt = _attempt(act)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = {"--tcp-connect": server, "--tcp-bind": free}[flag].getsockname()[1]
+        if flag == "--tcp-bind":
+            free.close()
+        for named, outcome in ((port, "done"), (1 if port != 1 else 2, errno.EACCES)):
+            flags = ("--net", "host", flag, str(named))
+            assert ask_by_flags(attempt, {"port": port}, *flags) == outcome
+
+
+@needs("landlock scopes")
+def test_the_flag_that_does_without_it() -> None:
+    """A signal to init is refused by the rules, and by nothing else."""
+    attempt = _attempt(IN_FORCE)
+    for flags, outcome in (((), errno.EPERM), (("--landlock", "off"), "done")):
+        assert ask_by_flags(attempt, {}, *flags) == outcome
+    assert ask_by_flags("tell('alive')", {}, "--landlock", str(ABI)) == "alive"
 
 
 # --- under another ruleset ------------------------------------------------------------------------

@@ -203,3 +203,5 @@ def test_a_secret_that_is_none_is_refused(home: Path) -> None:
         capsule.run(["true"], mounts=[Mount.read_only(home)], show_secrets=[".sssh"])
     assert caught.value.field == "show_secrets"
     assert ".ssh" in str(caught.value.hint)
+    with pytest.raises(capsule.PolicyError):
+        capsule.run(["true"], show_secrets=[".sssh"])

@@ -6,6 +6,7 @@ it, so that it is whole only where that is shown as well.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ import capsule
 from capsule import PolicyError
 from capsule.launcher import steps as s
 from capsule.program import command, managers, toolchains
-from tests.support import HANG, PYTHON, give, needs, shared_directory
+from tests.support import HANG, PYTHON, assert_denied, give, needs, shared_directory
 
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -274,6 +275,8 @@ def test_a_link_that_is_no_alias_shows_nothing(
     for folder in ("tools/x/bin", ".pyenv/bin", ".pyenv/shims"):
         monkeypatch.setenv("PATH", f"{home}/{folder}:{SYSTEM_PATH}")
         assert capsule.run(["find", str(home), "-name", "secret"]).stdout == b""
+        secret = {"path": f"{home}/private/lib/secret"}
+        assert_denied("open(given['path']).close()", errno.ENOENT, outside=secret)
 
 
 # --- stores ----------------------------------------------------------------------------------------
@@ -338,8 +341,9 @@ def test_the_user_site(home: Path) -> None:
     assert capsule.run([str(home / "x")]).stdout == b"found\n"
     for without in (["-s"], ["-I"], ["-Bs"], ["-BsI"]):
         assert capsule.plan([python, *without, "-c", "import of_mine"]).notes == ()
-    for with_it in (["-B"], ["-X", "dev"], ["-Ws"], ["-cs"], ["--", "-s"]):
-        assert capsule.plan([python, *with_it]).notes != () or with_it == ["-Ws"]
+    for with_it in (["-B"], ["-X", "dev"], ["-Ws"], ["-cs"], ["--", "-s"], ["-W", "-s"], ["-BWI"]):
+        assert capsule.plan([python, *with_it]).notes != ()
+    assert capsule.plan([python, "-W", "ignore", "-Xdev", "-Bs"]).notes == ()
     assert capsule.plan(words, extra_env={"PYTHONNOUSERSITE": "1"}).notes == ()
     assert capsule.run(words, extra_env={"PYTHONNOUSERSITE": "1"}).returncode == 1
 

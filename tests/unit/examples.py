@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from capsule.files.found import Found, Guarded, Survey, Watch
+from capsule.files.found import Found, Guarded, Shown, Survey, Watch
 from capsule.host.host import Host
 from capsule.host.ids import Range
 from capsule.planner.plan import Plan, Terminal, make_plan
@@ -56,9 +56,9 @@ VENV_COMMAND = COMMAND.replace(
     cwd="/home/ada",
     working_directory=None,
     shown=(
-        ("/opt/venv", "its toolchain"),
-        ("/opt/python", "its Python"),
-        ("/opt/venv/bin/tool", "the command"),
+        Shown("/opt/venv", "its toolchain", "/opt/venv"),
+        Shown("/opt/python", "its Python", "/opt/python-3.12"),
+        Shown("/opt/venv/bin/tool", "the command", "/opt/venv/bin/tool", is_directory=False),
     ),
 )
 IMAGE_COMMAND = COMMAND.replace(

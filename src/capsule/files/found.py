@@ -9,6 +9,22 @@ if TYPE_CHECKING:
     from capsule.policy.mounts import Mount
 
 
+class Shown(Value):
+    """What of the host a command needs to be seen, besides the system's programs.
+
+    Attributes:
+        path: where it is, inside as on the host.
+        reason: why.
+        source: where the path leads, without a symbolic link in it.
+        is_directory: whether that is one.
+    """
+
+    path: str
+    reason: str
+    source: str
+    is_directory: bool = True
+
+
 class Found(Value):
     """A mount of the policy, and what its source is.
 

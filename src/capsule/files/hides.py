@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from capsule.files.trees.walk import Entry
 
-# Of all trees together: about half a second.
+# Of all trees together: about ten seconds.
 MOST_ENTRIES = 2_000_000
 # Each is a mount.
 MOST_HIDDEN = 4096

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from capsule.base.errors import PolicyError
 from capsule.base.text import above, is_below, listed
 from capsule.host.ids import group_of
 from capsule.host.places import known_homes, real_path
 from capsule.policy.mounts import Mount, MountKind
+from capsule.policy.units import unknown
 
 from .found import Found
 
@@ -60,15 +60,11 @@ def check_names(shown: Collection[str]) -> None:
     Raises:
         PolicyError: one is unknown.
     """
-    known = {name for names in SECRETS.values() for name in names} | {"all"}
+    known = ["all", *(name for names in SECRETS.values() for name in names)]
     for name in shown:
         if name not in known:
-            from difflib import get_close_matches  # slow to import
-
-            close = " or ".join(get_close_matches(name, sorted(known), 3))
-            hint = f"{f'do you mean {close}? ' if close else ''}docs/files.md has the names; or all"
-            message = f"show_secrets: not one of the secrets in a home: {name}"
-            raise PolicyError(message, field="show_secrets", value=name, hint=hint)
+            where = "docs/files.md has the names"
+            raise unknown("show_secrets", "one of the secrets in a home", name, known, where)
 
 
 def find_secrets(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from capsule.policy.policy import Policy
 
+    from .found import Shown
+
 # Of a directory that is shown unasked, which happens at each start.
 _TOP_ENTRIES = 512
 _NOTHING = Survey()
@@ -28,7 +30,7 @@ def survey(
     policy: Policy,
     *,
     cwd_shown: str | None,
-    shown: Sequence[tuple[str, str]],
+    shown: Sequence[Shown],
     uid: int,
     cwd_inside: str = "/",
 ) -> Survey:
@@ -42,7 +44,7 @@ def survey(
     Args:
         policy: the policy.
         cwd_shown: the working directory, if it is shown unasked.
-        shown: (path, reason) of what else of the host is shown unasked.
+        shown: what else of the host is shown unasked.
         uid: the caller.
         cwd_inside: the working directory inside.
 
@@ -54,8 +56,8 @@ def survey(
     repositories, more = repository.find(policy, cwd=cwd_inside, cwd_shown=cwd_shown, uid=uid)
     notes += more
     unasked = Survey(hidden=hidden, notes=notes, cwd=cwd) if hidden or notes or cwd else _NOTHING
-    mounts = bool(policy.mounts or repositories)
-    if not (mounts or policy.root is not None or policy.protect or policy.unprotect):
+    named = policy.protect or policy.unprotect or policy.show_secrets
+    if not (policy.mounts or repositories or policy.root is not None or named):
         return unasked
     from .survey_mounts import survey_mounts  # only where there is something to look at
 

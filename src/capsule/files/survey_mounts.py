@@ -10,7 +10,7 @@ from capsule.base.text import above, is_below, listed, printable
 from capsule.files.trees.aliases import Overlaps, linked_files
 from capsule.host.ids import NOBODY, group_of
 from capsule.host.places import ROOT_OWN
-from capsule.policy.mounts import CONTENT_SIZE, FROM_HOST, Mount, MountKind, in_force
+from capsule.policy.mounts import CONTENT_SIZE, FROM_HOST, TREES, Mount, MountKind, in_force
 from capsule.policy.policy import IdMap, System
 
 from .found import Found, Guarded, Survey, Watch, name_of
@@ -28,9 +28,8 @@ if TYPE_CHECKING:
     from capsule.policy.policy import Policy
     from capsule.policy.protected import Guard
 
+    from .found import Shown
     from .lookup import Place
-
-_TREES = (MountKind.READ_ONLY, MountKind.READ_WRITE, MountKind.OVERLAY)
 
 
 def survey_mounts(
@@ -39,7 +38,7 @@ def survey_mounts(
     repositories: Sequence[Mount],
     *,
     cwd_shown: str | None,
-    shown: Sequence[tuple[str, str]],
+    shown: Sequence[Shown],
     uid: int,
 ) -> Survey:
     """As `survey.survey`, which has found what is shown unasked to hold, and the repositories."""
@@ -49,6 +48,7 @@ def survey_mounts(
         root = follow(policy.root, f"root: {policy.root}", trusted=trusted).path
     mounts = _among(policy.mounts, repositories)
     guards = _guards(policy, mounts)
+    check_names(policy.show_secrets)
     sources = _Sources(mounts, uid, trusted=trusted)
     look = _Look(sources, uid)
     if mounts:
@@ -183,21 +183,21 @@ class _Look:
             notes=tuple(map(printable, self.notes)),
         )
 
-    def add_trees(
-        self, root: str | None, cwd_shown: str | None, shown: Iterable[tuple[str, str]]
-    ) -> None:
+    def add_trees(self, root: str | None, cwd_shown: str | None, shown: Iterable[Shown]) -> None:
         """All directories of the host that are shown, but for its programs."""
         if root is not None:
             self._trees.append(Tree("/", root))
         self._trees += [
             Tree(one.mount.at, one.path, one.mount)
             for _, one in self._found
-            if one.mount.kind in _TREES and one.is_directory
+            if one.mount.kind in TREES and one.is_directory
         ]
-        unasked = [] if cwd_shown is None else [(cwd_shown, "")]
-        for path, reason in (*unasked, *shown):
+        unasked = [(one.path, one.source, True) for one in shown]
+        if cwd_shown is not None:
+            unasked.insert(0, (cwd_shown, os.path.realpath(cwd_shown), False))
+        for path, source, holds_programs in unasked:
             if not any(t.mount and is_below(path, t.at) for t in self._trees):
-                self._trees.append(Tree(path, os.path.realpath(path), holds_programs=bool(reason)))
+                self._trees.append(Tree(path, source, holds_programs=holds_programs))
 
     def find_hides(self, mounts: Sequence[Mount], *, programs: bool) -> None:
         """Find what the hides of the policy cover, wherever it is shown.
@@ -221,7 +221,6 @@ class _Look:
 
     def hide_secrets(self, command_id: int, leave: Sequence[str]) -> None:
         """Hide what is known to be secret in a home that is shown as a whole."""
-        check_names(leave)
         found, notes = find_secrets(self._trees, self.covers(), command_id, leave)
         self._found += [(-1, one) for one in found]
         self.notes += notes
@@ -300,7 +299,7 @@ class _Look:
         trees = [
             (name_of(one.mount), one.mount.at, one.path, one.mount in repositories)
             for _, one in self._found
-            if one.is_directory and one.mount.kind in (*_TREES, MountKind.DEVICE)
+            if one.is_directory and one.mount.kind in (*TREES, MountKind.DEVICE)
         ]
         if root is not None:
             trees.append((f"root: {root}", "/", root, False))

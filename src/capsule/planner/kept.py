@@ -70,17 +70,11 @@ def view(
     global _view, _view_text  # noqa: PLW0603
     key = (
         *(policy.root, policy.system, policy.network, policy.hostname, ids),
-        *(
-            policy.id_map,
-            command.user,
-            command.group,
-            command.home,
-            command.cwd,
-            command.working_directory,
-        ),
+        *(policy.id_map, command.user, command.group, command.home, command.home_elsewhere),
+        *(command.cwd, command.working_directory, command.left_out),
         *(abi, policy.tcp_connect, policy.tcp_bind),
         *(bounds.launcher_steps, bounds.sysctls),
-        *(command.shown, command.sources, command.needed, command.root_entries, survey),
+        *(command.shown, command.needed, command.root_entries, survey),
     )
     last = _view
     if last is None or last[1] is not host or last[0] != key:

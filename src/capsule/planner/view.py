@@ -5,6 +5,7 @@ from __future__ import annotations
 from capsule.base.errors import PolicyError
 from capsule.base.text import is_below, printable
 from capsule.base.values import Value
+from capsule.files.found import Shown
 from capsule.host.host import version
 from capsule.host.ids import NOBODY
 from capsule.host.places import MADE, SHARED
@@ -272,10 +273,10 @@ def _hidden_directories(found: tuple[Found, ...]) -> tuple[str, ...]:
 
 def _place_command(places: Places, notes: list[str], command: Command, survey: Survey) -> None:
     """The working directory, and what the program needs besides the host's own programs."""
-    shown: list[tuple[str, str]] = list(command.shown)
-    sources = dict(command.sources)
-    if command.working_directory is not None:
-        shown.append((command.working_directory, "the working directory"))
+    shown = list(command.shown)
+    own = command.working_directory
+    if own is not None:
+        shown.append(Shown(own, "the working directory", survey.cwd or own))
     elif command.cwd in SHARED or (command.cwd != "/" and is_below(command.home, command.cwd)):
         places.setdefault(command.cwd, s.Directory(command.cwd, 0o755))
     if command.left_out and command.left_out not in ("/", *MADE, "/var/tmp"):
@@ -286,17 +287,13 @@ def _place_command(places: Places, notes: list[str], command: Command, survey: S
     visible = [path for path, place in places.items() if isinstance(place, Source | Layers)]
     # What was hidden stays so, whatever the command needs.
     visible += [one.mount.at for one in survey.found if one.mount.kind is MountKind.HIDE]
-    for path, reason in sorted(shown, key=lambda pair: pair[0].count("/")):
-        if any(is_below(path, top) for top in visible):
+    for one in sorted(shown, key=lambda one: one.path.count("/")):
+        if any(is_below(one.path, top) for top in visible):
             continue
-        visible.append(path)
-        if path == command.working_directory:
-            places[path] = Source(survey.cwd or path, how=s.NO_LINKS | s.DIRECTORY)
-        elif path in sources:
-            places[path] = Source(sources[path], how=s.NO_LINKS)
-        else:
-            places[path] = Source(path)
-        notes.append(f"{printable(path)} is shown read-only: {reason}")
+        visible.append(one.path)
+        how = s.NO_LINKS | (s.DIRECTORY if one.is_directory else 0)
+        places[one.path] = Source(one.source, how=how)
+        notes.append(f"{printable(one.path)} is shown read-only: {one.reason}")
 
 
 def _place_guards(places: Places, survey: Survey) -> None:

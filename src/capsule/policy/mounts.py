@@ -50,6 +50,8 @@ FROM_HOST = (
     MountKind.FILE,
     MountKind.DEVICE,
 )
+# Of these, what lies below it is the host's as well.
+TREES = (MountKind.READ_ONLY, MountKind.READ_WRITE, MountKind.OVERLAY)
 # Nothing can lie below these.
 LEAVES = (MountKind.SYMLINK, MountKind.FILE, MountKind.CONTENT)
 

@@ -10,8 +10,9 @@ what is found only after it is new. `files.guards` says where a guard counts in 
 
 from __future__ import annotations
 
-from capsule.base.errors import PolicyError
 from capsule.base.values import Value
+
+from .units import unknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -203,23 +204,13 @@ def in_force(protect: Iterable[str], unprotect: Iterable[str]) -> tuple[Guard, .
         PolicyError: the table has no such name to leave out.
     """
     without = frozenset(unprotect)
-    unknown = sorted(without - _BY_NAME.keys() - {"all"})
-    if unknown:
-        raise _no_such(unknown[0])
+    missing = sorted(without - _BY_NAME.keys() - {"all"})
+    if missing:
+        where = "`capsule policy protected` lists the names"
+        raise unknown("unprotect", "a protected name", missing[0], ("all", *_BY_NAME), where)
     table = () if "all" in without else tuple(guard for guard in TABLE if guard.name not in without)
     own = (_given(name) for name in sorted(frozenset(protect)))
     return (*table, *(guard for guard in own if guard not in table))
-
-
-def _no_such(name: str) -> PolicyError:
-    """The error about an unknown name: those that are like it, and where all of them are."""
-    from difflib import get_close_matches  # slow to import
-
-    close = get_close_matches(name, ("all", *_BY_NAME), 3)
-    meant = f"do you mean {' or '.join(close)}? " if close else ""
-    hint = f"{meant}`capsule policy protected` lists the names; all stands for the whole list"
-    message = f"unprotect: not a protected name: {name}"
-    return PolicyError(message, field="unprotect", value=name, hint=hint)
 
 
 def _given(name: str) -> Guard:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from capsule.base.errors import PolicyError
 from capsule.base.text import shown
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _SIZE_UNITS = {
     "": 1,
     "B": 1,
@@ -24,6 +28,17 @@ def wrong(field: str, value: object, wanted: str, hint: str) -> PolicyError:
     """Say that a field has a value that cannot be meant."""
     message = f"{field}: not {wanted}: {shown(value)}"
     return PolicyError(message, field=field, value=value, hint=hint)
+
+
+def unknown(field: str, wanted: str, name: str, known: Iterable[str], where: str) -> PolicyError:
+    """Say that a table has no such name, which of its names are like it, and where all of them are."""
+    from difflib import get_close_matches  # slow to import
+
+    close = get_close_matches(name, list(known), 3)
+    meant = f"do you mean {' or '.join(close)}? " if close else ""
+    message = f"{field}: not {wanted}: {name}"
+    hint = f"{meant}{where}; all stands for the whole list"
+    return PolicyError(message, field=field, value=name, hint=hint)
 
 
 def parse_size(value: int | str, field: str) -> int:

@@ -6,7 +6,7 @@ import errno
 import os
 
 from capsule.base.text import is_below
-from capsule.policy.mounts import MountKind
+from capsule.policy.mounts import TREES
 from capsule.program.elf import read
 from capsule.program.scripts import hops, programs
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from capsule.host.host import Host
     from capsule.policy.mounts import Mount
     from capsule.program.command import Command
-
-_SHOWING = (MountKind.READ_ONLY, MountKind.READ_WRITE, MountKind.OVERLAY)
 
 
 def exec_hint(error: int, host: Host, command: Command, survey: Survey) -> str:
@@ -96,7 +94,7 @@ def _mount_over(place: str, survey: Survey) -> str | None:
     name = f"the policy's {mount.kind.value.replace('_', '-')} at {mount.at}"
     if mount.noexec:
         return f"{name}, which is noexec,"
-    return None if mount.kind in _SHOWING and _shows(mount, place) else name
+    return None if mount.kind in TREES and _shows(mount, place) else name
 
 
 def _shows(mount: Mount, place: str) -> bool:

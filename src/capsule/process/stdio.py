@@ -232,13 +232,13 @@ def _open(given: Stdio, name: str, number: int, theirs: Descriptors) -> int:
     fd = number if given == INHERIT else given if isinstance(given, int) else given.fileno()
     try:
         os.fstat(fd)
-        theirs.give(fd)
     except OSError:
         if given == INHERIT:
             return _null(theirs)
         hint = "pass one that is open, or PIPE, DEVNULL or INHERIT"
         message = f"{name}: descriptor {fd} is not open"
         raise PolicyError(message, field=name, value=fd, hint=hint) from None
+    theirs.give(fd)
     return fd
 
 

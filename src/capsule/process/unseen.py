@@ -48,9 +48,10 @@ def hints(plan: Plan, stderr: Any) -> tuple[str, ...]:
         stderr: what the command wrote there, bytes or str; the end of what it wrote to a terminal;
             empty or None if nobody has seen it.
     """
-    about = (*_noted(plan, stderr), *(_protected(plan) if says_read_only(stderr) else ()))
+    refused = says_read_only(stderr)
+    about = (*_noted(plan, stderr), *(_protected(plan) if refused else ()))
     cwd = next((str(step[0]) for step in reversed(plan.steps) if isinstance(step, s.Chdir)), "/")
-    named, refused = _named(plan.args[1:], cwd), says_read_only(stderr)
+    named = _named(plan.args[1:], cwd)
     if not (named or refused):
         return about
     places = _places(plan)

@@ -12,6 +12,7 @@ from capsule.base.errors import PolicyError
 from capsule.base.text import is_below
 from capsule.base.values import Value
 from capsule.confine.seccomp.filters import read_document
+from capsule.files.found import Shown
 from capsule.host.ids import NOBODY, own_names
 from capsule.host.places import ROOT_OWN, SYSTEM, home_inside, known_homes, may_show, real_path
 from capsule.policy.mounts import MountKind
@@ -65,8 +66,7 @@ class Command(Value):
         user: name of the command's user inside.
         group: of its group.
         working_directory: directory of the host to show read-only at its own path, or None.
-        shown: (path, reason) of what else of the host the program needs, read-only.
-        sources: (path, where it leads) of that, where this has no symbolic link in it.
+        shown: what else of the host the program needs, read-only.
         root_entries: (path inside, link target or None) of what ``Policy.root`` holds.
         needed: (path, link target or None, reason) of the host's programs that it needs, if only those
             are to be shown.
@@ -85,8 +85,7 @@ class Command(Value):
     user: str = "root"
     group: str = "root"
     working_directory: str | None = None
-    shown: tuple[tuple[str, str], ...] = ()
-    sources: tuple[tuple[str, str], ...] = ()
+    shown: tuple[Shown, ...] = ()
     root_entries: tuple[tuple[str, str | None], ...] = ()
     needed: tuple[tuple[str, str | None, str], ...] = ()
     filter_rules: bytes | None = None
@@ -107,12 +106,12 @@ def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> C
     name = words[0], is_isolated(words)
     if last is not None and last.holds(policy, name, homes):
         return last.command if words == last.command.args else last.command.replace(args=words)
-    command = _resolve(words, policy, homes)
+    command = _resolve(words, policy, homes, isolated=name[1])
     _remember(policy, name, homes, command)
     return command
 
 
-def _resolve(words: tuple[str, ...], policy: Policy, homes: list[str]) -> Command:
+def _resolve(words: tuple[str, ...], policy: Policy, homes: list[str], *, isolated: bool) -> Command:
     home = home_inside(homes[0], whole_root=bool(policy.root))
     user, group = _names(policy)
     env = _environment(policy, home, user)
@@ -123,15 +122,13 @@ def _resolve(words: tuple[str, ...], policy: Policy, homes: list[str]) -> Comman
     if found is not None and os.path.dirname(found) in _SNAPS:
         raise _is_snap(words[0])
     elsewhere = "" if policy.root or home != homes[0] else real_path(home)
-    shown: dict[str, str] = {}
-    sources: dict[str, str] = {}
+    shown: dict[str, Shown] = {}
     if found is not None and policy.system is System.ALL:
-        host_root = policy.id_map is IdMap.HOST_ROOT
-        with_site = not (is_isolated(words) or env.get(_NO_SITE) or os.environ.get(_NO_SITE))
-        for path, reason in _needs(found, search, homes, sources, host_root=host_root):
-            shown.setdefault(path, reason)
-        if with_site:
-            shown.update(user_site(programs(found, search), homes[0]))
+        steps = tuple(programs(found, search))
+        for one in _needs(steps, search, homes, host_root=policy.id_map is IdMap.HOST_ROOT):
+            shown.setdefault(one.path, one)
+        if not (isolated or env.get(_NO_SITE) or os.environ.get(_NO_SITE)):
+            shown.update((one.path, one) for one in user_site(steps, homes[0]))
     return Command(
         args=words,
         paths=paths,
@@ -142,8 +139,7 @@ def _resolve(words: tuple[str, ...], policy: Policy, homes: list[str]) -> Comman
         user=user,
         group=group,
         working_directory=working_directory,
-        shown=tuple(shown.items()),
-        sources=tuple(sources.items()),
+        shown=tuple(shown.values()),
         root_entries=() if policy.root is None else _root_entries(policy.root),
         needed=_needed(policy, found, search),
         filter_rules=read_document(policy.seccomp),
@@ -188,7 +184,7 @@ def _remember(policy: Policy, name: tuple[str, bool], homes: list[str], command:
     environment = _raw_environment()
     if not plain or environment is None or command.found is None or command.filter_rules is not None:
         return
-    if any(reason == ITSELF for _, reason in command.shown) or first_line(command.found):
+    if any(one.reason == ITSELF for one in command.shown) or first_line(command.found):
         return
     _last = _Kept(policy, name, homes, dict(environment), _seen(command), command)
 
@@ -201,7 +197,7 @@ def _raw_environment() -> dict[bytes, bytes] | None:
 def _seen(command: Command) -> tuple[object, ...]:
     """Where the caller is; which file the program is, what is shown besides; the places of others."""
     looked_at = (str(command.found), f"{command.home}/.local/lib", *_unusual(command.search))
-    shown = (path for path, _ in command.shown)
+    shown = (one.path for one in command.shown)
     return _cwd(), *map(_state, looked_at), *(_state(path)[:2] for path in shown)
 
 
@@ -339,19 +335,17 @@ def _is_inside(path: str, homes: list[str]) -> bool:
 
 
 def _needs(
-    found: str, search: str, homes: list[str], sources: dict[str, str], *, host_root: bool
-) -> Iterator[tuple[str, str]]:
+    steps: tuple[str, ...], search: str, homes: list[str], *, host_root: bool
+) -> Iterator[Shown]:
     """Yield what lies outside of the system's places but has to be seen for the program to start.
 
     The caller named the program and owns PATH: what is on it is shown, for the program may start it.
     Where a link leads and what a first line says, the program itself may have made up: of that, a whole
-    prefix is shown only if its programs are on PATH. *sources* is told where what is yielded leads.
+    prefix is shown only if its programs are on PATH.
     """
     others = _unusual(search)
-    trusted = {*search.split(":"), os.path.dirname(found)}
-    hopped = [
-        hop for program in programs(found, search) for hop in hops(program) if not _is_of_system(hop)
-    ]
+    trusted = {*search.split(":"), os.path.dirname(steps[0])}
+    hopped = [hop for program in steps for hop in hops(program) if not _is_of_system(hop)]
     if others or hopped:
         from .toolchains import Around  # most programs are the system's
 
@@ -360,7 +354,6 @@ def _needs(
             yield from around.program(hop, whole=os.path.dirname(hop) in trusted)
         for path in others:
             yield from around.on_path(path)
-        sources.update(around.sources)
 
 
 def _is_of_system(path: str) -> bool:

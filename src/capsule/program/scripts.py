@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+from capsule.files.found import Shown
 from capsule.host.places import real_path
 
 TYPE_CHECKING = False
@@ -113,25 +114,31 @@ def hops(path: str) -> Iterator[str]:
 
 def is_isolated(words: tuple[str, ...]) -> bool:
     """Return whether words make Python do without its user site: -s or -I, alone or with others."""
-    for word in words[1:]:
+    rest = iter(words[1:])
+    for word in rest:
         if not word.startswith("-") or word.startswith("--"):
             return False
-        letters = word[1:].partition("c")[0].partition("m")[0]
-        if "s" in letters or "I" in letters:
-            return True
-        if letters != word[1:]:
-            return False
+        for letter in word[1:]:
+            if letter in "sI":
+                return True
+            if letter in "cm":
+                return False
+            if letter in "WX":
+                # Its value is what is left of the word, or else the next one.
+                if word.endswith(letter):
+                    next(rest, None)
+                break
     return False
 
 
-def user_site(steps: Iterable[str], home: str) -> Iterator[tuple[str, str]]:
+def user_site(steps: Iterable[str], home: str) -> Iterator[Shown]:
     """Yield where pip installs for one user, if a Python runs that has that on its path; PEP 370."""
     for program in steps:
         name = os.path.basename(real_path(program))
         version = name.removeprefix("python")
         if name != version and version.replace(".", "").isdigit():
             in_venv = os.path.isfile(f"{os.path.dirname(os.path.dirname(program))}/pyvenv.cfg")
-            path = f"/.local/lib/{name}/site-packages"
-            is_there = os.path.isdir(home + path) and real_path(home + path) == real_path(home) + path
-            if is_there and not in_venv:
-                yield home + path, "its user site"
+            path = f"{home}/.local/lib/{name}/site-packages"
+            real = real_path(path)
+            if os.path.isdir(path) and not in_venv and real == real_path(home) + path[len(home) :]:
+                yield Shown(path, "its user site", real)

@@ -11,6 +11,7 @@ from itertools import islice
 
 from capsule.base.errors import PolicyError
 from capsule.base.text import is_below
+from capsule.files.found import Shown
 from capsule.files.lookup import follow, trusts_root
 from capsule.host.places import SYSTEM, may_show, real_path
 
@@ -19,7 +20,7 @@ from .scripts import ITSELF, hops, is_executable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 # What one of these lies in beside a bin is a prefix.
 _PREFIX = ("pyvenv.cfg", "lib", "lib64", "libexec")
@@ -29,28 +30,6 @@ _ALIASES = 40
 _TOOLS = 256
 # Of a tree: entries and levels that are looked at, extension modules that are found in it.
 _ENTRIES, _DEPTH, _MODULES = 20_000, 8, 1024
-
-
-def clear_source(path: str, home: str, *, host_root: bool) -> str:
-    """Where a path leads; "" if that may be where an untrusted program wants it.
-
-    A link is none of root's only if it leads to its neighbour, as an alias of a version does: who can
-    make it can write there, too. What holds nothing but programs may be shown in any case. The path
-    that is returned has no link in it, and is opened as such: one that comes later shows nothing.
-
-    Args:
-        path: the path.
-        home: the caller's.
-        host_root: whether the command is the host's root, whose links are then not trusted.
-    """
-    real = real_path(path)
-    if real == path or is_managed(real, home):
-        return real
-    try:
-        place = follow(_past_aliases(path), "", trusted=trusts_root(os.geteuid(), host_root=host_root))
-    except (PolicyError, OSError):
-        return ""
-    return place.path if place.stat is not None else ""
 
 
 def _past_aliases(path: str) -> str:
@@ -72,42 +51,39 @@ def _past_aliases(path: str) -> str:
 class Around:
     """What is shown around the programs of a run.
 
-    Attributes:
-        sources: of each path that is yielded where it leads, without a link in it.
+    Its source has no link in it, and is opened as such: one that comes later shows nothing.
 
     Args:
         homes: home directories, the caller's first.
-        host_root: whether the command is the host's root.
+        host_root: whether the command is the host's root, whose links are then not trusted.
     """
 
     def __init__(self, homes: list[str], *, host_root: bool) -> None:
-        self.sources: dict[str, str] = {}
         self._homes = homes
         self._host_root = host_root
 
-    def program(self, path: str, *, whole: bool) -> Iterator[tuple[str, str]]:
+    def program(self, path: str, *, whole: bool) -> Iterator[Shown]:
         """The file itself and, with *whole* or if it is an installed one, what it is made of."""
         real = real_path(path)
         if whole or is_managed(real, self._homes[0]):
             yield from self.folder(os.path.dirname(path))
         for store in _loaders_stores(real):
-            yield self._at(store, real_path(store)), "its store"
+            yield Shown(store, "its store", real_path(store))
         if is_executable(real):
-            yield self._at(path, real), ITSELF
+            yield Shown(path, ITSELF, real, is_directory=False)
 
-    def folder(self, folder: str, *, others: bool = False) -> Iterator[tuple[str, str]]:
+    def folder(self, folder: str, *, others: bool = False) -> Iterator[Shown]:
         """Yield what the programs in a directory are made of: that of its manager, or the prefix.
 
         A prefix behind a link would show whatever a program made that link lead to. Of a project that
         is one only parts are shown to *others* than its own programs.
         """
-        home, real = self._homes[0], real_path(folder)
-        prefix = os.path.dirname(folder)
+        real, prefix = real_path(folder), os.path.dirname(folder)
         for store in STORES:
             if is_below(real, store):
-                yield self._at(store, real_path(store)), "its store"
-        if is_managed(real, home):
-            yield self._at(folder, real), "its toolchain"
+                yield Shown(store, "its store", real_path(store))
+        if is_managed(real, self._homes[0]):
+            yield Shown(folder, "its toolchain", real)
         both = (next(managers_of(path), None) for path in dict.fromkeys((real, folder)))
         found = [one for one in dict.fromkeys(both) if one is not None]
         for one in found:
@@ -115,42 +91,49 @@ class Around:
         if found:
             for venv in (prefix, *_venvs(found)):
                 yield from self._base_python(venv)
+        elif os.path.basename(folder) in ("bin", "sbin", "shims"):
+            yield from self._prefix(prefix, others=others)
+
+    def _prefix(self, prefix: str, *, others: bool) -> Iterator[Shown]:
+        if not (may_show(prefix, self._homes) and _is_prefix(prefix)):
             return
-        in_prefix = os.path.basename(folder) in ("bin", "sbin", "shims")
-        if (
-            in_prefix
-            and may_show(prefix, self._homes)
-            and self._is_clear(prefix)
-            and _is_prefix(prefix)
-        ):
-            if others and os.path.lexists(f"{prefix}/.git"):
-                yield from self._present(f"{prefix}/{part}" for part in (*_PREFIX, "share"))
-            else:
-                yield prefix, "its toolchain"
+        is_project = others and os.path.lexists(f"{prefix}/.git")
+        made_of = [f"{prefix}/{part}" for part in (*_PREFIX, "share")] if is_project else [prefix]
+        found = tuple(self._present(made_of))
+        yield from found
+        if found:
             yield from self._base_python(prefix)
 
-    def on_path(self, folder: str) -> Iterator[tuple[str, str]]:
+    def on_path(self, folder: str) -> Iterator[Shown]:
         """Likewise of a directory of PATH, from which the command may start others: at least itself."""
         if not os.path.isdir(folder):
             return
         yield from self.folder(folder, others=True)
-        if may_show(folder, self._homes) and self._is_clear(folder):
-            yield folder, "a directory of PATH"
+        if may_show(folder, self._homes):
+            yield from self._present([folder], "a directory of PATH")
 
-    def _present(self, paths: Iterator[str]) -> Iterator[tuple[str, str]]:
+    def _present(self, paths: Iterable[str], reason: str = "its toolchain") -> Iterator[Shown]:
         for path in paths:
-            if os.path.lexists(path) and self._is_clear(path):
-                yield path, "its toolchain"
+            if os.path.lexists(path) and (source := self._source(path)):
+                yield Shown(path, reason, source, os.path.isdir(source))
 
-    def _is_clear(self, path: str) -> bool:
-        source = clear_source(path, self._homes[0], host_root=self._host_root)
-        return bool(source and self._at(path, source))
+    def _source(self, path: str) -> str:
+        """Where a path leads; "" if that may be where an untrusted program wants it.
 
-    def _at(self, path: str, source: str) -> str:
-        self.sources[path] = source
-        return path
+        A link is none of root's only if it leads to its neighbour, as an alias of a version does: who
+        can make it can write there, too. What holds nothing but programs may be shown in any case.
+        """
+        real = real_path(path)
+        if real == path or is_managed(real, self._homes[0]):
+            return real
+        trusted = trusts_root(os.geteuid(), host_root=self._host_root)
+        try:
+            place = follow(_past_aliases(path), "", trusted=trusted)
+        except (PolicyError, OSError):
+            return ""
+        return place.path if place.stat is not None else ""
 
-    def _base_python(self, prefix: str) -> Iterator[tuple[str, str]]:
+    def _base_python(self, prefix: str) -> Iterator[Shown]:
         """The installation that a virtual environment was made from; PEP 405.
 
         pyvenv.cfg may have come with the untrusted program. What it names is shown only where a Python
@@ -161,11 +144,10 @@ class Around:
             if base == prefix or any(is_below(base, place) for place in SYSTEM):
                 continue
             if is_executable(f"{folder}/python3") and may_show(base, self._homes):
-                for part in (folder, f"{base}/lib", f"{base}/lib64"):
-                    if os.path.isdir(part) and self._is_clear(part):
-                        yield part, "its Python"
+                made_of = (folder, f"{base}/lib", f"{base}/lib64")
+                yield from self._present(filter(os.path.isdir, made_of), "its Python")
         if prefix == sys.prefix != sys.base_prefix and not is_below(sys.base_prefix, "/usr"):
-            yield self._at(sys.base_prefix, real_path(sys.base_prefix)), "its Python"
+            yield Shown(sys.base_prefix, "its Python", real_path(sys.base_prefix))
 
 
 def _venvs(found: list[tuple[str, str]]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from capsule.files.found import Survey
+from capsule.files.found import Shown, Survey
 from capsule.launcher import steps as s
 from capsule.planner import kept
 from capsule.planner.plan import make_plan
@@ -61,3 +61,30 @@ def test_a_changed_field_counts(name: str) -> None:
     assert found == expected
     assert found.encode() == s.encode(expected.steps)
     assert found.steps != plain.steps
+
+
+# Of what was found out about the command, what the view depends on.
+FOUND: dict[str, dict[str, Any]] = {
+    "user": {"user": "ada"},
+    "group": {"group": "staff"},
+    "home": {"home": "/home/other"},
+    "home_elsewhere": {"home_elsewhere": "/data/ada"},
+    "cwd": {"cwd": "/tmp"},
+    "working_directory": {"working_directory": None},
+    "left_out": {"left_out": "/home/ada"},
+    "shown": {"shown": (Shown("/opt/x", "its toolchain", "/opt/x-1"),)},
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_counts(name: str) -> None:
+    """So does a command of which something else was found out."""
+    policy = Policy(uid=7, gid=7)
+    plain = COMMAND.replace(user="user", group="user")
+    changed = plain.replace(**FOUND[name])
+    forget()
+    expected = make_plan(policy, HOST, changed, Survey())
+    before = make_plan(policy, HOST, plain, Survey())
+    found = make_plan(policy, HOST, changed, Survey())
+    assert found == expected
+    assert (found.steps, found.notes) != (before.steps, before.notes)

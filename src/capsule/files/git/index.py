@@ -9,7 +9,7 @@ from capsule.base.errors import PolicyError
 from capsule.base.text import above, is_below
 from capsule.host.places import real_path
 
-from .repository import LINE, kind_of, text_of
+from .repository import kind_of, named_by
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ def _leads_to(folder: str) -> str:
     path = f"{folder}/.git"
     if kind_of(path) != stat.S_IFREG:
         return real_path(path)
-    way = (text_of(path, LINE) or "").removeprefix("gitdir: ").rstrip("\r\n")
-    return real_path(os.path.join(folder, way))
+    return real_path(os.path.join(folder, named_by(path)))
 
 
 def _index(repository: str) -> bytes | None:

@@ -14,7 +14,7 @@ from capsule.base.errors import PolicyError
 from capsule.base.text import above, is_below, printable
 from capsule.base.values import Value
 from capsule.host.places import known_homes, may_show, real_path
-from capsule.policy.mounts import Mount, MountKind
+from capsule.policy.mounts import TREES, Mount, MountKind
 from capsule.policy.policy import Git, IdMap, System
 
 TYPE_CHECKING = False
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from capsule.policy.policy import Policy
 
-_TREES = (MountKind.READ_ONLY, MountKind.READ_WRITE, MountKind.OVERLAY)
 # A path and a few bytes more; a configuration may be long.
-LINE, _CONFIGURATION = 4200, 1 << 20
+_LINE, _CONFIGURATION = 4200, 1 << 20
 # Besides a name that ends in .git: as people call a bare one beside its working trees.
 _BARE = ".bare"
 
@@ -96,7 +95,7 @@ def _shown(policy: Policy, cwd_shown: str | None) -> Iterator[tuple[str, str]]:
     if cwd_shown is not None:
         yield cwd_shown, cwd_shown
     for mount in policy.mounts:
-        if mount.kind in _TREES:
+        if mount.kind in TREES:
             yield mount.source, mount.at
 
 
@@ -125,7 +124,7 @@ def _modules(folder: str) -> Iterator[str]:
 def _borrowed(repository: str) -> Iterator[str]:
     """Yield a note on objects that lie in another repository, of which nothing leads back."""
     path = f"{repository}/objects/info/alternates"
-    text = text_of(path, LINE) if kind_of(path) else None
+    text = _text(path, _LINE) if kind_of(path) else None
     if text:
         place = text.partition("\n")[0]
         yield f"git: objects of {repository} lie in {place}, and are shown only where that is (--ro)"
@@ -151,8 +150,6 @@ def _add(mounts: list[Mount], notes: list[str], policy: Policy, tree: _Tree, uid
     try:
         directory, repository, is_found = _follow(tree, uid, policy)
         standing = _standing(policy, repository, tree)
-        if standing is Mount:
-            raise _NotFollowedError("something else is mounted there")
     except _NotFollowedError as error:
         message = f"the repository of {printable(tree.path)} is not shown: {error}"
         if write:
@@ -187,25 +184,25 @@ def _mounts(tree: _Tree, directory: str, repository: str, *, write: bool) -> Ite
         yield Mount.read_write(directory, tree.inside(directory))
 
 
-def _standing(policy: Policy, path: str, tree: _Tree) -> MountKind | type[Mount] | None:
-    """Return as what a path of the host is shown: Mount stands for something else at its place."""
+def _standing(policy: Policy, path: str, tree: _Tree) -> MountKind | None:
+    """Return as what a path of the host is shown at its place already."""
     place = tree.inside(path)
     holding = [mount for mount in policy.mounts if is_below(place, mount.at)]
     if holding:
         mount = max(holding, key=lambda one: len(one.at))
-        if mount.at == place and mount.kind in _TREES:
+        if mount.at == place and mount.kind in TREES:
             return MountKind.READ_WRITE  # named itself: it stays as it was asked for
         shows = os.path.normpath(mount.source + place[len(mount.at.rstrip("/")) :])
-        return mount.kind if mount.kind in _TREES and real_path(shows) == path else Mount
+        if mount.kind not in TREES or real_path(shows) != path:
+            raise _NotFollowedError("something else is mounted there")
+        return mount.kind
     return MountKind.READ_ONLY if is_below(path, tree.top) else None
 
 
 def _follow(tree: _Tree, uid: int, policy: Policy) -> tuple[str, str, bool]:
     """(Where .git leads, the repository that this is part of, whether it is found inside at all)."""
-    from capsule.files.lookup import (  # only where .git is no directory, or to be written to
-        follow,
-        trusts_root,
-    )
+    # Only where .git is no directory, or to be written to.
+    from capsule.files.lookup import follow, trusts_root
 
     folder = tree.path
     way, owner = _way(folder, uid)
@@ -246,21 +243,26 @@ def _way(folder: str, uid: int) -> tuple[str, int]:
         return path, owner
     if stat.S_ISLNK(found.st_mode):
         return os.readlink(path), owner
-    name, colon, way = (text_of(path, LINE) or "").partition("gitdir: ")
-    way = way.rstrip("\r\n")
-    if name or not colon or not way:
+    way = named_by(path)
+    if not way:
         raise _NotFollowedError(f"{path} does not name one")
     return way, owner
 
 
+def named_by(path: str) -> str:
+    """The path that a .git names which is a file, or ""."""
+    before, _, way = (_text(path, _LINE) or "").partition("gitdir: ")
+    return "" if before else way.rstrip("\r\n")
+
+
 def _repository(folder: str, directory: str) -> tuple[str, bool]:
     """(The repository, whether the tree is a linked one), if it leads back to the working tree."""
-    back = text_of(f"{directory}/gitdir", LINE)
+    back = _text(f"{directory}/gitdir", _LINE)
     if back:
         leads, name = os.path.split(os.path.normpath(os.path.join(directory, back.rstrip("\r\n"))))
         if real_path(leads) != folder or name != ".git":
             raise _NotFollowedError(f"{directory} is that of another working tree, {leads}")
-        common = (text_of(f"{directory}/commondir", LINE) or "").rstrip("\r\n")
+        common = (_text(f"{directory}/commondir", _LINE) or "").rstrip("\r\n")
         holder = os.path.dirname(directory)
         repository = os.path.dirname(holder)
         if (
@@ -281,7 +283,7 @@ def _work_tree(directory: str) -> str | None:
     found = None
     for name in ("config", "config.worktree"):
         section = ""
-        for line in (text_of(f"{directory}/{name}", _CONFIGURATION) or "").split("\n"):
+        for line in (_text(f"{directory}/{name}", _CONFIGURATION) or "").split("\n"):
             entry = line.strip()
             if entry.startswith("["):
                 section, _, entry = entry[1:].partition("]")
@@ -307,7 +309,7 @@ def _is_named(repository: str) -> bool:
     return any(name.endswith(".git") or name == _BARE for name in repository.split("/"))
 
 
-def text_of(path: str, most: int) -> str | None:
+def _text(path: str, most: int) -> str | None:
     """The content of a regular file, behind no link; None if there is none, or too much."""
     from capsule.files.lookup import read_some
 
