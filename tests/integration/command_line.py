@@ -69,6 +69,13 @@ def executable(path: Path, text: str | bytes, mode: int = 0o755) -> str:
     return str(path)
 
 
+def script(path: Path, *lines: str) -> Path:
+    """A file to be executed, of these lines, in directories that need not be there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    executable(path, "\n".join(lines) + "\n")
+    return path
+
+
 def both(flag: str, value: str) -> tuple[list[str], list[str]]:
     """An option in its two spellings."""
     return [flag, value], [f"{flag}={value}"]

@@ -13,6 +13,7 @@ import pytest
 
 import capsule
 from capsule import Mount
+from tests.integration.command_line import script
 from tests.support import PYTHON, ask, shared_directory
 
 # --- working directory --------------------------------------------------------------------------
@@ -244,14 +245,6 @@ def prefix(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with shared_directory() as path:
         monkeypatch.chdir("/")
         yield path
-
-
-def script(path: Path, *lines: str) -> Path:
-    """An executable file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
-    path.chmod(0o755)
-    return path
 
 
 def test_this_python_runs() -> None:

@@ -19,6 +19,7 @@ import capsule
 from capsule import PolicyError
 from capsule.launcher import steps as s
 from capsule.program import command, managers, toolchains
+from tests.integration.command_line import script
 from tests.support import HANG, PYTHON, assert_denied, give, needs, shared_directory
 
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -37,19 +38,16 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield own
 
 
-def script(path: Path, *lines: str) -> Path:
-    """An executable file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(("#!/bin/sh", *lines)) + "\n")
-    path.chmod(0o755)
-    return path
+def shell(path: Path, *lines: str) -> Path:
+    """A shell's script."""
+    return script(path, "#!/bin/sh", *lines)
 
 
 def tool(prefix: Path) -> Path:
     """PREFIX/bin/t, which needs PREFIX/lib."""
     (prefix / "lib").mkdir(parents=True)
     (prefix / "lib/data").write_text("whole\n")
-    return script(prefix / "bin/t", f"cat {prefix}/lib/data")
+    return shell(prefix / "bin/t", f"cat {prefix}/lib/data")
 
 
 def link(path: Path, target: str | Path) -> None:
@@ -59,8 +57,8 @@ def link(path: Path, target: str | Path) -> None:
 
 def _pyenv(home: Path) -> Path:
     tool(home / ".pyenv/versions/3.11.7")
-    script(home / ".pyenv/libexec/pyenv", f'exec {home}/.pyenv/versions/3.11.7/bin/"$2"')
-    script(home / ".pyenv/shims/t", f"exec {home}/.pyenv/libexec/pyenv exec t")
+    shell(home / ".pyenv/libexec/pyenv", f'exec {home}/.pyenv/versions/3.11.7/bin/"$2"')
+    shell(home / ".pyenv/shims/t", f"exec {home}/.pyenv/libexec/pyenv exec t")
     return home / ".pyenv/shims"
 
 
@@ -81,7 +79,7 @@ def _fnm(home: Path) -> Path:
 
 def _rustup(home: Path) -> Path:
     tool(home / ".rustup/toolchains/stable")
-    script(home / ".cargo/bin/t", f"exec {home}/.rustup/toolchains/stable/bin/t")
+    shell(home / ".cargo/bin/t", f"exec {home}/.rustup/toolchains/stable/bin/t")
     (home / ".cargo/credentials.toml").write_text("secret")
     return home / ".cargo/bin"
 
@@ -94,31 +92,29 @@ def _sdkman(home: Path) -> Path:
     """Where an alias is a version."""
     candidate = home / ".sdkman/candidates/java"
     tool(candidate / "17")
-    script(candidate / "17/bin/t", 'cat "${0%/*}/../lib/data"')
+    shell(candidate / "17/bin/t", 'cat "${0%/*}/../lib/data"')
     link(candidate / "current", "17")
     return candidate / "current/bin"
 
 
 def _asdf(home: Path) -> Path:
     tool(home / ".asdf/installs/t/1")
-    script(home / ".local/bin/asdf", f"exec {home}/.asdf/installs/t/1/bin/t")
-    script(home / ".asdf/shims/t", f"exec {home}/.local/bin/asdf exec t")
+    shell(home / ".local/bin/asdf", f"exec {home}/.asdf/installs/t/1/bin/t")
+    shell(home / ".asdf/shims/t", f"exec {home}/.local/bin/asdf exec t")
     return home / ".asdf/shims"
 
 
 def _mise(home: Path) -> Path:
     tool(home / ".local/share/mise/installs/t/1")
     link(home / ".local/share/mise/installs/t/latest", "./1")
-    script(
-        home / ".local/bin/mise", f'exec {home}/.local/share/mise/installs/t/latest/bin/"${{0##*/}}"'
-    )
+    shell(home / ".local/bin/mise", f'exec {home}/.local/share/mise/installs/t/latest/bin/"${{0##*/}}"')
     link(home / ".local/share/mise/shims/t", home / ".local/bin/mise")
     return home / ".local/share/mise/shims"
 
 
 def _volta(home: Path) -> Path:
     tool(home / ".volta/tools/image/node/20")
-    script(home / ".volta/bin/volta-shim", f'exec {home}/.volta/tools/image/node/20/bin/"${{0##*/}}"')
+    shell(home / ".volta/bin/volta-shim", f'exec {home}/.volta/tools/image/node/20/bin/"${{0##*/}}"')
     link(home / ".volta/bin/t", "volta-shim")
     return home / ".volta/bin"
 
@@ -126,7 +122,7 @@ def _volta(home: Path) -> Path:
 def _pnpm(home: Path) -> Path:
     (home / ".local/share/pnpm/global/5/node_modules/t").mkdir(parents=True)
     (home / ".local/share/pnpm/global/5/node_modules/t/cli").write_text("whole\n")
-    script(home / ".local/share/pnpm/t", 'cat "${0%/*}/global/5/node_modules/t/cli"')
+    shell(home / ".local/share/pnpm/t", 'cat "${0%/*}/global/5/node_modules/t/cli"')
     return home / ".local/share/pnpm"
 
 
@@ -157,7 +153,7 @@ def _in_venv(home: Path, place: str) -> Path:
 
 
 def _go(home: Path) -> Path:
-    script(home / "go/bin/t", "echo whole")
+    shell(home / "go/bin/t", "echo whole")
     return home / "go/bin"
 
 
@@ -215,7 +211,7 @@ def test_a_shell_finds_what_is_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         monkeypatch.setenv("PATH", f"{project}/.venv/bin:{SYSTEM_PATH}")
         monkeypatch.chdir(project)
-        script(project / "build", 'python -c "import sys; print(sys.prefix)"')
+        shell(project / "build", 'python -c "import sys; print(sys.prefix)"')
         assert capsule.run(["sh", "-c", "./build"], text=True).stdout == f"{project}/.venv\n"
 
 
@@ -223,7 +219,7 @@ def test_an_alias_of_a_version(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """As uv makes it: a virtual environment names its Python by it."""
     store = home / ".local/share/uv/python"
     tool(store / "cpython-3.11.7-linux")
-    script(store / "cpython-3.11.7-linux/bin/python3", f"cat {store}/cpython-3.11-linux/lib/data")
+    shell(store / "cpython-3.11.7-linux/bin/python3", f"cat {store}/cpython-3.11-linux/lib/data")
     link(store / "cpython-3.11-linux", "cpython-3.11.7-linux")
     project = home / "project"
     (project / ".venv/bin").mkdir(parents=True)
@@ -241,7 +237,7 @@ def test_an_alias_of_a_version(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     # Elsewhere in the home an alias is followed as well, where it leads to its neighbour.
     other = home / "pythons"
     tool(other / "3.11.7")
-    script(other / "3.11.7/bin/python3", f"cat {other}/3.11/lib/data")
+    shell(other / "3.11.7/bin/python3", f"cat {other}/3.11/lib/data")
     link(other / "3.11", "3.11.7")
     (project / ".venv/bin/python").unlink()
     link(project / ".venv/bin/python", other / "3.11/bin/python3")
@@ -295,7 +291,7 @@ def store(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_program_of_a_store(store: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A chain of links leads from a profile into the store, of which each part may need all others."""
     tool(store / "2-lib")
-    script(store / "1-hello/bin/t", f"exec {store}/2-lib/bin/t")
+    shell(store / "1-hello/bin/t", f"exec {store}/2-lib/bin/t")
     link(store / "3-profile/bin/t", store / "1-hello/bin/t")
     link(home / ".local/state/nix/profiles/profile-1-link", store / "3-profile")
     link(home / ".local/state/nix/profiles/profile", "profile-1-link")
@@ -368,7 +364,7 @@ def test_it_is_noticed_between_two_runs(home: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_snap_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """snapd starts it, which no capsule can: that is said before anything starts."""
-    script(home / "snap/bin/t", "echo outside")
+    shell(home / "snap/bin/t", "echo outside")
     monkeypatch.setattr(command, "_SNAPS", (str(home / "snap/bin"),))
     monkeypatch.setenv("PATH", f"{home}/snap/bin:{SYSTEM_PATH}")
     assert subprocess.check_output(["t"], timeout=HANG) == b"outside\n"
