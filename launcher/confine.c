@@ -73,13 +73,13 @@ int step_affinity(const struct step *step)
  * Nothing that is executed from here on can gain a capability but those to KEEP: not by being root
  * (securebits), not from a file (bounding set), not from its parent (ambient set). Where some are
  * kept, it is by being root that they are. Before the ids change, for this needs CAP_SETPCAP.
+ * PR_SET_KEEPCAPS stays: it keeps what there is and gains nothing, and ping(8) ends if it is refused.
  */
 int step_bounding_set(const struct step *step)
 {
 	uint64_t keep = step->arg[0].number;
 	unsigned long bits = SECBIT_NOROOT_LOCKED | SECBIT_NO_SETUID_FIXUP_LOCKED |
-			     SECBIT_KEEP_CAPS_LOCKED | SECBIT_NO_CAP_AMBIENT_RAISE |
-			     SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
+			     SECBIT_NO_CAP_AMBIENT_RAISE | SECBIT_NO_CAP_AMBIENT_RAISE_LOCKED;
 
 	if (prctl(PR_SET_SECUREBITS, keep == 0 ? bits | SECBIT_NOROOT : bits, 0) < 0)
 		return -1;

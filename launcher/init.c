@@ -77,6 +77,17 @@ static bool reap(struct watch *watch, bool block)
 	return true;
 }
 
+/* Whether the command ended as one does that writes to shared memory of which there is none left:
+ * the kernel has no other way to refuse what is mapped already. A shell tells of it by its status. */
+static bool has_met_full_memory(int status)
+{
+	const bool by_signal = (status & 0x7f) == SIGBUS, by_shell = status == (128 + SIGBUS) << 8;
+	struct statfs now;
+
+	return (by_signal || by_shell) && statfs("/dev/shm", &now) == 0 && now.f_blocks > 0 &&
+	       now.f_bavail == 0;
+}
+
 /*
  * The end: kill all, reap all, and say how it went. Once each process has been waited for, what
  * RUSAGE_CHILDREN holds is the account of the whole tree.
@@ -219,7 +230,7 @@ static _Noreturn void watch_over(struct watch *watch)
 		if (wait[3].revents != 0)
 			hear_filter(wait[3].revents);
 		if (watch->ended)
-			end(watch, END_COMMAND);
+			end(watch, has_met_full_memory(watch->status) ? END_SHARED : END_COMMAND);
 	}
 }
 

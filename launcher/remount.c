@@ -27,7 +27,7 @@ static int remount_one(const char *path, uint64_t attributes)
 	struct statfs now;
 	unsigned long flags = MS_REMOUNT | MS_BIND | remount_flags(attributes);
 
-	if (syscall(__NR_statfs, path, &now) < 0)
+	if (statfs(path, &now) < 0)
 		return -1;
 	flags |= (unsigned long)now.f_flags & (MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC);
 	flags |= (unsigned long)now.f_flags & ST_NOATIME ? MS_NOATIME : 0;

@@ -140,6 +140,7 @@ static inline int dup2(int from, int to)
 CALL(int, pipe2, (int ends[2], int flags), ends, flags)
 CALL(int, close_range, (unsigned first, unsigned last), first, last, 0)
 CALL(int, fstat, (int fd, struct stat *file), fd, file)
+CALL(int, statfs, (const char *path, struct statfs *about), path, about)
 CALL(int, fstatfs, (int fd, struct statfs *about), fd, about)
 CALL(int, mkdirat, (int at, const char *path, mode_t mode), at, path, mode)
 

@@ -41,7 +41,7 @@ struct record {
 	int64_t value[11];
 };
 
-enum end_reason { END_COMMAND, END_DEADLINE, END_CPU_TIME, END_IDLE, END_MEMORY };
+enum end_reason { END_COMMAND, END_DEADLINE, END_CPU_TIME, END_IDLE, END_MEMORY, END_SHARED };
 
 static inline void close_fd(int *fd)
 {

@@ -12,7 +12,7 @@ import pytest
 
 import capsule
 from capsule import Mount, Network
-from capsule.host.places import ETC, ETC_PREFIXES, PROC_MASKED
+from capsule.host.places import ETC_CLOSED, PROC_MASKED
 from tests.support import (
     PYTHON,
     ask,
@@ -38,13 +38,14 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("elsewhere")
 def test_the_root_holds_programs_and_private_places() -> None:
-    """Of the host there are its programs and what leads to this Python and to the home: no more."""
+    """Of the host there are its programs and what leads to them, this Python and the home: no more."""
     system = {os.path.basename(path) for path, _ in capsule.probe().system}
     own = {"dev", "etc", "proc", "run", "tmp", "var"}
-    ways = {path.split("/")[1] for path in (os.environ["HOME"], PYTHON, os.path.realpath(PYTHON))}
+    places = (os.environ["HOME"], PYTHON, os.path.realpath(PYTHON), *capsule.probe().installed)
+    ways = {path.split("/")[1] for path in places}
     shown = set(ask('tell(os.listdir("/"))'))
     assert system | own <= shown <= system | own | ways
-    assert not ({"sys", "boot", "mnt", "media", "srv"} - ways) & shown
+    assert not ({"boot", "mnt", "media", "srv"} - ways) & shown
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -60,11 +61,12 @@ def test_programs_of_the_host_run() -> None:
 
 
 def test_etc_holds_what_programs_need_and_no_more() -> None:
-    """/etc has names of one list, files made up for the capsule, and nothing else of the host."""
+    """/etc has what the rule for it finds and what is made up for the capsule, and nothing else."""
     shown = set(ask('tell(os.listdir("/etc"))'))
-    named = set(ETC) | {name for name in os.listdir("/etc") if name.startswith(ETC_PREFIXES)}
-    assert shown >= GENERATED
-    assert shown - GENERATED <= named & set(os.listdir("/etc"))
+    host = capsule.probe()
+    found = {path.split("/")[2] for path, _ in (*host.etc, *host.etc_files)}
+    assert shown == GENERATED | found
+    assert shown - GENERATED <= set(os.listdir("/etc")) - ETC_CLOSED
     assert not {"shadow", "sudoers", "ssh", "machine-id", "fstab", "resolv.conf"} & shown
     with_network = set(ask('tell(os.listdir("/etc"))', network=Network.HOST))
     assert with_network - shown <= {"resolv.conf"}
@@ -157,7 +159,19 @@ def size(path):
     return [found.f_blocks * found.f_frsize >> 20, found.f_files]
 tell([size(path) for path in ("/tmp", os.environ["HOME"], "/dev/shm", "/")])
 """
-    assert ask(code) == [[512, 131072], [512, 131072], [64, 16384], [4, 4096]]
+    assert ask(code) == [[512, 262144], [512, 262144], [512, 262144], [4, 4096]]
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_shared_memory_is_within_the_limit_of_memory() -> None:
+    """Where memory has a limit, /dev/shm is no larger."""
+    code = """
+found = os.statvfs("/dev/shm")
+tell(found.f_blocks * found.f_frsize >> 20)
+"""
+    for memory, size in (("100M", 100), ("4G", 512)):
+        limits = capsule.Limits(memory=memory)
+        assert ask(code, limits=limits, allow_degraded=("memory",)) == size
 
 
 _FILL = """
@@ -186,13 +200,31 @@ def test_a_full_tmpfs_refuses_more() -> None:
     full, crowded = ask(_FILL + 'tell([fill("/data/file"), crowd("/many")])', policy)
     assert full == ["ENOSPC", 1 << 20]
     assert crowded[0] == "ENOSPC"
-    assert crowded[1] <= 256
+    assert 256 < crowded[1] <= 512
+
+
+@needs("overlay")
+def test_a_directory_for_each_file_fits() -> None:
+    """What a tmpfs or overlay has room for by its size has as many directories, too."""
+    code = """
+def pair(folder):
+    for number in range(200):
+        os.mkdir(f"{folder}/{number}")
+        with open(f"{folder}/{number}/file", "w") as file:
+            file.write("x")
+    return len(os.listdir(folder))
+tell([pair("/data"), pair("/tree")])
+"""
+    with shared_directory() as directory:
+        overlay = Mount.overlay(directory, at="/tree", size="1M")
+        policy = capsule.Policy(mounts=(Mount.tmpfs("/data", "1M"), overlay))
+        assert ask(code, policy) == [200, 200]
 
 
 @pytest.mark.slow
 def test_the_default_places_can_be_filled_and_no_more() -> None:
-    """/dev/shm takes its 64 MB and no more."""
-    assert ask(_FILL + 'tell(fill("/dev/shm/file"))') == ["ENOSPC", 64 << 20]
+    """/dev/shm takes its 512 MB and no more."""
+    assert ask(_FILL + 'tell(fill("/dev/shm/file"))') == ["ENOSPC", 512 << 20]
 
 
 # --- mounts -------------------------------------------------------------------------------------

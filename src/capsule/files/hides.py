@@ -8,7 +8,7 @@ import stat
 from capsule.base.errors import PolicyError
 from capsule.base.text import above, is_below
 from capsule.files.trees.walk import TooMany, entries, open_beneath, stat_beneath
-from capsule.host.places import MADE, ROOT_OWN, SYSTEM
+from capsule.host.places import DATA, MADE, ROOT_OWN, SYSTEM
 from capsule.policy.mounts import FROM_HOST, Mount, MountKind
 
 from .found import Found
@@ -25,9 +25,6 @@ MOST_ENTRIES = 2_000_000
 # Each is a mount.
 MOST_HIDDEN = 4096
 LONGEST_PATH = 4095
-
-# The number of components of a path directly in /etc.
-_ETC_DEPTH = 2
 
 
 class Tree:
@@ -223,10 +220,10 @@ class Matches:
         return -1
 
     def _host_trees(self, trees: Sequence[Tree]) -> Iterator[Tree]:
-        """An absolute pattern may also mean the host's programs, and what they need of /etc."""
+        """An absolute pattern may also mean the host's programs, and what they have elsewhere."""
         for _, pattern in self._patterns:
             start = pattern.prefix
-            shown = any(is_below(start, place) for place in (*SYSTEM, "/etc"))
+            shown = any(is_below(start, place) for place in (*SYSTEM, *DATA))
             if shown and _tree_of(start, trees) is None and os.path.isdir(start):
                 yield Tree(start, os.path.realpath(start))
 
@@ -238,8 +235,9 @@ class Matches:
         # One that may match at any depth of any tree was not written for these places.
         if depth is None if start == "/" else not any(is_below(start, place) for place in MADE):
             return False
-        # What lies in a directory of /etc is the host's.
-        if is_below(start, "/etc") and (depth is None or depth > _ETC_DEPTH):
+        # What lies in a directory of /etc is the host's; of that itself, what is shown is a mount each.
+        held = (place for place in DATA if is_below(start, place))
+        if any(depth is None or depth > place.count("/") + 1 for place in held):
             return False
         near = (tree.at for tree in trees if _is_near(pattern, tree.at))
         if any(depth is None or depth > at.rstrip("/").count("/") for at in near):

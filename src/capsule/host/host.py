@@ -12,18 +12,13 @@ from capsule.confine.landlock import RELEASES
 from capsule.launcher import spawn, steps
 
 from .ids import Range, has_initial_ids, helper, subordinate
-from .places import ETC, ETC_PREFIXES, PROC_MASKED, PROC_READ_ONLY, SYSCTLS, SYSTEM
+from .places import PROC_MASKED, PROC_READ_ONLY, SYSCTLS, SYSTEM, installed, of_etc, present
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any
 
     from .delegation import Delegation
-
-
-# Up to this size a file is copied: cheaper than a mount.
-COPIED_SIZE = 32 << 10
 
 
 CAP_SYS_ADMIN = 21
@@ -47,8 +42,10 @@ class Host(Value):
         seccomp_listener: one with a listener can: the caller is under none that has one (5.0).
         machine: the architecture, as in uname(2).
         system: (path, link target or None) for each of SYSTEM that is there.
-        etc: likewise for ETC, without those in etc_files.
-        etc_files: (path, content) of the small files among ETC.
+        etc: likewise for what is shown of /etc, without those in etc_files.
+        etc_files: (path, content) of the small files of that.
+        installed: what is shown beside, at its own path: data of programs in /var, programs in /opt,
+            the processors in /sys.
         masked: those of PROC_MASKED that are there.
         masked_for_all: those of them that not only the host's root may open.
         read_only: those of PROC_READ_ONLY that are there.
@@ -81,6 +78,7 @@ class Host(Value):
     system: tuple[tuple[str, str | None], ...] = ()
     etc: tuple[tuple[str, str | None], ...] = ()
     etc_files: tuple[tuple[str, str], ...] = ()
+    installed: tuple[str, ...] = ()
     masked: tuple[str, ...] = ()
     masked_for_all: tuple[str, ...] = ()
     read_only: tuple[str, ...] = ()
@@ -98,10 +96,11 @@ class Host(Value):
 
     def __repr__(self) -> str:
         """Without the files' contents."""
-        shown = (n for n in self.__value_fields__ if n not in ("system", "etc", "etc_files"))
+        shown = (n for n in self.__value_fields__ if n not in _LONG)
         return f"Host({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
 
+_LONG = ("system", "etc", "etc_files", "installed")
 _cache: dict[tuple[int, int], Host] = {}
 
 
@@ -177,7 +176,7 @@ def _with_cgroup(host: Host) -> Host:
 
 def _facts(uid: int, gid: int) -> dict[str, Any]:
     """Find out what can be read."""
-    etc, etc_files = _etc()
+    etc, etc_files = of_etc()
     initial = has_initial_ids(unsure=True)
     return {
         "kernel": os.uname().release,
@@ -187,9 +186,10 @@ def _facts(uid: int, gid: int) -> dict[str, Any]:
         # Unsure, root is taken for the host's: its capsules then act as nobody.
         "initial_ids": initial,
         "mount_admin": uid == 0 and initial and _has_capability(CAP_SYS_ADMIN),
-        "system": _entries(SYSTEM),
+        "system": present(SYSTEM),
         "etc": etc,
         "etc_files": etc_files,
+        "installed": installed(),
         "masked": tuple(filter(os.path.exists, PROC_MASKED)),
         "masked_for_all": tuple(filter(_is_open_to_others, PROC_MASKED)),
         "read_only": tuple(filter(os.path.exists, PROC_READ_ONLY)),
@@ -272,63 +272,6 @@ def _status(name: bytes) -> bytes:
         return read_file("/proc/self/status").partition(b"\n" + name + b":")[2].split(None, 1)[0]
     except (OSError, IndexError):
         return b""
-
-
-def _entries(paths: Iterable[str]) -> tuple[tuple[str, str | None], ...]:
-    """Each path that is there, with its target if it is a link that stays within the system."""
-    found: list[tuple[str, str | None]] = []
-    for path in paths:
-        try:
-            target = os.readlink(path)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            found.append((path, None))
-            continue
-        inside = os.path.normpath(os.path.join(os.path.dirname(path), target))
-        if not os.path.exists(path):
-            continue
-        found.append((path, target if inside.startswith(("/usr/", "/etc/alternatives/")) else None))
-    return tuple(found)
-
-
-def _etc() -> tuple[tuple[tuple[str, str | None], ...], tuple[tuple[str, str], ...]]:
-    """(What is linked or mounted, what is copied) of /etc."""
-    shown: list[tuple[str, str | None]] = []
-    copied: list[tuple[str, str]] = []
-    for path, is_directory in _etc_names():
-        if is_directory:
-            shown.append((path, None))
-            continue
-        for _, target in _entries((path,)):
-            content = _small_text(path) if target is None else None
-            if content is None:
-                shown.append((path, target))
-            else:
-                copied.append((path, content))
-    return tuple(shown), tuple(copied)
-
-
-def _etc_names() -> list[tuple[str, bool]]:
-    """(Path, whether it is a directory and no link to one)."""
-    wanted = set(ETC)
-    try:
-        with os.scandir("/etc") as items:
-            found = [i for i in items if i.name in wanted or i.name.startswith(ETC_PREFIXES)]
-            return sorted((item.path, item.is_dir(follow_symlinks=False)) for item in found)
-    except OSError:
-        return []
-
-
-def _small_text(path: str) -> str | None:
-    """The content of a file that is small, readable and without NUL bytes, else None."""
-    try:
-        if not os.path.isfile(path):
-            return None
-        data = read_file(path, COPIED_SIZE + 1)
-    except OSError:
-        return None
-    return None if len(data) > COPIED_SIZE or b"\0" in data else os.fsdecode(data)
 
 
 def _is_open_to_others(path: str) -> bool:

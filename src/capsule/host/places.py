@@ -10,6 +10,10 @@ import os
 from capsule.base.descriptors import read_file
 from capsule.base.text import is_below
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
 # The programs of the host. On most systems all but the first are links into it.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 # The kernel's, or Capsule's own, in every view: what the host has there is another thing.
@@ -23,16 +27,79 @@ CLOSED = ("/etc", "/run", *KERNEL)
 # These themselves are not, whatever may lie in them.
 SHARED = ("/tmp", "/var/tmp", "/var", "/home", "/mnt", "/media", "/opt", "/srv", "/boot")
 
-# What programs need of /etc to start and to behave as usual; nothing that names users or services.
-ETC = (
-    "alternatives", "bash.bashrc", "crypto-policies", "debian_version", "fonts", "gitconfig",
-    "inputrc", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "locale.alias", "locale.conf", "localtime",
-    "lsb-release", "mime.types", "os-release", "pki", "profile", "protocols", "redhat-release",
-    "services", "ssl", "system-release", "terminfo", "timezone",
-)  # fmt: skip
-
-# Run-time systems that keep a part of themselves in /etc, under a name with a version.
+# Of /etc, what is shown where it is there: programs need it to start and to behave as usual.
+ETC = frozenset((
+    "OpenCL", "alternatives", "asound.conf", "bash.bashrc", "crypto-policies", "csh.cshrc",
+    "csh.login", "debian_version", "fonts", "gitconfig", "inputrc", "java", "ld.so.cache",
+    "ld.so.conf", "ld.so.conf.d", "locale.alias", "locale.conf", "localtime", "lsb-release",
+    "mailcap", "mime.types", "odbcinst.ini", "os-release", "papersize", "pki", "profile",
+    "protocols", "pulse", "redhat-release", "services", "ssl", "system-release", "terminfo",
+    "timezone", "zshenv",
+))  # fmt: skip
+# Run-time systems that keep a part of themselves there, under a name with a version.
 ETC_PREFIXES = ("java-",)
+# Never, whatever has the same name in /usr: what may hold keys, passwords and what else gives access;
+# what says who the host's users are, where this is and what its network is; what is about services and
+# the boot, or is there on each host and none of its programs lacks.
+ETC_SECRET = frozenset((
+    "ansible", "apt", "aws", "azure", "borg", "borgmatic", "boto.cfg", "conda", "condarc",
+    "containers", "credstore", "credstore.encrypted", "cryptsetup-keys.d", "crypttab", "cups",
+    "davfs2", "docker", "duply", "exim4", "fetchmailrc", "gcloud", "gitlab-runner", "gshadow",
+    "gshadow-", "helm", "ipsec.d", "ipsec.secrets", "iwd", "krb5.keytab", "krb5.keytab.d",
+    "kubernetes", "letsencrypt", "luks", "msmtprc", "mysql", "npmrc", "openvpn", "pip.conf",
+    "polkit-1", "postfix", "postgresql", "ppp", "rancher", "rclone", "rclone.conf", "redis",
+    "restic", "rsnapshot.conf", "s3cfg", "s3cmd", "salt", "samba", "shadow", "shadow-", "snmp",
+    "sops", "ssh", "strongswan", "subversion", "sudo.conf", "sudoers", "sudoers.d", "swanctl",
+    "terraform", "tor", "vault", "vault.d", "vpnc", "wireguard", "yarnrc",
+))  # fmt: skip
+ETC_IDENTITY = frozenset((
+    "NetworkManager", "aliases", "auto.master", "cni", "ethers", "exports", "fstab", "group",
+    "group-", "hostid", "hostname", "hosts", "iscsi", "krb5.conf", "ldap", "libvirt", "machine-id",
+    "mtab", "netplan", "network", "networks", "nsswitch.conf", "nvme", "passwd", "passwd-",
+    "resolv.conf", "subgid", "subgid-", "subuid", "subuid-", "wpa_supplicant",
+))  # fmt: skip
+ETC_SYSTEM = frozenset((
+    ".pwd.lock", "PackageKit", "adduser.conf", "apparmor", "apparmor.d", "bash_completion.d",
+    "binfmt.d", "ca-certificates", "ca-certificates.conf", "cron.d", "cron.daily", "cron.hourly",
+    "cron.monthly", "cron.weekly", "crontab", "debconf.conf", "default", "deluser.conf", "dhcp",
+    "dkms", "e2scrub.conf", "environment", "environment.d", "gai.conf", "grub.d", "host.conf",
+    "init.d", "initramfs-tools", "issue", "issue.net", "kernel", "libaudit.conf", "locale.gen",
+    "login.defs", "logrotate.conf", "logrotate.d", "lvm", "mdadm", "modprobe.d", "modules",
+    "modules-load.d", "motd", "netconfig", "opt", "pam.conf", "pam.d", "postgresql-common",
+    "profile.d", "rc0.d", "rc1.d", "rc2.d", "rc3.d", "rc4.d", "rc5.d", "rc6.d", "rcS.d", "rmt",
+    "rpc", "security", "selinux", "sensors.d", "sensors3.conf", "shells", "skel", "sysctl.conf",
+    "sysctl.d", "systemd", "sysusers.d", "tmpfiles.d", "ucf.conf", "udev", "ufw", "update-motd.d",
+    "xdg",
+))  # fmt: skip
+ETC_CLOSED = ETC_SECRET | ETC_IDENTITY | ETC_SYSTEM
+# Directories of which parts are closed: of these, each entry is shown but for those.
+ETC_PARTLY = {
+    "maven": frozenset(("settings-security.xml", "settings.xml")),
+    "pki": frozenset(("consumer", "entitlement", "private")),
+    "pki/tls": frozenset(("private",)),
+    "ssl": frozenset(("private",)),
+}
+# Where a program of that name, or data of one, lies.
+_EVIDENCE = ("/usr/share/", "/usr/lib/", "/usr/bin/")
+# What a configuration has in its name beside that of the program.
+_SUFFIXES = (".d", ".conf", ".cfg", ".config", ".cnf", ".ini", "rc")
+# What a service of that name has.
+_SERVICES = (
+    ("/etc/init.d/", ""), ("/etc/systemd/system/", ".service"),
+    ("/usr/lib/systemd/system/", ".service"), ("/usr/lib/systemd/system/", "d.service"),
+    ("/usr/lib/systemd/system/", "@.service"),
+)  # fmt: skip
+# Of /var, where services keep their state: what programs have there, root's and readable by everybody.
+VAR = (
+    "/var/cache/fontconfig", "/var/lib/aspell", "/var/lib/dictionaries-common", "/var/lib/dpkg",
+    "/var/lib/gems", "/var/lib/ghc", "/var/lib/ghostscript", "/var/lib/ispell", "/var/lib/rpm",
+    "/var/lib/texmf", "/var/lib/xkb",
+)  # fmt: skip
+# What is shown of these is data of programs.
+DATA = ("/etc", "/opt", "/var/cache", "/var/lib")
+# What programs ask for the number of processors, their caches and their memory:
+# sysfs-devices-system-cpu and sysfs-devices-node of the kernel's ABI.
+TOPOLOGY = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 
 # Parts of /proc that tell of the host or change it. Covered where the kernel has them.
 PROC_MASKED = (
@@ -42,9 +109,10 @@ PROC_MASKED = (
     "/proc/timer_list", "/proc/timer_stats",
 )  # fmt: skip
 PROC_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys")
-# Below /proc/sys: of IPC namespaces, where the kernel has them; proc(5).
+# Below /proc/sys, where the kernel has them: of IPC namespaces, proc(5), and network ones, ip(7).
 SYSCTLS = (
     "kernel/shmmax", "kernel/shmall", "kernel/msgmni", "kernel/sem", "fs/mqueue/queues_max",
+    "net/ipv4/ip_unprivileged_port_start", "net/ipv4/ping_group_range",
 )  # fmt: skip
 
 
@@ -108,3 +176,164 @@ def may_show(path: str, homes: list[str]) -> bool:
         if any(is_below(name, place) for place in CLOSED):
             return False
     return True
+
+
+# --- what installed programs have beside /usr ----------------------------------------------------
+
+# Up to this size a file is copied: cheaper than a mount.
+COPIED_SIZE = 32 << 10
+# stat(2): the kind of a file, of it a directory and a regular file; who may read, and change.
+_KIND, _DIRECTORY, _REGULAR = 0o170000, 0o040000, 0o100000
+_READ, _ENTER, _CHANGE = 0o004, 0o001, 0o002
+# Where links to programs of /opt are; to look through /usr/bin would take as long as all else.
+_LINKS = ("/usr/local/bin", "/usr/local/sbin")
+
+
+def present(paths: Iterable[str]) -> tuple[tuple[str, str | None], ...]:
+    """Each path that is there, with its target if it is a link that stays within the system."""
+    found: list[tuple[str, str | None]] = []
+    for path in paths:
+        try:
+            target = os.readlink(path)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            found.append((path, None))
+            continue
+        inside = os.path.normpath(os.path.join(os.path.dirname(path), target))
+        if not os.path.exists(path):
+            continue
+        found.append((path, target if inside.startswith(("/usr/", "/etc/alternatives/")) else None))
+    return tuple(found)
+
+
+def of_etc() -> tuple[tuple[tuple[str, str | None], ...], tuple[tuple[str, str], ...]]:
+    """(What is linked or mounted, what is copied) of /etc."""
+    shown: list[tuple[str, str | None]] = []
+    copied: list[tuple[str, str]] = []
+    for entry in sorted(_of_etc("/etc"), key=lambda entry: entry.path):
+        path = entry.path
+        if entry.is_dir(follow_symlinks=False):
+            shown.append((path, None))
+        # What a link leads to in /etc need not be shown itself.
+        elif entry.is_symlink() and is_below(real_path(path), "/usr"):
+            shown.append((path, os.readlink(path)))
+        elif (content := _small_text(path)) is not None:
+            copied.append((path, content))
+        elif os.access(path, os.F_OK):
+            shown.append((path, None))
+    return tuple(shown), tuple(copied)
+
+
+def _of_etc(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Yield what is shown of /etc; of a directory that is shown in part, what else is in it."""
+    within = folder[len("/etc/") :]
+    closed = ETC_PARTLY.get(within, ETC_CLOSED)
+    try:
+        with os.scandir(folder) as items:
+            others = [item for item in items if item.name not in closed]
+    except OSError:
+        return
+    for item in others:
+        name = item.name
+        if not (within or name in ETC or name.startswith(ETC_PREFIXES) or _is_for_programs(name)):
+            continue
+        inner = ETC_PARTLY.get(item.path[len("/etc/") :])
+        if inner is not None and any(os.access(f"{item.path}/{one}", os.F_OK) for one in inner):
+            yield from _of_etc(item.path)
+        else:
+            yield item
+
+
+def _is_for_programs(name: str) -> bool:
+    """Return whether an entry of /etc is the configuration of an installed program.
+
+    Not of a service: what that reads is the machine's, and may hold what lets it log in elsewhere.
+    """
+    suffix = next(filter(name.endswith, _SUFFIXES), "")
+    program = name[: len(name) - len(suffix)]
+    names = (name, program) if suffix else (name,)
+    if not any(os.access(place + one, os.F_OK) for one in names for place in _EVIDENCE):
+        return False
+    if not _is_roots_own(f"/etc/{name}"):
+        return False
+    return not any(os.access(f"{before}{program}{after}", os.F_OK) for before, after in _SERVICES)
+
+
+def _is_roots_own(path: str) -> bool:
+    """Likewise of a link of root's that leads to a file of /etc, or into /usr."""
+    if is_roots(path):
+        return True
+    real = real_path(path)
+    name = real.removeprefix("/etc/")
+    if real == path or not is_roots(real):
+        return False
+    return is_below(real, "/usr") or ("/" not in name and name not in ETC_CLOSED)
+
+
+def is_roots(path: str) -> bool:
+    """Return whether everybody may read a file or directory that only root can have made so."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    needed = {_DIRECTORY: _READ | _ENTER, _REGULAR: _READ}.get(found.st_mode & _KIND)
+    if needed is None or found.st_uid != 0 or found.st_mode & _CHANGE:
+        return False
+    return found.st_mode & needed == needed
+
+
+def _small_text(path: str) -> str | None:
+    """The content of a file that is small, readable and without NUL bytes, else None."""
+    try:
+        data = read_file(path, COPIED_SIZE + 1)
+    except OSError:
+        return None
+    return None if len(data) > COPIED_SIZE or b"\0" in data else os.fsdecode(data)
+
+
+def installed() -> tuple[str, ...]:
+    """Find what else of the host programs need, each to be shown at its own path."""
+    topology = filter(os.path.isdir, TOPOLOGY)
+    return (*filter(is_roots, VAR), *_of_opt(), *topology)
+
+
+def _of_opt() -> tuple[str, ...]:
+    """The directories of /opt that root's links from the system's programs lead into."""
+    found: dict[str, None] = {}
+    for link in _links() if _has_entries("/opt") else ():
+        if top := made_of_opt(real_path(link)):
+            found[top] = None
+    return tuple(path for path in found if not any(is_below(path, o) for o in found if o != path))
+
+
+def _has_entries(folder: str) -> bool:
+    try:
+        return bool(os.listdir(folder))
+    except OSError:
+        return False
+
+
+def _links() -> Iterator[str]:
+    for folder in _LINKS:
+        try:
+            with os.scandir(folder) as items:
+                yield from [item.path for item in items if item.is_symlink()]
+        except OSError:
+            continue
+
+
+def made_of_opt(program: str) -> str:
+    """Find what of /opt a program there is made of, as far as that is root's; "" if it is not.
+
+    That is the directory beside it, or the one above where that is called bin; or it alone.
+    """
+    if not is_below(program, "/opt/"):
+        return ""
+    folder = os.path.dirname(program)
+    if os.path.basename(folder) in ("bin", "sbin") and os.path.dirname(folder) != "/opt":
+        folder = os.path.dirname(folder)
+    top = program if folder == "/opt" else folder
+    while is_roots(folder) and folder != "/opt":
+        folder = os.path.dirname(folder)
+    return top if folder == "/opt" and is_roots(folder) and is_roots(top) else ""

@@ -69,9 +69,9 @@ def view(
     """Return what *make* does of these: the steps to the last mount, and notes."""
     global _view, _view_text  # noqa: PLW0603
     key = (
-        *(policy.root, policy.system, policy.network, policy.hostname, ids),
+        *(policy.root, policy.system, policy.network, policy.hostname, policy.limits.memory, ids),
         *(policy.id_map, command.user, command.group, command.home, command.home_elsewhere),
-        *(command.cwd, command.working_directory, command.left_out),
+        *(command.cwd, command.working_directory, command.left_out, command.hosts),
         *(abi, policy.tcp_connect, policy.tcp_bind),
         *(bounds.launcher_steps, bounds.sysctls),
         *(command.shown, command.needed, command.root_entries, survey),

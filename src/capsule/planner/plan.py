@@ -19,7 +19,7 @@ from .limits import check_out_of_reach, make_bounds
 from .protections import kept_capabilities, protections
 from .ruleset import abi_of, describe, make_ruleset
 from .tail import with_tail
-from .view import CLOSED, Layers, Source, check_file_systems, check_trees, make_view
+from .view import CLOSED, INODE, Layers, Source, check_file_systems, check_trees, make_view
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -322,7 +322,7 @@ def _closed_later(place: s.Protect | s.Hide) -> Iterator[s.Step]:
 
 def _overlay(path: str, place: Layers, number: dict[int, int]) -> s.Overlay:
     upper = s.Overlay.NONE if place.upper is None else number[id(place.upper)]
-    inodes = place.size // 4096
+    inodes = place.size // INODE
     return s.Overlay(path, number[id(place.lower)], upper, place.size, inodes, place.attributes)
 
 

@@ -6,6 +6,7 @@ from capsule.base.text import describe_size
 from capsule.host.host import version
 from capsule.launcher import steps as s
 from capsule.policy.limits import BYTES, RESOURCES, UNLIMITED, parse_ulimit
+from capsule.policy.policy import Network
 
 from .limits import Bounds
 
@@ -36,6 +37,8 @@ _NAMESPACES = tuple(
     f"user/max_{kind}_namespaces"
     for kind in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 )
+# Of its own network namespace, where nobody else has ports or gets echoes; ip(7), icmp(7).
+_PORTS, _PINGS = "net/ipv4/ip_unprivileged_port_start", "net/ipv4/ping_group_range"
 # setrlimit(2). Each is lowered to this where the caller has more: what the kernel gives by default, or
 # nobody's programs reach. No real-time priority, no lower nice value.
 CEILINGS = {
@@ -68,7 +71,7 @@ def _tail(policy: Policy, host: Host, ids: Ids) -> Bounds:
     """The same from run to run, and so remembered: all that it depends on is in the key."""
     global _last  # noqa: PLW0603
     limits = policy.limits
-    key = (limits.ulimits, limits.open_files, policy.seccomp.nests, ids)
+    key = (limits.ulimits, limits.open_files, policy.seccomp.nests, policy.network, ids)
     last = _last
     if last is None or last[0] is not host or last[1] != key:
         last = _last = host, key, _make_tail(policy, host, ids)
@@ -102,8 +105,12 @@ _KEYRING = "an empty session keyring of this user's capsules, to which nobody ca
 
 def _sysctls(policy: Policy, host: Host, ids: Ids) -> Iterator[s.Step]:
     if version(host.kernel) >= SETS_IPC and ids.set_up[0] == 0:
-        for name in host.sysctls:
+        for name in filter(_IPC.__contains__, host.sysctls):
             yield s.Sysctl(name, _IPC[name] or str(_SHARED // host.page_size))
+    if policy.network is Network.NONE:
+        gid = ids.command[1]
+        own = {_PORTS: "0", _PINGS: f"{gid} {gid}"}
+        yield from (s.Sysctl(name, own[name]) for name in host.sysctls if name in own)
     if not policy.seccomp.nests:
         for name in _NAMESPACES:
             yield s.Sysctl(name, "0")

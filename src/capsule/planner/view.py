@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 # Of the host, the new proc file system among them; of its own. TREES_MAX, OURS_MAX of launcher/mount.c.
 TREES = FILE_SYSTEMS = 1024
 KIB, MIB = 1 << 10, 1 << 20
-TMP_SIZE, HOME_SIZE, SHM_SIZE = 512 * MIB, 512 * MIB, 64 * MIB
+TMP_SIZE = HOME_SIZE = SHM_SIZE = 512 * MIB
+# A file of one byte takes a page, a directory nothing but its inode: for each file there may be one. In
+# the kernel's memory an inode takes about a KiB, hence all of them half as much as the files may.
+INODE = 2 * KIB
 # A hidden directory holds nothing but mount points.
 HIDDEN_SIZE = 256 * KIB
 
@@ -109,7 +112,7 @@ def make_view(policy: Policy, host: Host, command: Command, survey: Survey, ids:
         _place_generated(places, policy, command, ids)
         if ids.outside[0] != host.uid:
             _place_git(places)
-    _place_private(places, command, ids, whole_root=policy.root is not None)
+    _place_private(places, policy, command, ids)
     _place_mounts(places, survey.found, ids, _mapping(policy, host, ids))
     _place_command(places, notes, command, survey)
     _place_guards(places, survey)
@@ -184,6 +187,7 @@ def _place_system(places: Places, host: Host, policy: Policy, command: Command) 
             places[path] = _linked(path, target)
         for path, content in host.etc_files:
             places[path] = s.File(path, 0o644, content)
+        places.update((path, Source(path)) for path in host.installed)
     if policy.network is Network.HOST and host.resolv_conf is not None:
         places["/etc/resolv.conf"] = Source(host.resolv_conf)
 
@@ -199,7 +203,7 @@ def _place_generated(places: Places, policy: Policy, command: Command, ids: Ids)
     files = {
         "passwd": "".join(f"{n}:x:{u}:{g}:{n}:{h}:{sh}\n" for u, (g, n, h, sh) in people.items()),
         "group": "".join(f"{name}:x:{gid}:\n" for gid, name in groups.items()),
-        "hosts": f"127.0.0.1 localhost {policy.hostname}\n::1 localhost\n",
+        "hosts": f"127.0.0.1 localhost {policy.hostname}\n::1 localhost\n{command.hosts}",
         "hostname": f"{policy.hostname}\n",
         "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
     }
@@ -217,7 +221,7 @@ def _place_git(places: Places) -> None:
     places["/etc/gitconfig"] = s.File("/etc/gitconfig", 0o644, f"{own}[safe]\n\tdirectory = *\n")
 
 
-def _place_private(places: Places, command: Command, ids: Ids, *, whole_root: bool) -> None:
+def _place_private(places: Places, policy: Policy, command: Command, ids: Ids) -> None:
     """Directories of the capsule's own: /tmp, the home, /dev, /proc and what surrounds them."""
     places["/tmp"] = _tmpfs("/tmp", TMP_SIZE, 0o1777, ids)
     places[command.home] = _tmpfs(command.home, HOME_SIZE, 0o700, ids)
@@ -226,14 +230,15 @@ def _place_private(places: Places, command: Command, ids: Ids, *, whole_root: bo
         places[command.home_elsewhere] = s.Symlink(command.home, command.home_elsewhere)
     # In the root's own tmpfs: each device is a mount of its own, and only they are not nodev.
     places["/dev"] = s.Directory("/dev", 0o755)
-    places["/dev/shm"] = _tmpfs("/dev/shm", SHM_SIZE, 0o1777, ids)
+    shared = min(SHM_SIZE, policy.limits.memory or SHM_SIZE)
+    places["/dev/shm"] = _tmpfs("/dev/shm", shared, 0o1777, ids)
     places["/dev/pts"] = s.Devpts("/dev/pts")
     for path, major, minor in DEVICES:
         places[path] = Source(path, DEVICE_ATTRIBUTES, device=(major, minor))
     for target, path in DEVICE_LINKS:
         places[path] = s.Symlink(target, path)
     places["/proc"] = Source("/proc")
-    if whole_root:
+    if policy.root is not None:
         return
     places["/run"] = s.Directory("/run", 0o755)
     places["/var"] = s.Directory("/var", 0o755)
@@ -307,7 +312,7 @@ def _place_guards(places: Places, survey: Survey) -> None:
 
 
 def _tmpfs(path: str, size: int, mode: int, ids: Ids, attributes: int = 0) -> s.Tmpfs:
-    return s.Tmpfs(path, size, size // 4096, mode, BOUND | attributes, *ids.command)
+    return s.Tmpfs(path, size, size // INODE, mode, BOUND | attributes, *ids.command)
 
 
 def _mounted(one: Found, ids: Ids, mapping: Mapping | None) -> Source | Layers | s.Step:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from capsule.policy.limits import Limits
 
 # enum end_reason of launcher/util.h
-_BY_COMMAND, _BY_DEADLINE, _BY_CPU_TIME, _BY_IDLE, _BY_MEMORY = range(5)
+_BY_COMMAND, _BY_DEADLINE, _BY_CPU_TIME, _BY_IDLE, _BY_MEMORY, _WITHOUT_SHARED = range(6)
 
-
+_SHARED_FULL = "shared memory was full, and SIGBUS refuses more; --tmpfs /dev/shm:SIZE gives it"
 # Only a file of rules can end a program for another reason; it may have said SCMP_ACT_KILL.
 _FOREIGN = (
     "it made a system call through another interface of the kernel (32-bit, x32), or one that a file "
@@ -56,15 +56,16 @@ def verdict(
         return done[0], -signals.SIGKILL, done[1]
     assert record is not None
     status = record[1]
+    met = _SHARED_FULL if record[2] == _WITHOUT_SHARED else _met(limits, account)
     if not os.WIFSIGNALED(status):
-        return Outcome.EXITED, os.WEXITSTATUS(status), _met(limits, account)
+        return Outcome.EXITED, os.WEXITSTATUS(status), met
     number = os.WTERMSIG(status)
     if filter_ is not None and number == signals.SIGSYS:
         return Outcome.FILTERED, -number, _FOREIGN
     if number == signals.SIGXFSZ and limits.file_size is not None:
         size = describe_size(limits.file_size)
         return Outcome.SIGNALED, -number, f"a file was to grow beyond {size}; raise it with --file-size"
-    return Outcome.SIGNALED, -number, _met(limits, account)
+    return Outcome.SIGNALED, -number, met
 
 
 def _done_to_it(

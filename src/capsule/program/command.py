@@ -16,7 +16,7 @@ from capsule.files.found import Shown
 from capsule.host.ids import NOBODY, own_names
 from capsule.host.places import ROOT_OWN, SYSTEM, home_inside, known_homes, may_show, real_path
 from capsule.policy.mounts import MountKind
-from capsule.policy.policy import IdMap, System
+from capsule.policy.policy import IdMap, Network, System
 
 from .scripts import (
     ITSELF,
@@ -74,6 +74,7 @@ class Command(Value):
         search: its PATH.
         home_elsewhere: where the home is without the links in its path, if that is another path.
         left_out: the working directory, if it would be shown were it no home or the like.
+        hosts: what /etc/hosts says, if the network is the host's.
     """
 
     args: tuple[str, ...]
@@ -92,6 +93,7 @@ class Command(Value):
     search: str = ""
     home_elsewhere: str = ""
     left_out: str = ""
+    hosts: str = ""
 
 
 def resolve(args: Sequence[str | bytes | os.PathLike[str]], policy: Policy) -> Command:
@@ -129,6 +131,12 @@ def _resolve(words: tuple[str, ...], policy: Policy, homes: list[str], *, isolat
             shown.setdefault(one.path, one)
         if not (isolated or env.get(_NO_SITE) or os.environ.get(_NO_SITE)):
             shown.update((one.path, one) for one in user_site(steps, homes[0]))
+    hosts = ""
+    if policy.network is Network.HOST and policy.root is None:
+        from .network import certificates, hosts_file  # most have none
+
+        hosts = hosts_file()
+        shown.update((one.path, one) for one in certificates(policy, env, homes))
     return Command(
         args=words,
         paths=paths,
@@ -146,6 +154,7 @@ def _resolve(words: tuple[str, ...], policy: Policy, homes: list[str], *, isolat
         search=search,
         home_elsewhere="" if elsewhere == home else elsewhere,
         left_out=left_out,
+        hosts=hosts,
     )
 
 
@@ -197,6 +206,7 @@ def _raw_environment() -> dict[bytes, bytes] | None:
 def _seen(command: Command) -> tuple[object, ...]:
     """Where the caller is; which file the program is, what is shown besides; the places of others."""
     looked_at = (str(command.found), f"{command.home}/.local/lib", *_unusual(command.search))
+    looked_at += ("/etc/hosts",) if command.hosts else ()
     shown = (one.path for one in command.shown)
     return _cwd(), *map(_state, looked_at), *(_state(path)[:2] for path in shown)
 
@@ -278,6 +288,10 @@ def _environment(policy: Policy, home: str, user: str) -> dict[str, str]:
         env = {n: host[n] for n in host if n in PASSED_ON or n.startswith("LC_")}
         env["HOME"] = home
         env["USER"] = user
+        if policy.network is Network.HOST:
+            from .network import variables
+
+            env |= variables(host)
     if policy.env is None:
         env.setdefault("PATH", DEFAULT_PATH)
     for name, value in policy.extra_env:
@@ -352,6 +366,8 @@ def _needs(
         around = Around(homes, host_root=host_root)
         for hop in hopped:
             yield from around.program(hop, whole=os.path.dirname(hop) in trusted)
+            if is_below(steps[0], "/opt") or _is_of_system(steps[0]):
+                yield from around.opt(hop)
         for path in others:
             yield from around.on_path(path)
 

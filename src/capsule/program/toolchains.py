@@ -13,7 +13,7 @@ from capsule.base.errors import PolicyError
 from capsule.base.text import is_below
 from capsule.files.found import Shown
 from capsule.files.lookup import follow, trusts_root
-from capsule.host.places import SYSTEM, may_show, real_path
+from capsule.host.places import SYSTEM, made_of_opt, may_show, real_path
 
 from .managers import STORES, VENVS, is_managed, managers_of, parts
 from .scripts import ITSELF, hops, is_executable
@@ -72,6 +72,11 @@ class Around:
         if is_executable(real):
             yield Shown(path, ITSELF, real, is_directory=False)
 
+    def opt(self, path: str) -> Iterator[Shown]:
+        """Yield what of /opt a program there is made of, where it was root who led there."""
+        if top := made_of_opt(real_path(path)):
+            yield Shown(top, "its directory", top, os.path.isdir(top))
+
     def folder(self, folder: str, *, others: bool = False) -> Iterator[Shown]:
         """Yield what the programs in a directory are made of: that of its manager, or the prefix.
 
@@ -111,6 +116,11 @@ class Around:
         yield from self.folder(folder, others=True)
         if may_show(folder, self._homes):
             yield from self._present([folder], "a directory of PATH")
+
+    def named(self, path: str, reason: str) -> Iterator[Shown]:
+        """Likewise of a file, or a directory that is no home, that the caller's environment names."""
+        if os.path.isfile(path) or may_show(path, self._homes):
+            yield from self._present([path], reason)
 
     def _present(self, paths: Iterable[str], reason: str = "its toolchain") -> Iterator[Shown]:
         for path in paths:
