@@ -471,8 +471,10 @@ NEEDS: dict[str, Need] = {
             "setpriv",
             "sqlite3",
             "ssh-keygen",
+            "openssl",
             "strace",
             "unshare",
+            "update-alternatives",
         )
     },
     # Hundreds of megabytes, or servers that an installation would start.

@@ -12,7 +12,7 @@ from capsule.base.text import is_below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 # The programs of the host. On most systems all but the first are links into it.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -72,12 +72,11 @@ ETC_SYSTEM = frozenset((
     "xdg",
 ))  # fmt: skip
 ETC_CLOSED = ETC_SECRET | ETC_IDENTITY | ETC_SYSTEM
-# Directories of which parts are closed: of these, each entry is shown but for those.
-ETC_PARTLY = {
-    "maven": frozenset(("settings-security.xml", "settings.xml")),
-    "pki": frozenset(("consumer", "entitlement", "private")),
-    "pki/tls": frozenset(("private",)),
-    "ssl": frozenset(("private",)),
+# Of directories that are shown otherwise: where there is one of these, all but them is.
+ETC_PARTS = {
+    "maven": ("settings-security.xml", "settings.xml"),
+    "pki": ("consumer", "entitlement", "private", "tls/private"),
+    "ssl": ("private",),
 }
 # Where a program of that name, or data of one, lies.
 _EVIDENCE = ("/usr/share/", "/usr/lib/", "/usr/bin/")
@@ -211,7 +210,7 @@ def of_etc() -> tuple[tuple[tuple[str, str | None], ...], tuple[tuple[str, str],
     """(What is linked or mounted, what is copied) of /etc."""
     shown: list[tuple[str, str | None]] = []
     copied: list[tuple[str, str]] = []
-    for entry in sorted(_of_etc("/etc"), key=lambda entry: entry.path):
+    for entry in sorted(_of_etc(), key=lambda entry: entry.path):
         path = entry.path
         if entry.is_dir(follow_symlinks=False):
             shown.append((path, None))
@@ -225,24 +224,35 @@ def of_etc() -> tuple[tuple[tuple[str, str | None], ...], tuple[tuple[str, str],
     return tuple(shown), tuple(copied)
 
 
-def _of_etc(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Yield what is shown of /etc; of a directory that is shown in part, what else is in it."""
-    within = folder[len("/etc/") :]
-    closed = ETC_PARTLY.get(within, ETC_CLOSED)
+def _of_etc() -> Iterator[os.DirEntry[str]]:
+    """Yield what is shown of /etc."""
+    for item in _entries("/etc"):
+        name = item.name
+        if name not in ETC_CLOSED and (
+            name in ETC or name.startswith(ETC_PREFIXES) or _is_for_programs(name)
+        ):
+            yield from _without(item, ETC_PARTS.get(name, ()))
+
+
+def _without(item: os.DirEntry[str], closed: Sequence[str]) -> Iterator[os.DirEntry[str]]:
+    """Yield an entry, or those in it instead if closed ones are among them."""
+    if not any(os.access(f"{item.path}/{path}", os.F_OK) for path in closed):
+        yield item
+        return
+    for inner in _entries(item.path):
+        if inner.name not in closed:
+            below = f"{inner.name}/"
+            yield from _without(
+                inner, [path[len(below) :] for path in closed if path.startswith(below)]
+            )
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as items:
-            others = [item for item in items if item.name not in closed]
+            return list(items)
     except OSError:
-        return
-    for item in others:
-        name = item.name
-        if not (within or name in ETC or name.startswith(ETC_PREFIXES) or _is_for_programs(name)):
-            continue
-        inner = ETC_PARTLY.get(item.path[len("/etc/") :])
-        if inner is not None and any(os.access(f"{item.path}/{one}", os.F_OK) for one in inner):
-            yield from _of_etc(item.path)
-        else:
-            yield item
+        return []
 
 
 def _is_for_programs(name: str) -> bool:
@@ -301,26 +311,10 @@ def installed() -> tuple[str, ...]:
 def _of_opt() -> tuple[str, ...]:
     """The directories of /opt that root's links from the system's programs lead into."""
     found: dict[str, None] = {}
-    for link in _links() if _has_entries("/opt") else ():
-        if top := made_of_opt(real_path(link)):
+    for link in (item for folder in _LINKS if _entries("/opt") for item in _entries(folder)):
+        if link.is_symlink() and (top := made_of_opt(real_path(link.path))):
             found[top] = None
     return tuple(path for path in found if not any(is_below(path, o) for o in found if o != path))
-
-
-def _has_entries(folder: str) -> bool:
-    try:
-        return bool(os.listdir(folder))
-    except OSError:
-        return False
-
-
-def _links() -> Iterator[str]:
-    for folder in _LINKS:
-        try:
-            with os.scandir(folder) as items:
-                yield from [item.path for item in items if item.is_symlink()]
-        except OSError:
-            continue
 
 
 def made_of_opt(program: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from itertools import islice
 
 from capsule.base.text import above, is_below, listed, printable
 from capsule.launcher import steps as s
@@ -37,6 +38,19 @@ _SUBJECTS = {
     "git": (("git",), b"not a git repository"),
     "node": (("node", "npm", "npx", "pnpm", "yarn", "tsc", "bun"), b"Cannot find module"),
 }
+# Where a program keeps what it does not have in /usr.
+_KEPT_AT = (
+    "/etc/{}",
+    "/etc/{}.conf",
+    "/etc/{}.d",
+    "/etc/{}rc",
+    "/etc/{}.cfg",
+    "/opt/{}",
+    "/var/lib/{}",
+)
+_FOLDERS = ("/usr/local/bin", "/usr/bin", "/usr/sbin")
+# In which a package has a directory of its name.
+_PACKAGES = ("/usr/share/", "/usr/lib/")
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@%,:~=")
 
 
@@ -51,7 +65,7 @@ def hints(plan: Plan, stderr: Any) -> tuple[str, ...]:
     refused = says_read_only(stderr)
     about = (*_noted(plan, stderr), *(_protected(plan) if refused else ()))
     cwd = next((str(step[0]) for step in reversed(plan.steps) if isinstance(step, s.Chdir)), "/")
-    named = _named(plan.args[1:], cwd)
+    named = _named(plan.args[1:], cwd) | _named_like(plan)
     if not (named or refused):
         return about
     places = _places(plan)
@@ -77,6 +91,37 @@ def _named(words: tuple[str, ...], cwd: str) -> dict[str, str]:
             if path not in found and not is_below(path, "/proc") and os.path.lexists(path):
                 found[path] = name
     return found
+
+
+def _named_like(plan: Plan) -> dict[str, str]:
+    """Find what the host has in /etc, /var/lib and /opt under the names of programs that words name."""
+    found: dict[str, str] = {}
+    for program in islice(_programs(plan.args[:WORDS]), WORDS):
+        # pip3 has a pip.conf, apt-get a directory apt.
+        names = (program, program.rstrip("0123456789."), program.partition("-")[0])
+        for name in filter(None, dict.fromkeys(names)):
+            there = [path.format(name) for path in _KEPT_AT if os.path.lexists(path.format(name))]
+            # State alone is rather that of a service.
+            found.update((path, path) for path in there if path[:5] != "/var/" or path != there[0])
+    return found
+
+
+def _programs(words: tuple[str, ...]) -> Iterator[str]:
+    """Yield the names of the program, of the package it lies in, and of those in a script of sh -c."""
+    for program in words[:1]:
+        yield os.path.basename(program)
+        real = os.path.realpath(next((f"{top}/{program}" for top in _of_system(program)), program))
+        yield from (real[len(top) :].split("/")[0] for top in _PACKAGES if real.startswith(top))
+    for word in words[1:]:
+        if " " in word or "\n" in word:
+            yield from filter(_of_system, word.translate(_BETWEEN).split()[:WORDS])
+
+
+def _of_system(program: str) -> list[str]:
+    """The directories of the system that have a program of this name."""
+    if "/" in program or program in ("", ".", ".."):
+        return []
+    return [top for top in _FOLDERS if os.path.exists(f"{top}/{program}")]
 
 
 def _not_shown(missing: dict[str, str]) -> Iterator[str]:
