@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -41,8 +42,18 @@ _DOCBOOK = (
     'printf \'<article xmlns="http://docbook.org/ns/docbook" version="5.0"><title>Tt</title>'
     "<para>x</para></article>' >a.xml"
 )
-_LINK = "/usr/local/bin/of-a-vendor"
-
+# What root does where they are installed: programs of /opt, a prefix and a single file.
+SET_UP = """\
+mkdir -p /opt/vendor/product/bin /opt/vendor/product/lib
+echo pak >/opt/vendor/product/lib/data
+cat >/opt/vendor/product/bin/of-a-vendor <<'END'
+#!/bin/sh
+exec cat "$(dirname "$(readlink -f "$0")")/../lib/data"
+END
+printf '#!/bin/sh\\necho single\\n' >/opt/one-file-of-opt
+chmod 755 /opt/vendor/product/bin/of-a-vendor /opt/one-file-of-opt
+ln -sf /opt/vendor/product/bin/of-a-vendor /opt/one-file-of-opt /usr/local/bin
+"""
 # The name is what is looked for when one row is to be run alone.
 PROGRAMS = {
     "pdflatex": Program(
@@ -233,6 +244,17 @@ def run(words: list[str], folder: str) -> tuple[int, str, float]:
     return done.returncode, said, time.monotonic() - began
 
 
+def clean(before: set[str]) -> None:
+    """Leave nothing in /tmp that a second run would find, which inside is another."""
+    for entry in os.scandir("/tmp"):
+        if entry.name in before:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path, ignore_errors=True)
+        else:
+            os.unlink(entry.path)
+
+
 def is_right(program: Program, status: int, said: str) -> bool:
     """Return whether a program did what it is for."""
     return status == 0 and re.search(program.says, said, re.DOTALL) is not None
@@ -242,8 +264,9 @@ def check(name: str, program: Program, capsule: str, *, verbose: bool) -> str:
     """Run one program outside and inside, and say in a word how it went; "" for as it should."""
     words = ["sh", "-c", program.script]
     with tempfile.TemporaryDirectory(dir=os.path.expanduser("~")) as folder:
+        before = set(os.listdir("/tmp"))
         outside = run(words, folder)
-        os.system("rm -rf /tmp/[a-z] /tmp/wc /tmp/a.* /tmp/t.png /tmp/p.html /tmp/k.pub")
+        clean(before)
         inside = run([capsule, "run", *program.options, "--", *words], folder)
     if program.refused:
         word = (
@@ -266,12 +289,19 @@ def main() -> int:
     """Run all of them, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--packages", action="store_true", help="print what is to be installed")
+    parser.add_argument("--set-up", action="store_true", help="print what root is to do there, for sh")
     parser.add_argument("--capsule", default="capsule", help="the command that is tried")
     parser.add_argument("-v", "--verbose", action="store_true", help="show what a failure said")
     parser.add_argument("name", nargs="*")
     given = parser.parse_args()
+    if given.set_up:
+        print(SET_UP, end="")
+        return 0
     if given.packages:
-        print(*dict.fromkeys(" ".join(one.packages for one in PROGRAMS.values()).split()))
+        print(
+            "python3-venv ca-certificates git",
+            *dict.fromkeys(" ".join(one.packages for one in PROGRAMS.values()).split()),
+        )
         return 0
     print(f"{'program':20} {'outside':>6} {'inside':>6} s", flush=True)
     words = {

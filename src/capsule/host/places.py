@@ -42,15 +42,19 @@ ETC_PREFIXES = ("java-",)
 # what says who the host's users are, where this is and what its network is; what is about services and
 # the boot, or is there on each host and none of its programs lacks.
 ETC_SECRET = frozenset((
-    "ansible", "apt", "aws", "azure", "borg", "borgmatic", "boto.cfg", "conda", "condarc",
-    "containers", "credstore", "credstore.encrypted", "cryptsetup-keys.d", "crypttab", "cups",
-    "davfs2", "docker", "duply", "exim4", "fetchmailrc", "gcloud", "gitlab-runner", "gshadow",
-    "gshadow-", "helm", "ipsec.d", "ipsec.secrets", "iwd", "krb5.keytab", "krb5.keytab.d",
-    "kubernetes", "letsencrypt", "luks", "msmtprc", "mysql", "npmrc", "openvpn", "pip.conf",
-    "polkit-1", "postfix", "postgresql", "ppp", "rancher", "rclone", "rclone.conf", "redis",
-    "restic", "rsnapshot.conf", "s3cfg", "s3cmd", "salt", "samba", "shadow", "shadow-", "snmp",
-    "sops", "ssh", "strongswan", "subversion", "sudo.conf", "sudoers", "sudoers.d", "swanctl",
-    "terraform", "tor", "vault", "vault.d", "vpnc", "wireguard", "yarnrc",
+    "ansible", "apt", "asterisk", "aws", "azure", "borg", "borgmatic", "boto.cfg", "cloud", "conda",
+    "condarc", "containers", "corosync", "credstore", "credstore.encrypted", "cryptsetup-keys.d",
+    "crypttab", "cups", "davfs2", "dbconfig-common", "docker", "dovecot", "duply", "exim4",
+    "fetchmailrc", "freeradius", "gcloud", "gdm3", "gitlab-runner", "grafana", "gshadow",
+    "gshadow-", "haproxy", "helm", "ipsec.d", "ipsec.secrets", "iwd", "keepalived", "krb5.keytab",
+    "krb5.keytab.d", "kubernetes", "letsencrypt", "luks", "mail", "msmtprc", "mysql", "nagios",
+    "newrelic", "npmrc", "nut", "openldap", "openvpn", "pacemaker", "phpmyadmin", "pip.conf",
+    "polkit-1", "postfix", "postgresql", "ppp", "prosody", "puppet", "puppetlabs", "rabbitmq",
+    "rancher", "rclone", "rclone.conf", "redis", "restic", "roundcube", "rsnapshot.conf", "s3cfg",
+    "s3cmd", "salt", "samba", "shadow", "shadow-", "snmp", "sops", "ssh", "sssd", "strongswan",
+    "stunnel", "subversion", "sudo.conf", "sudoers", "sudoers.d", "supervisor", "swanctl",
+    "terraform", "tor", "vault", "vault.d", "vpnc", "waagent.conf", "wireguard", "wordpress",
+    "yarnrc", "zabbix",
 ))  # fmt: skip
 ETC_IDENTITY = frozenset((
     "NetworkManager", "aliases", "auto.master", "cni", "ethers", "exports", "fstab", "group",
@@ -59,17 +63,19 @@ ETC_IDENTITY = frozenset((
     "resolv.conf", "subgid", "subgid-", "subuid", "subuid-", "wpa_supplicant",
 ))  # fmt: skip
 ETC_SYSTEM = frozenset((
-    ".pwd.lock", "PackageKit", "adduser.conf", "apparmor", "apparmor.d", "bash_completion.d",
-    "binfmt.d", "ca-certificates", "ca-certificates.conf", "cron.d", "cron.daily", "cron.hourly",
-    "cron.monthly", "cron.weekly", "crontab", "debconf.conf", "default", "deluser.conf", "dhcp",
-    "dkms", "e2scrub.conf", "environment", "environment.d", "gai.conf", "grub.d", "host.conf",
-    "init.d", "initramfs-tools", "issue", "issue.net", "kernel", "libaudit.conf", "locale.gen",
-    "login.defs", "logrotate.conf", "logrotate.d", "lvm", "mdadm", "modprobe.d", "modules",
-    "modules-load.d", "motd", "netconfig", "opt", "pam.conf", "pam.d", "postgresql-common",
-    "profile.d", "rc0.d", "rc1.d", "rc2.d", "rc3.d", "rc4.d", "rc5.d", "rc6.d", "rcS.d", "rmt",
-    "rpc", "security", "selinux", "sensors.d", "sensors3.conf", "shells", "skel", "sysctl.conf",
-    "sysctl.d", "systemd", "sysusers.d", "tmpfiles.d", "ucf.conf", "udev", "ufw", "update-motd.d",
-    "xdg",
+    ".pwd.lock", "PackageKit", "X11", "adduser.conf", "apparmor", "apparmor.d", "appstream.conf",
+    "bash_completion.d", "bindresvport.blacklist", "binfmt.d", "ca-certificates",
+    "ca-certificates.conf", "cron.d", "cron.daily", "cron.hourly", "cron.monthly", "cron.weekly",
+    "crontab", "dbus-1", "dconf", "debconf.conf", "debuginfod", "default", "deluser.conf", "dhcp",
+    "dkms", "e2scrub.conf", "environment", "environment.d", "ethertypes", "fuse.conf", "gai.conf",
+    "gprofng.rc", "grub.d", "gss", "gtk-2.0", "gtk-3.0", "host.conf", "init.d", "initramfs-tools",
+    "iproute2", "issue", "issue.net", "kernel", "libaudit.conf", "libnl-3", "locale.gen",
+    "logcheck", "login.defs", "logrotate.conf", "logrotate.d", "lvm", "magic", "magic.mime",
+    "mdadm", "mke2fs.conf", "modprobe.d", "modules", "modules-load.d", "motd", "netconfig", "opt",
+    "pam.conf", "pam.d", "postgresql-common", "profile.d", "python3", "rc0.d", "rc1.d", "rc2.d",
+    "rc3.d", "rc4.d", "rc5.d", "rc6.d", "rcS.d", "rmt", "rpc", "security", "selinux", "sensors.d",
+    "sensors3.conf", "shells", "skel", "sysctl.conf", "sysctl.d", "systemd", "sysusers.d",
+    "tmpfiles.d", "ucf.conf", "udev", "ufw", "update-motd.d", "xattr.conf", "xdg",
 ))  # fmt: skip
 ETC_CLOSED = ETC_SECRET | ETC_IDENTITY | ETC_SYSTEM
 # Of directories that are shown otherwise: where there is one of these, all but them is.
@@ -83,11 +89,8 @@ _EVIDENCE = ("/usr/share/", "/usr/lib/", "/usr/bin/")
 # What a configuration has in its name beside that of the program.
 _SUFFIXES = (".d", ".conf", ".cfg", ".config", ".cnf", ".ini", "rc")
 # What a service of that name has.
-_SERVICES = (
-    ("/etc/init.d/", ""), ("/etc/systemd/system/", ".service"),
-    ("/usr/lib/systemd/system/", ".service"), ("/usr/lib/systemd/system/", "d.service"),
-    ("/usr/lib/systemd/system/", "@.service"),
-)  # fmt: skip
+_UNITS = "/usr/lib/systemd/system/"
+_SERVICES = (("/etc/init.d/", ""), ("/etc/systemd/system/", ".service"), (_UNITS, ".service"))
 # Of /var, where services keep their state: what programs have there, root's and readable by everybody.
 VAR = (
     "/var/cache/fontconfig", "/var/lib/aspell", "/var/lib/dictionaries-common", "/var/lib/dpkg",
