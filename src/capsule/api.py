@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from capsule.base.descriptors import Descriptors
 from capsule.base.errors import CapsuleError, HostError, PolicyError
 from capsule.files.survey import survey
-from capsule.host.host import is_presumed, presume, probe
+from capsule.host.host import forget, is_presumed, presume, probe
 from capsule.host.ids import in_capsule
 from capsule.launcher.spawn import cannot_start
 from capsule.planner.plan import Plan, Terminal, make_plan
@@ -173,14 +174,20 @@ def start(
 
 
 def _presuming(begin: Callable[[], Process]) -> Process:
-    """Begin a run; once more, if the kernel may be another than its release says, with it asked."""
+    """Begin a run; once more, if the kernel may be another than its release says, with it asked.
+
+    Likewise if what the host had for its programs is gone, as when a package is removed or replaced.
+    """
     try:
         return begin()
     except HostError:
         if not is_presumed():
             raise
+        probe()
+    except OSError as error:
+        if error.errno != errno.ENOENT or not forget(str(error.filename)):
+            raise
     # Nothing has run so far.
-    probe()
     return begin()
 
 

@@ -159,6 +159,26 @@ tell([[os.path.lexists(f"/etc/{name}") for name in names],
     assert in_lab(_ENTRIES, code) == [[True] * 8, [], True]
 
 
+@needs("unshare")
+@pytest.mark.parametrize("runs", [1, 6])
+def test_what_is_removed_while_capsules_run_does_not_end_them(runs: int) -> None:
+    """A package goes, in whole or replaced by another version: what is there by then is shown."""
+    made = f"{_ENTRIES}{_OPT}mkdir -p /var/lib/texmf"
+    code = """
+import shutil
+def shown():
+    return inside("ls -d /etc/thing /etc/thing.d /opt/beside /var/lib/texmf 2>/dev/null").stdout.split()
+seen = [shown() for _ in range(int(sys.argv[2]))][-1:]
+for path in ("/etc/thing", "/opt/beside", "/var/lib/texmf"):
+    shutil.rmtree(path)
+    seen += [shown() for _ in range(int(sys.argv[2]))][:1]
+tell(seen)
+"""
+    every = ["/etc/thing", "/etc/thing.d", "/opt/beside", "/var/lib/texmf"]
+    left = [every, every[1:], [every[1], every[3]], [every[1]]]
+    assert in_lab(made, code, runs) == left
+
+
 @needs("unshare", "real root")
 def test_what_is_not_roots_is_not_shown() -> None:
     """A directory that another user could change is none of an installed program."""

@@ -145,6 +145,16 @@ def is_presumed() -> bool:
     return found is not None and found.presumed
 
 
+def forget(path: str) -> bool:
+    """Look at this host anew if it shows a path unasked, which is gone; return whether it does."""
+    identity = (os.geteuid(), os.getegid())
+    found = _cache.get(identity)
+    if found is None or not (path in found.installed or any(path == at for at, _ in found.etc)):
+        return False
+    del _cache[identity]
+    return True
+
+
 def expected(host: Host) -> steps.Expect:
     """The step that fails where the kernel is another than this."""
     return steps.Expect(
