@@ -10,6 +10,7 @@ import os
 from itertools import islice
 
 from capsule.base.text import above, is_below, listed, printable
+from capsule.host.places import ETC_SYSTEM
 from capsule.launcher import steps as s
 
 from .outcome import says_read_only
@@ -100,7 +101,8 @@ def _named_like(plan: Plan) -> dict[str, str]:
         # pip3 has a pip.conf, apt-get a directory apt.
         names = (program, program.rstrip("0123456789."), program.partition("-")[0])
         for name in filter(None, dict.fromkeys(names)):
-            there = [path.format(name) for path in _KEPT_AT if os.path.lexists(path.format(name))]
+            paths = [path.format(name) for path in _KEPT_AT]
+            there = [path for path in paths if path[5:] not in ETC_SYSTEM and os.path.lexists(path)]
             # State alone is rather that of a service.
             found.update((path, path) for path in there if path[:5] != "/var/" or path != there[0])
     return found
