@@ -227,6 +227,31 @@ def test_the_default_places_can_be_filled_and_no_more() -> None:
     assert ask(_FILL + 'tell(fill("/dev/shm/file"))') == ["ENOSPC", 512 << 20]
 
 
+@pytest.mark.slow
+@needs("overlay")
+@pytest.mark.parametrize("at", ["/tmp", "/tree"])
+def test_an_archive_of_400_000_files_unpacks(at: str) -> None:
+    """Where the size is enough for their pages, all of them and their directories have room."""
+    code = """
+import io, tarfile, threading
+ours, theirs = os.pipe()
+def pack():
+    with os.fdopen(theirs, "wb") as file, tarfile.open(fileobj=file, mode="w|") as archive:
+        for number in range(400_000):
+            entry = tarfile.TarInfo(f"{number // 20}/{number}")
+            entry.size = 1
+            archive.addfile(entry, io.BytesIO(b"x"))
+threading.Thread(target=pack).start()
+pid = os.posix_spawn("/bin/tar", ["tar", "-xf", "-", "-C", given["at"]], {}, file_actions=[
+    (os.POSIX_SPAWN_DUP2, ours, 0), (os.POSIX_SPAWN_CLOSE, theirs)])
+status = os.waitpid(pid, 0)[1]
+tell([status, sum(len(files) for _, _, files in os.walk(given["at"]))])
+"""
+    with shared_directory() as directory:
+        mount = Mount.overlay(directory, at=at, size="2G") if at == "/tree" else Mount.tmpfs(at, "2G")
+        assert ask(code, given={"at": at}, mounts=[mount]) == [0, 400_000]
+
+
 # --- mounts -------------------------------------------------------------------------------------
 
 _MOUNTS = """
