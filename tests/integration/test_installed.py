@@ -182,8 +182,9 @@ tell(seen)
 @needs("unshare", "real root")
 def test_what_is_not_roots_is_not_shown() -> None:
     """A directory that another user could change is none of an installed program."""
-    made = "mkdir /usr/share/thing thing; echo a >thing/a; chown 1000 thing"
-    assert in_lab(made, 'tell(inside("ls /etc/thing").returncode)') == 2
+    for change in ("chown 1000 thing", "chown :1000 thing; chmod g+w thing"):
+        made = f"mkdir /usr/share/thing thing; echo a >thing/a; {change}"
+        assert in_lab(made, 'tell(inside("ls /etc/thing").returncode)') == 2
     made = "mkdir /usr/share/thing thing; echo a >thing/a"
     assert in_lab(made, 'tell(inside("ls /etc/thing").returncode)') == 0
 

@@ -12,7 +12,7 @@ from capsule.confine.landlock import RELEASES
 from capsule.launcher import spawn, steps
 
 from .ids import Range, has_initial_ids, helper, subordinate
-from .places import PROC_MASKED, PROC_READ_ONLY, SYSCTLS, SYSTEM, installed, of_etc, present
+from .places import PROC_MASKED, PROC_READ_ONLY, SYSCTLS, installed, of_etc, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _facts(uid: int, gid: int) -> dict[str, Any]:
         # Unsure, root is taken for the host's: its capsules then act as nobody.
         "initial_ids": initial,
         "mount_admin": uid == 0 and initial and _has_capability(CAP_SYS_ADMIN),
-        "system": present(SYSTEM),
+        "system": system(),
         "etc": etc,
         "etc_files": etc_files,
         "installed": installed(),

@@ -12,7 +12,7 @@ from capsule.base.text import is_below
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 # The programs of the host. On most systems all but the first are links into it.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
@@ -33,7 +33,7 @@ ETC = frozenset((
     "csh.login", "debian_version", "fonts", "gitconfig", "inputrc", "java", "ld.so.cache",
     "ld.so.conf", "ld.so.conf.d", "locale.alias", "locale.conf", "localtime", "lsb-release",
     "mailcap", "mime.types", "odbcinst.ini", "os-release", "papersize", "pki", "profile",
-    "protocols", "pulse", "redhat-release", "services", "ssl", "system-release", "terminfo",
+    "protocols", "pulse", "redhat-release", "services", "ssl", "system-release",
     "timezone", "zshenv",
 ))  # fmt: skip
 # Run-time systems that keep a part of themselves there, under a name with a version.
@@ -68,24 +68,23 @@ ETC_SYSTEM = frozenset((
     "ca-certificates.conf", "cron.d", "cron.daily", "cron.hourly", "cron.monthly", "cron.weekly",
     "crontab", "dbus-1", "dconf", "debconf.conf", "debuginfod", "default", "deluser.conf", "dhcp",
     "dkms", "e2scrub.conf", "environment", "environment.d", "ethertypes", "fuse.conf", "gai.conf",
-    "gprofng.rc", "grub.d", "gss", "gtk-2.0", "gtk-3.0", "host.conf", "init.d", "initramfs-tools",
-    "iproute2", "issue", "issue.net", "kernel", "libaudit.conf", "libnl-3", "locale.gen",
-    "logcheck", "login.defs", "logrotate.conf", "logrotate.d", "lvm", "magic", "magic.mime",
-    "mdadm", "mke2fs.conf", "modprobe.d", "modules", "modules-load.d", "motd", "netconfig", "opt",
-    "pam.conf", "pam.d", "postgresql-common", "profile.d", "python3", "rc0.d", "rc1.d", "rc2.d",
-    "rc3.d", "rc4.d", "rc5.d", "rc6.d", "rcS.d", "rmt", "rpc", "security", "selinux", "sensors.d",
-    "sensors3.conf", "shells", "skel", "sysctl.conf", "sysctl.d", "systemd", "sysusers.d",
-    "tmpfiles.d", "ucf.conf", "udev", "ufw", "update-motd.d", "xattr.conf", "xdg",
+    "gdb", "glvnd", "gprofng.rc", "grub.d", "gss", "gtk-2.0", "gtk-3.0", "host.conf", "init.d",
+    "initramfs-tools", "iproute2", "issue", "issue.net", "kernel", "libaudit.conf", "libnl-3",
+    "locale.gen", "logcheck", "login.defs", "logrotate.conf", "logrotate.d", "lvm", "magic",
+    "magic.mime", "mdadm", "mke2fs.conf", "modprobe.d", "modules", "modules-load.d", "motd",
+    "netconfig", "opt", "pam.conf", "pam.d", "postgresql-common", "profile.d", "python3",
+    "python3.10", "python3.11", "python3.12", "python3.13", "python3.14", "python3.9", "rc0.d",
+    "rc1.d", "rc2.d", "rc3.d", "rc4.d", "rc5.d", "rc6.d", "rcS.d", "rmt", "rpc", "security",
+    "selinux", "sensors.d", "sensors3.conf", "shells", "skel", "sysctl.conf", "sysctl.d", "systemd",
+    "sysusers.d", "terminfo", "tmpfiles.d", "ucf.conf", "udev", "ufw", "update-motd.d",
+    "xattr.conf", "xdg",
 ))  # fmt: skip
 ETC_CLOSED = ETC_SECRET | ETC_IDENTITY | ETC_SYSTEM
-# Of directories that are shown otherwise: where there is one of these, all but them is.
+# Of directories that are shown: where the caller may open one of these, all else in them is instead.
 ETC_PARTS = {
-    "maven": ("settings-security.xml", "settings.xml"),
     "pki": ("consumer", "entitlement", "private", "tls/private"),
     "ssl": ("private",),
 }
-# Where a program of that name, or data of one, lies.
-_EVIDENCE = ("/usr/share/", "/usr/lib/", "/usr/bin/")
 # What a configuration has in its name beside that of the program.
 _SUFFIXES = (".d", ".conf", ".cfg", ".config", ".cnf", ".ini", "rc")
 # What a service of that name has.
@@ -186,40 +185,25 @@ def may_show(path: str, homes: list[str]) -> bool:
 COPIED_SIZE = 32 << 10
 # stat(2): the kind of a file, of it a directory and a regular file; who may read, and change.
 _KIND, _DIRECTORY, _REGULAR = 0o170000, 0o040000, 0o100000
-_READ, _ENTER, _CHANGE = 0o004, 0o001, 0o002
+_READ, _ENTER, _CHANGE, _GROUP_CHANGES = 0o004, 0o001, 0o002, 0o020
 # Where links to programs of /opt are; to look through /usr/bin would take as long as all else.
 _LINKS = ("/usr/local/bin", "/usr/local/sbin")
 
 
-def present(paths: Iterable[str]) -> tuple[tuple[str, str | None], ...]:
-    """Each path that is there, with its target if it is a link that stays within the system."""
-    found: list[tuple[str, str | None]] = []
-    for path in paths:
-        try:
-            target = os.readlink(path)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            found.append((path, None))
-            continue
-        inside = os.path.normpath(os.path.join(os.path.dirname(path), target))
-        if not os.path.exists(path):
-            continue
-        found.append((path, target if inside.startswith(("/usr/", "/etc/alternatives/")) else None))
-    return tuple(found)
+def system() -> tuple[tuple[str, str | None], ...]:
+    """Each of SYSTEM that is there, with its target if it is a link into /usr."""
+    return tuple((path, _into_usr(path)) for path in SYSTEM if os.access(path, os.F_OK))
 
 
 def of_etc() -> tuple[tuple[tuple[str, str | None], ...], tuple[tuple[str, str], ...]]:
     """(What is linked or mounted, what is copied) of /etc."""
     shown: list[tuple[str, str | None]] = []
     copied: list[tuple[str, str]] = []
-    for entry in sorted(_of_etc(), key=lambda entry: entry.path):
-        path = entry.path
+    for path, entry in sorted((entry.path, entry) for entry in _of_etc()):
         if entry.is_dir(follow_symlinks=False):
             shown.append((path, None))
-        # What a link leads to in /etc need not be shown itself.
-        elif entry.is_symlink() and is_below(real_path(path), "/usr"):
-            shown.append((path, os.readlink(path)))
+        elif entry.is_symlink() and (target := _into_usr(path)):
+            shown.append((path, target))
         elif (content := _small_text(path)) is not None:
             copied.append((path, content))
         elif os.access(path, os.F_OK):
@@ -227,19 +211,36 @@ def of_etc() -> tuple[tuple[tuple[str, str | None], ...], tuple[tuple[str, str],
     return tuple(shown), tuple(copied)
 
 
+def _into_usr(link: str) -> str | None:
+    """The target of a link, if that is in /usr: what it leads to elsewhere need not be shown itself."""
+    target = _target(link)
+    leads_to = os.path.normpath(os.path.join(os.path.dirname(link), target)) if target else ""
+    return target if leads_to.startswith("/usr/") and os.access(link, os.F_OK) else None
+
+
+def _target(link: str) -> str:
+    """What a link says; "" if it is none, or none any more."""
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
+
+
 def _of_etc() -> Iterator[os.DirEntry[str]]:
     """Yield what is shown of /etc."""
     for item in _entries("/etc"):
         name = item.name
-        if name not in ETC_CLOSED and (
-            name in ETC or name.startswith(ETC_PREFIXES) or _is_for_programs(name)
-        ):
-            yield from _without(item, ETC_PARTS.get(name, ()))
+        if name in ETC_CLOSED:
+            continue
+        if name in ETC_PARTS:
+            yield from _without(item, ETC_PARTS[name])
+        elif name in ETC or name.startswith(ETC_PREFIXES) or _is_for_programs(name):
+            yield item
 
 
 def _without(item: os.DirEntry[str], closed: Sequence[str]) -> Iterator[os.DirEntry[str]]:
     """Yield an entry, or those in it instead if closed ones are among them."""
-    if not any(os.access(f"{item.path}/{path}", os.F_OK) for path in closed):
+    if not any(_is_open(f"{item.path}/{path}") for path in closed):
         yield item
         return
     for inner in _entries(item.path):
@@ -248,6 +249,10 @@ def _without(item: os.DirEntry[str], closed: Sequence[str]) -> Iterator[os.DirEn
             yield from _without(
                 inner, [path[len(below) :] for path in closed if path.startswith(below)]
             )
+
+
+def _is_open(path: str) -> bool:
+    return os.access(path, os.R_OK) or os.access(path, os.X_OK)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
@@ -263,14 +268,25 @@ def _is_for_programs(name: str) -> bool:
 
     Not of a service: what that reads is the machine's, and may hold what lets it log in elsewhere.
     """
-    suffix = next(filter(name.endswith, _SUFFIXES), "")
-    program = name[: len(name) - len(suffix)]
-    names = (name, program) if suffix else (name,)
-    if not any(os.access(place + one, os.F_OK) for one in names for place in _EVIDENCE):
+    program = name
+    if name.endswith(_SUFFIXES):
+        suffix = next(filter(name.endswith, _SUFFIXES))
+        program = name[: len(name) - len(suffix)] or name
+    if not _has_evidence(program) and (program == name or not _has_evidence(name)):
         return False
     if not _is_roots_own(f"/etc/{name}"):
         return False
     return not any(os.access(f"{before}{program}{after}", os.F_OK) for before, after in _SERVICES)
+
+
+def _has_evidence(name: str) -> bool:
+    """Return whether there is a program of that name, or data of one."""
+    is_there, anything = os.access, os.F_OK
+    return (
+        is_there(f"/usr/share/{name}", anything)
+        or is_there(f"/usr/lib/{name}", anything)
+        or is_there(f"/usr/bin/{name}", anything)
+    )
 
 
 def _is_roots_own(path: str) -> bool:
@@ -293,6 +309,8 @@ def is_roots(path: str) -> bool:
     needed = {_DIRECTORY: _READ | _ENTER, _REGULAR: _READ}.get(found.st_mode & _KIND)
     if needed is None or found.st_uid != 0 or found.st_mode & _CHANGE:
         return False
+    if found.st_mode & _GROUP_CHANGES and found.st_gid != 0:
+        return False
     return found.st_mode & needed == needed
 
 
@@ -308,15 +326,19 @@ def _small_text(path: str) -> str | None:
 def installed() -> tuple[str, ...]:
     """Find what else of the host programs need, each to be shown at its own path."""
     topology = filter(os.path.isdir, TOPOLOGY)
-    return (*filter(is_roots, VAR), *_of_opt(), *topology)
+    there = [path for path in VAR if os.access(path, os.F_OK)]
+    return (*filter(is_roots, there), *_of_opt(), *topology)
 
 
 def _of_opt() -> tuple[str, ...]:
     """The directories of /opt that root's links from the system's programs lead into."""
     found: dict[str, None] = {}
-    for link in (item for folder in _LINKS if _entries("/opt") for item in _entries(folder)):
-        if link.is_symlink() and (top := made_of_opt(real_path(link.path))):
-            found[top] = None
+    folders = _LINKS if _entries("/opt") else ()
+    for link in (item for folder in folders for item in _entries(folder)):
+        target = _target(link.path) if link.is_symlink() else ""
+        if "/opt/" in target or "/alternatives/" in target:
+            found[made_of_opt(real_path(link.path))] = None
+    found.pop("", None)
     return tuple(path for path in found if not any(is_below(path, o) for o in found if o != path))
 
 
