@@ -219,7 +219,7 @@ def _into_usr(link: str) -> str | None:
 
 
 def _target(link: str) -> str:
-    """What a link says; "" if it is none, or none any more."""
+    """Read a link; "" if it is none, or none any more."""
     try:
         return os.readlink(link)
     except OSError:
