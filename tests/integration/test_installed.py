@@ -367,6 +367,10 @@ tell([found, path and open(path).read()])
     assert ask(code, given=names, network=Network.HOST, cwd="/") == [wanted, "certificates\n"]
     assert ask(code, given=names, cwd="/") == [{}, None]
     assert ask(code, given=names, network=Network.HOST, cwd="/", env={"PATH": "/bin"}) == [{}, None]
+    # In a view that is not the host's there would be no such file.
+    plan = capsule.plan(["true"], network=Network.HOST, cwd="/", system=capsule.System.NEEDED)
+    passed = str(plan.steps[-1])
+    assert ("http_proxy" in passed, "SSL_CERT_FILE" in passed) == (True, False)
 
 
 def test_certificates_that_are_a_home_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

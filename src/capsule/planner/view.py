@@ -230,7 +230,7 @@ def _place_private(places: Places, policy: Policy, command: Command, ids: Ids) -
         places[command.home_elsewhere] = s.Symlink(command.home, command.home_elsewhere)
     # In the root's own tmpfs: each device is a mount of its own, and only they are not nodev.
     places["/dev"] = s.Directory("/dev", 0o755)
-    shared = min(SHM_SIZE, policy.limits.memory or SHM_SIZE)
+    shared = min(SHM_SIZE, max(policy.limits.memory or SHM_SIZE, 4 * KIB))
     places["/dev/shm"] = _tmpfs("/dev/shm", shared, 0o1777, ids)
     places["/dev/pts"] = s.Devpts("/dev/pts")
     for path, major, minor in DEVICES:

@@ -291,7 +291,7 @@ def _environment(policy: Policy, home: str, user: str) -> dict[str, str]:
         if policy.network is Network.HOST:
             from .network import variables
 
-            env |= variables(host)
+            env |= variables(policy, host)
     if policy.env is None:
         env.setdefault("PATH", DEFAULT_PATH)
     for name, value in policy.extra_env:

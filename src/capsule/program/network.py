@@ -26,9 +26,13 @@ CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 HOSTS, HOSTS_SIZE = "/etc/hosts", 1 << 20
 
 
-def variables(host: Mapping[str, str]) -> dict[str, str]:
-    """Those of the host's variables that say how to reach the network, and whom to trust there."""
-    return {name: host[name] for name in host if name.lower() in PROXIES or name in CERTIFICATES}
+def variables(policy: Policy, host: Mapping[str, str]) -> dict[str, str]:
+    """Those of the host's variables that say how to reach the network, and whom to trust there.
+
+    What the latter name is there where the view is the host's.
+    """
+    named = CERTIFICATES if policy.root is None and policy.system is System.ALL else ()
+    return {name: host[name] for name in host if name.lower() in PROXIES or name in named}
 
 
 def certificates(policy: Policy, env: Mapping[str, str], homes: list[str]) -> Iterator[Shown]:
