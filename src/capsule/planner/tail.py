@@ -37,7 +37,7 @@ _NAMESPACES = tuple(
     f"user/max_{kind}_namespaces"
     for kind in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 )
-# Where nobody in a user namespace is root, its settings of the network are nobody's before (EACCES).
+# Where no uid or no gid 0 is in a user namespace, its settings of the network are nobody's before: EACCES.
 SETS_NETWORK = (6, 11)
 # Of its own network namespace, where nobody else has ports or gets echoes; ip(7), icmp(7).
 _PORTS, _PINGS = "net/ipv4/ip_unprivileged_port_start", "net/ipv4/ping_group_range"
@@ -109,7 +109,7 @@ def _sysctls(policy: Policy, host: Host, ids: Ids) -> Iterator[s.Step]:
     if version(host.kernel) >= SETS_IPC and ids.set_up[0] == 0:
         for name in filter(_IPC.__contains__, host.sysctls):
             yield s.Sysctl(name, _IPC[name] or str(_SHARED // host.page_size))
-    has_root = ids.set_up[0] == 0 or version(host.kernel) >= SETS_NETWORK
+    has_root = ids.set_up == (0, 0) or version(host.kernel) >= SETS_NETWORK
     if policy.network is Network.NONE and has_root:
         gid = ids.command[1]
         own = {_PORTS: "0", _PINGS: f"{gid} {gid}"}
