@@ -37,7 +37,7 @@ _NAMESPACES = tuple(
     f"user/max_{kind}_namespaces"
     for kind in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 )
-# Where no uid or no gid 0 is in a user namespace, its settings of the network are nobody's before: EACCES.
+# Before, where a user namespace has no uid 0 or no gid 0, its settings of the network are EACCES.
 SETS_NETWORK = (6, 11)
 # Of its own network namespace, where nobody else has ports or gets echoes; ip(7), icmp(7).
 _PORTS, _PINGS = "net/ipv4/ip_unprivileged_port_start", "net/ipv4/ping_group_range"
