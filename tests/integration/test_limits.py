@@ -132,7 +132,7 @@ def test_capsules_do_not_count_each_other() -> None:
 
 
 # The second makes orphans without end: init has one more to take whenever it has taken one.
-BOMBS = {"forks": [*PROBE, BOMB], "orphans": ["sh", "-c", "b() { b | b & }; b; sleep 60"]}
+BOMBS = {"forks": [*PROBE, BOMB], "orphans": ["sh", "-c", "b() { b | b & }; b; exec sleep 60"]}
 
 
 @needs("counted processes")
