@@ -117,6 +117,11 @@ SYSCTLS = (
 )  # fmt: skip
 
 
+def is_of_system(path: str) -> bool:
+    """Return whether a path is in one of the directories of the host's programs."""
+    return any(is_below(path, place) for place in SYSTEM)
+
+
 # --- homes --------------------------------------------------------------------------------------
 
 

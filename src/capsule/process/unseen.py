@@ -114,16 +114,16 @@ def _programs(words: tuple[str, ...]) -> Iterator[str]:
         yield os.path.basename(program)
         real = os.path.realpath(next((f"{top}/{program}" for top in _of_system(program)), program))
         yield from (real[len(top) :].split("/")[0] for top in _PACKAGES if real.startswith(top))
-    for word in words[1:]:
-        if " " in word or "\n" in word:
-            yield from filter(_of_system, word.translate(_BETWEEN).split()[:WORDS])
+    scripts = (word for word in words[1:] if " " in word or "\n" in word)
+    for script in scripts:
+        yield from filter(_of_system, dict.fromkeys(script.translate(_BETWEEN).split()[:WORDS]))
 
 
 def _of_system(program: str) -> list[str]:
     """The directories of the system that have a program of this name."""
     if "/" in program or program in ("", ".", ".."):
         return []
-    return [top for top in _FOLDERS if os.path.exists(f"{top}/{program}")]
+    return [top for top in _FOLDERS if os.access(f"{top}/{program}", os.F_OK)]
 
 
 def _not_shown(missing: dict[str, str]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from capsule.base.values import Value
 from capsule.confine.seccomp.filters import read_document
 from capsule.files.found import Shown
 from capsule.host.ids import NOBODY, own_names
-from capsule.host.places import ROOT_OWN, SYSTEM, home_inside, known_homes, may_show, real_path
+from capsule.host.places import ROOT_OWN, home_inside, is_of_system, known_homes, may_show, real_path
 from capsule.policy.mounts import MountKind
 from capsule.policy.policy import IdMap, Network, System
 
@@ -359,21 +359,17 @@ def _needs(
     """
     others = _unusual(search)
     trusted = {*search.split(":"), os.path.dirname(steps[0])}
-    hopped = [hop for program in steps for hop in hops(program) if not _is_of_system(hop)]
+    hopped = [hop for program in steps for hop in hops(program) if not is_of_system(hop)]
     if others or hopped:
         from .toolchains import Around  # most programs are the system's
 
         around = Around(homes, host_root=host_root)
         for hop in hopped:
             yield from around.program(hop, whole=os.path.dirname(hop) in trusted)
-            if is_below(steps[0], "/opt") or _is_of_system(steps[0]):
+            if is_below(steps[0], "/opt") or is_of_system(steps[0]):
                 yield from around.opt(hop)
         for path in others:
             yield from around.on_path(path)
-
-
-def _is_of_system(path: str) -> bool:
-    return any(is_below(path, place) for place in SYSTEM)
 
 
 _unusual_of: tuple[str, list[str]] = ("", [])
@@ -394,4 +390,4 @@ def _is_usual(folder: str) -> bool:
     What snapd has there starts nothing without it, and to look at a drive of Windows is slow.
     """
     is_drive = folder.startswith("/mnt/") and folder[6:7] in ("/", "")
-    return not folder.startswith("/") or _is_of_system(folder) or folder in _SNAPS or is_drive
+    return not folder.startswith("/") or is_of_system(folder) or folder in _SNAPS or is_drive

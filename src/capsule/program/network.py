@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 
 from capsule.base.descriptors import read_file
-from capsule.base.text import is_below
-from capsule.host.places import SYSTEM
+from capsule.host.places import is_of_system
 from capsule.policy.policy import IdMap, System
 
 from .toolchains import Around
@@ -31,19 +30,23 @@ def variables(policy: Policy, host: Mapping[str, str]) -> dict[str, str]:
 
     What the latter name is there where the view is the host's.
     """
-    named = CERTIFICATES if policy.root is None and policy.system is System.ALL else ()
+    named = CERTIFICATES if _has_hosts_view(policy) else ()
     return {name: host[name] for name in host if name.lower() in PROXIES or name in named}
 
 
 def certificates(policy: Policy, env: Mapping[str, str], homes: list[str]) -> Iterator[Shown]:
     """Yield what variables name that say whom to trust, where the view is the host's."""
-    if policy.system is not System.ALL:
+    if not _has_hosts_view(policy):
         return
     around = Around(homes, host_root=policy.id_map is IdMap.HOST_ROOT)
     for name in CERTIFICATES:
         path = os.path.normpath(env.get(name, ""))
-        if path.startswith("/") and not any(is_below(path, place) for place in SYSTEM):
+        if path.startswith("/") and not is_of_system(path):
             yield from around.named(path, f"{name} names it")
+
+
+def _has_hosts_view(policy: Policy) -> bool:
+    return policy.root is None and policy.system is System.ALL
 
 
 def hosts_file() -> str:

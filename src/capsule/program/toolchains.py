@@ -13,7 +13,7 @@ from capsule.base.errors import PolicyError
 from capsule.base.text import is_below
 from capsule.files.found import Shown
 from capsule.files.lookup import follow, trusts_root
-from capsule.host.places import SYSTEM, made_of_opt, may_show, real_path
+from capsule.host.places import SYSTEM, is_of_system, made_of_opt, may_show, real_path
 
 from .managers import STORES, VENVS, is_managed, managers_of, parts
 from .scripts import ITSELF, hops, is_executable
@@ -151,7 +151,7 @@ class Around:
         """
         for folder in _venv_homes(f"{prefix}/pyvenv.cfg"):
             base = os.path.dirname(folder)
-            if base == prefix or any(is_below(base, place) for place in SYSTEM):
+            if base == prefix or is_of_system(base):
                 continue
             if is_executable(f"{folder}/python3") and may_show(base, self._homes):
                 made_of = (folder, f"{base}/lib", f"{base}/lib64")
