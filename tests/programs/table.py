@@ -179,7 +179,7 @@ PROGRAMS = {
     "ping": Program("iputils-ping", "ping -c 1 127.0.0.1", "1 received"),
     "vim": Program("vim", "vim -es -u NONE -c 'put =1+1' -c '%p' -c 'qa!'", "2"),
     "emacs": Program("emacs-nox", "emacs --batch --eval '(princ emacs-version)'", "[0-9]"),
-    "lp": Program("cups-client", "lpstat -H; lp --help 2>&1 | head -1", "Usage|lp"),
+    "lp": Program("cups-client", "lpstat -H; lp --help 2>&1 | head -1", "Usage: lp"),
     "fonts": Program(
         "fontconfig fonts-dejavu", "fc-match monospace; fc-list | wc -l", "DejaVu"
     ),
@@ -212,7 +212,7 @@ PROGRAMS = {
     "sox": Program("sox", "sox -n /tmp/a.wav synth 0.1 sine 440 && soxi /tmp/a.wav", "Channels"),
     "lynx": Program("lynx", f"{_PAGE} && lynx -dump /tmp/p.html", "there"),
     "w3m": Program("w3m", f"{_PAGE} && w3m -dump /tmp/p.html", "there"),
-    "wget": Program("wget", "wget --version; wget -qO- http://127.0.0.1:9 || echo none", "none"),
+    "wget": Program("wget", "wget --version; wget -qO- http://127.0.0.1:9 || echo none", "GNU Wget.*none"),
     "openssl": Program("openssl", "openssl req -new -x509 -nodes -newkey rsa:2048 -subj /CN=a -keyout /tmp/k", "BEGIN"),
     "gpg": Program("gnupg", "gpg --batch --version; gpg --batch -k", "gpg"),
     "ssh": Program("openssh-client", "ssh-keygen -q -t ed25519 -N '' -f /tmp/k && ssh -G there", "hostname there"),
@@ -294,6 +294,8 @@ def main() -> int:
     parser.add_argument("-v", "--verbose", action="store_true", help="show what a failure said")
     parser.add_argument("name", nargs="*")
     given = parser.parse_args()
+    if unknown := set(given.name) - PROGRAMS.keys():
+        parser.error(f"no such row: {' '.join(sorted(unknown))}")
     if given.set_up:
         print(SET_UP, end="")
         return 0

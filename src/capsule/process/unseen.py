@@ -49,6 +49,7 @@ _KEPT_AT = (
     "/opt/{}",
     "/var/lib/{}",
 )
+_NEEDLESS = {f"/etc/{name}" for name in ETC_SYSTEM}
 _FOLDERS = ("/usr/local/bin", "/usr/bin", "/usr/sbin")
 # In which a package has a directory of its name.
 _PACKAGES = ("/usr/share/", "/usr/lib/")
@@ -102,9 +103,10 @@ def _named_like(plan: Plan) -> dict[str, str]:
         names = (program, program.rstrip("0123456789."), program.partition("-")[0])
         for name in filter(None, dict.fromkeys(names)):
             paths = [path.format(name) for path in _KEPT_AT]
-            there = [path for path in paths if path[5:] not in ETC_SYSTEM and os.path.lexists(path)]
+            there = [path for path in paths if path not in _NEEDLESS and os.path.lexists(path)]
             # State alone is rather that of a service.
-            found.update((path, path) for path in there if path[:5] != "/var/" or path != there[0])
+            if there != [f"/var/lib/{name}"]:
+                found.update((path, path) for path in there)
     return found
 
 
