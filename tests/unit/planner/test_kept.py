@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from capsule.files.found import Shown, Survey
+from capsule.host.delegation import DELEGATED, Delegation
 from capsule.launcher import steps as s
 from capsule.planner import kept
 from capsule.planner.plan import make_plan
@@ -22,11 +23,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     "gid": {"gid": 8},
     "limits": {"limits": Limits(timeout=3)},
     "ulimits": {"limits": Limits(ulimits=("core=0",))},
+    "memory": {"limits": Limits(memory="8M")},
     "seccomp": {"seccomp": "strict"},
     "pretend_chown": {"pretend_chown": True},
     "landlock": {"landlock": "off"},
     "tcp_connect": {"network": Network.HOST, "tcp_connect": (80,)},
 }
+
+CGROUP = Delegation("/sys/fs/cgroup/own", ("memory", "pids", "cpu"), DELEGATED)
 
 
 def forget() -> None:
@@ -53,7 +57,7 @@ def test_other_words_change_the_last_step_alone(name: str) -> None:
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_field_counts(name: str) -> None:
     """A policy that differs in one field from the last one is planned as if it were the first."""
-    changed, host = Policy(**CHANGES[name]), HOST.replace(landlock_abi=6)
+    changed, host = Policy(**CHANGES[name]), HOST.replace(landlock_abi=6, cgroup=CGROUP)
     forget()
     expected = make_plan(changed, host, COMMAND, Survey())
     plain = make_plan(Policy(), host, COMMAND, Survey())
@@ -72,6 +76,7 @@ FOUND: dict[str, dict[str, Any]] = {
     "cwd": {"cwd": "/tmp"},
     "working_directory": {"working_directory": None},
     "left_out": {"left_out": "/home/ada"},
+    "hosts": {"hosts": "10.0.0.1 build\n"},
     "shown": {"shown": (Shown("/opt/x", "its toolchain", "/opt/x-1"),)},
 }
 
