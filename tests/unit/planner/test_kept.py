@@ -23,7 +23,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "gid": {"gid": 8},
     "limits": {"limits": Limits(timeout=3)},
     "ulimits": {"limits": Limits(ulimits=("core=0",))},
-    "memory": {"limits": Limits(memory="8M")},
     "seccomp": {"seccomp": "strict"},
     "pretend_chown": {"pretend_chown": True},
     "landlock": {"landlock": "off"},
@@ -57,7 +56,7 @@ def test_other_words_change_the_last_step_alone(name: str) -> None:
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_field_counts(name: str) -> None:
     """A policy that differs in one field from the last one is planned as if it were the first."""
-    changed, host = Policy(**CHANGES[name]), HOST.replace(landlock_abi=6, cgroup=CGROUP)
+    changed, host = Policy(**CHANGES[name]), HOST.replace(landlock_abi=6)
     forget()
     expected = make_plan(changed, host, COMMAND, Survey())
     plain = make_plan(Policy(), host, COMMAND, Survey())
@@ -65,6 +64,17 @@ def test_a_changed_field_counts(name: str) -> None:
     assert found == expected
     assert found.encode() == s.encode(expected.steps)
     assert found.steps != plain.steps
+
+
+def test_another_limit_of_memory_counts() -> None:
+    """/dev/shm is no larger, and nothing else of the view tells."""
+    host = HOST.replace(cgroup=CGROUP)
+    less, more = (Policy(limits=Limits(memory=size)) for size in ("8M", "16M"))
+    forget()
+    expected = make_plan(less, host, COMMAND, Survey())
+    before = make_plan(more, host, COMMAND, Survey())
+    assert make_plan(less, host, COMMAND, Survey()) == expected
+    assert expected.steps != before.steps
 
 
 # Of what was found out about the command, what the view depends on.
