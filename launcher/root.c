@@ -14,6 +14,7 @@
 static struct {
 	char path[4096];
 	int fd;
+	bool is_ours; /* it was looked at, and is */
 } last_parent = {.fd = -1};
 
 int open_in_root(const char *path, uint64_t flags)
@@ -37,7 +38,7 @@ int open_in_root(const char *path, uint64_t flags)
 	return fd;
 }
 
-static int parent_of(char *path, const char **name);
+static int parent_of_new(const char *path, const char **name);
 
 /* The directory at PATH, made with MODE if it is missing. PATH is written to and restored. */
 static int open_directory(char *path, mode_t mode)
@@ -48,8 +49,8 @@ static int open_directory(char *path, mode_t mode)
 
 	if (fd >= 0 || errno != ENOENT)
 		return fd;
-	parent = parent_of(path, &name);
-	if (parent < 0 || check_ours(parent) < 0 || mkdirat(parent, name, mode) < 0)
+	parent = parent_of_new(path, &name);
+	if (parent < 0 || mkdirat(parent, name, mode) < 0)
 		return -1;
 	return openat(parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 }
@@ -83,6 +84,7 @@ static int parent_of(char *path, const char **name)
 			forget_parent("");
 			join(last_parent.path, sizeof last_parent.path, path, NULL);
 			last_parent.fd = fd;
+			last_parent.is_ours = false;
 		}
 	} else {
 		fd = last_parent.fd;
@@ -96,7 +98,10 @@ static int parent_of_new(const char *path, const char **name)
 {
 	int parent = parent_of((char *)path, name);
 
-	return parent < 0 || check_ours(parent) < 0 ? -1 : parent;
+	if (parent < 0 || (!last_parent.is_ours && check_ours(parent) < 0))
+		return -1;
+	last_parent.is_ours = true;
+	return parent;
 }
 
 /* A new file at PATH, open for writing. */
@@ -127,15 +132,38 @@ static int move_to(int mounted, int place)
 			    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 
+/* What most are, and quicker than to look first. The name is ours then: no link, which would not be
+ * followed either. */
+static int attach_at_new_place(int mounted, const char *path, bool directory)
+{
+	const char *name;
+	int parent = parent_of_new(path, &name);
+
+	if (parent < 0)
+		return -1;
+	if ((directory ? mkdirat(parent, name, 0755)
+		       : (int)syscall(__NR_mknodat, parent, name, 0100644, 0)) < 0)
+		return -1;
+	return (int)syscall(__NR_move_mount, mounted, "", parent, name, MOVE_MOUNT_F_EMPTY_PATH);
+}
+
+static int attach_at_place(int mounted, const char *path, bool directory)
+{
+	cleanup_fd int place = open_place(path, directory);
+
+	return place < 0 ? -1 : move_to(mounted, place);
+}
+
 int attach(int mounted, const char *path)
 {
-	cleanup_fd int place = -1;
 	struct stat file;
+	bool directory;
 
 	if (mounted < 0 || fstat(mounted, &file) < 0)
 		return -1;
-	place = open_place(path, is_directory(&file));
-	if (place < 0 || move_to(mounted, place) < 0)
+	directory = is_directory(&file);
+	if (attach_at_new_place(mounted, path, directory) < 0 &&
+	    attach_at_place(mounted, path, directory) < 0)
 		return -1;
 	forget_parent(path);
 	return 0;

@@ -39,30 +39,37 @@ int memcmp(const void *one, const void *other, size_t size)
 	return 0;
 }
 
-/* Whether one of the eight bytes is zero: only then does taking 1 off borrow from above its highest bit. */
-static bool has_zero(uint64_t bytes)
+typedef uint64_t __attribute__((may_alias)) eight;
+enum { LINE = 4 * sizeof(eight) };
+
+/* Not zero where one of the bytes is: only then does taking 1 off borrow from above its highest bit. */
+static uint64_t zeros(uint64_t bytes)
 {
-	return ((bytes - 0x0101010101010101) & ~bytes & 0x8080808080808080) != 0;
+	return (bytes - 0x0101010101010101) & ~bytes & 0x8080808080808080;
 }
 
-/* Eight bytes at a time, for plans are long. An aligned eight do not reach into another page. */
+static bool has(const eight line[4], uint64_t pattern)
+{
+	return (zeros(line[0] ^ pattern) | zeros(line[1] ^ pattern) | zeros(line[2] ^ pattern) |
+		zeros(line[3] ^ pattern)) != 0;
+}
+
+/* By lines where it can, for plans are long. One that is aligned does not reach into another page. */
 void *memchr(const void *memory, int byte, size_t size)
 {
-	typedef uint64_t __attribute__((may_alias)) eight;
 	const unsigned char *at = memory, wanted = (unsigned char)byte;
-	uint64_t pattern = wanted * 0x0101010101010101u;
-	size_t i = 0;
+	const uint64_t pattern = wanted * 0x0101010101010101u;
 
-	while (i < size) {
-		if ((uintptr_t)(at + i) % sizeof pattern == 0 && size - i >= sizeof pattern &&
-		    !has_zero(*(const eight *)(const void *)(at + i) ^ pattern))
-			i += sizeof pattern;
-		else if (at[i] == wanted)
-			return (void *)(uintptr_t)&at[i];
-		else
-			i++;
+	while (size > 0 && *at != wanted) {
+		at++;
+		size--;
+		while ((uintptr_t)at % LINE == 0 && size >= LINE &&
+		       !has((const void *)at, pattern)) {
+			at += LINE;
+			size -= LINE;
+		}
 	}
-	return NULL;
+	return size > 0 ? (void *)(uintptr_t)at : NULL;
 }
 
 size_t strlen(const char *text)

@@ -74,13 +74,19 @@ class LauncherBuildHook(BuildHookInterface[BuilderConfig]):
 def make_bundle(root: Path) -> bytes:
     """Compile what a run imports into one file, for this very Python; base/bundle.py reads it."""
     tag = f"{sys.implementation.cache_tag} {sys.version} {sys.flags.optimize}"
-    modules = {}
-    for name in (root / "packaging" / "bundled").read_text(encoding="ascii").split():
-        path = root / "src" / Path(*name.split("."))
-        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        below, source = str(path.relative_to(root / "src" / "capsule")), path.read_bytes()
-        modules[name] = (below, len(source), compile(source, below, "exec", dont_inherit=True))
-    return tag.encode() + b"\0" + marshal.dumps(modules)
+    modules: dict[str, tuple[str, int, int]] = {}
+    groups = b""
+    # What is imported at once stands together: of the rest nothing is unmarshalled until it is needed.
+    for group in (root / "packaging" / "bundled").read_text(encoding="ascii").split("\n\n"):
+        codes, place = {}, len(groups)
+        for name in group.split():
+            path = root / "src" / Path(*name.split("."))
+            path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+            below, source = str(path.relative_to(root / "src" / "capsule")), path.read_bytes()
+            codes[name] = compile(source, below, "exec", dont_inherit=True)
+            modules[name] = (below, len(source), place)
+        groups += marshal.dumps(codes)
+    return tag.encode() + b"\0" + len(groups).to_bytes(8, "little") + groups + marshal.dumps(modules)
 
 
 def find_compiler() -> list[str]:

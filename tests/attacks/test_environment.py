@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from capsule.base import bundle
 from tests.support import HANG, PYTHON, shared_directory
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +129,58 @@ def test_no_file_of_the_working_directory_runs(
         assert done.stdout
 
 
+def test_nothing_that_others_installed_runs(installed: dict[str, tuple[str, dict[str, str]]]) -> None:
+    """What each start of the environment's Python runs, no start of the command does: *.pth."""
+    command, _ = installed["venv"]
+    venv = Path(command).parents[1]
+    (packages,) = venv.glob("lib/python*/site-packages")
+    _hostile(packages, "sitecustomize.py", "imported_by_pth.py")
+    (packages / "hostile.pth").write_text("import imported_by_pth\n")
+    for _ in "before", "after":
+        subprocess.run([venv / "bin/python", "-E", "-P", "-c", ""], check=True)
+        assert _ran(packages) == ["imported_by_pth.py.ran", "sitecustomize.py.ran"]
+        done = subprocess.run([command, "echo", "worked"], capture_output=True, text=True, timeout=HANG)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "worked\n", "")
+        assert _ran(packages) == []
+
+
+def _found(top: Path) -> list[str]:
+    """What the command in a directory's bin finds: the package, the prefix; and whether site did it."""
+    what = "import capsule, sys; print(capsule.__file__, sys.prefix, 'site' in sys.modules)"
+    for name in ("capsule", "capsule-python"):
+        text = (ROOT / "packaging" / name).read_text().replace("#!python", f"#!{top}/bin/python", 1)
+        text = text.replace("from capsule.cli.main import entry", what).replace("\nentry()\n", "\n")
+        (top / "bin" / name).write_text(text)
+        (top / "bin" / name).chmod(0o755)
+    done = subprocess.run([top / "bin/capsule"], capture_output=True, text=True, timeout=HANG)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    "place", ["lib/{}/site-packages", "lib64/{}/site-packages", "lib/{}/dist-packages"]
+)
+def test_the_command_finds_the_package_beside_it(tmp_path: Path, place: str) -> None:
+    """Where pip, Fedora's and Debian's, puts it below the directory of the command."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").symlink_to(BASE)
+    package = tmp_path / place.format(VERSION) / "capsule"
+    shutil.copytree(Path(bundle.PACKAGE), package, copy_function=shutil.copy2)
+    assert _found(tmp_path) == [f"{package}/__init__.py", sys.base_prefix, "False"]
+
+
+@pytest.mark.parametrize("editable", [False, True])
+def test_the_command_of_a_virtual_environment(tmp_path: Path, *, editable: bool) -> None:
+    """It has that for its prefix, which is guarded; where the package lies elsewhere, site knows."""
+    _do([BASE, "-m", "venv", "--without-pip", str(tmp_path)])
+    packages, package = tmp_path / f"lib/{VERSION}/site-packages", Path(bundle.PACKAGE)
+    if editable:
+        (packages / "editable.pth").write_text(f"{package.parent}\n")
+    else:
+        package = Path(shutil.copytree(package, packages / "capsule", copy_function=shutil.copy2))
+    assert _found(tmp_path) == [f"{package}/__init__.py", str(tmp_path), str(editable)]
+
+
 @pytest.mark.parametrize("place", ["bin", "with space", "with -dash"])
 @pytest.mark.parametrize(
     "line",
@@ -152,7 +205,9 @@ def test_what_installers_write_into_the_first_line(tmp_path: Path, place: str, l
     if line == "#!{} -E" and place == "with -dash":
         assert done.returncode == 125  # nobody can tell where the path ends
     else:
-        assert done.stdout.splitlines() == ["-E", "-P", f"{tmp_path}/capsule-python", *words], done
+        assert done.stdout.splitlines() == ["-E", "-P", "-S", f"{tmp_path}/capsule-python", *words], (
+            done
+        )
 
 
 def test_an_interpreter_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -34,12 +34,17 @@ class Bundle:
     """Finder and loader of the modules in a file; importlib.abc.
 
     Args:
-        modules: of each module the source's path below the package, its size, and its code.
+        modules: of each module the source's path below the package, its size, and its group's place.
+        groups: all groups, each of them its modules' code, marshalled.
         until: when the file was written.
     """
 
-    def __init__(self, modules: dict[str, tuple[str, int, CodeType]], until: float) -> None:
+    def __init__(
+        self, modules: dict[str, tuple[str, int, int]], groups: memoryview, until: float
+    ) -> None:
         self._modules = modules
+        self._groups = groups
+        self._codes: dict[int, dict[str, CodeType]] = {}
         self._until = until
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> ModuleSpec | None:
@@ -71,7 +76,10 @@ class Bundle:
 
     def get_code(self, name: str) -> CodeType:
         """Return the code of a module, with the path that its tracebacks show."""
-        below, _, code = self._modules[name]
+        below, _, place = self._modules[name]
+        if place not in self._codes:
+            self._codes[place] = marshal.loads(self._groups[place:])  # noqa: S302
+        code = self._codes[place][name]
         _imp._fix_co_filename(code, os.path.join(PACKAGE, below))  # type: ignore[attr-defined]
         return code
 
@@ -79,10 +87,12 @@ class Bundle:
 def install() -> None:
     """Have the package's modules imported from the file, if there is one for this Python."""
     try:
-        made_with, _, modules = read_file(FILE).partition(b"\0")
+        file, wanted = memoryview(read_file(FILE)), tag() + b"\0"
         # What another Python has marshalled is not even looked at.
-        if made_with == tag():
-            bundle = Bundle(marshal.loads(modules), os.stat(FILE).st_mtime)  # noqa: S302
-            sys.meta_path.insert(0, bundle)
+        if file[: len(wanted)] == wanted:
+            groups = file[len(wanted) + 8 :]
+            end = int.from_bytes(file[len(wanted) :][:8], "little")
+            modules = marshal.loads(groups[end:])  # noqa: S302
+            sys.meta_path.insert(0, Bundle(modules, groups, os.stat(FILE).st_mtime))
     except (OSError, EOFError, ValueError, TypeError):
         return  # it is not there, or cut off

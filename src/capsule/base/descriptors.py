@@ -67,10 +67,13 @@ def read_file(path: str, most: int | None = None) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         # One more than there is, so that nothing is copied; of what /proc has, nobody knows the size.
-        piece = max(CHUNK, os.fstat(fd).st_size + 1)
+        size = os.fstat(fd).st_size
+        piece = max(CHUNK, size + 1)
         found = b""
         while more := os.read(fd, piece if most is None else min(piece, most - len(found))):
             found += more
+            if len(found) == size:
+                break
         return found
     finally:
         os.close(fd)

@@ -12,7 +12,7 @@ from capsule.confine.landlock import RELEASES
 from capsule.launcher import spawn, steps
 
 from .ids import Range, has_initial_ids, helper, subordinate
-from .places import PROC_MASKED, PROC_READ_ONLY, SYSCTLS, installed, of_etc, system
+from .places import PROC_MASKED, PROC_READ_ONLY, SYSCTLS, installed, is_there, of_etc, system
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -187,6 +187,7 @@ def _with_cgroup(host: Host) -> Host:
 def _facts(uid: int, gid: int) -> dict[str, Any]:
     """Find out what can be read."""
     etc, etc_files = of_etc()
+    masked = tuple(filter(is_there, PROC_MASKED))
     initial = has_initial_ids(unsure=True)
     return {
         "kernel": os.uname().release,
@@ -200,10 +201,10 @@ def _facts(uid: int, gid: int) -> dict[str, Any]:
         "etc": etc,
         "etc_files": etc_files,
         "installed": installed(),
-        "masked": tuple(filter(os.path.exists, PROC_MASKED)),
-        "masked_for_all": tuple(filter(_is_open_to_others, PROC_MASKED)),
-        "read_only": tuple(filter(os.path.exists, PROC_READ_ONLY)),
-        "sysctls": tuple(name for name in SYSCTLS if os.path.exists(f"/proc/sys/{name}")),
+        "masked": masked,
+        "masked_for_all": tuple(filter(_is_open_to_others, masked)),
+        "read_only": tuple(filter(is_there, PROC_READ_ONLY)),
+        "sysctls": tuple(name for name in SYSCTLS if is_there(f"/proc/sys/{name}")),
         "groups": tuple(sorted(os.getgroups())),
         "subuids": subordinate("/etc/subuid", uid),
         "subgids": subordinate("/etc/subgid", uid),

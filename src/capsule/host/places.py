@@ -117,6 +117,11 @@ SYSCTLS = (
 )  # fmt: skip
 
 
+def is_there(path: str) -> bool:
+    """Return whether there is anything at a path; os.path.exists makes an exception if there is not."""
+    return os.access(path, os.F_OK)
+
+
 def is_of_system(path: str) -> bool:
     """Return whether a path is in one of the directories of the host's programs."""
     return any(is_below(path, place) for place in SYSTEM)
@@ -197,7 +202,7 @@ _LINKS = ("/usr/local/bin", "/usr/local/sbin")
 
 def system() -> tuple[tuple[str, str | None], ...]:
     """Each of SYSTEM that is there, with its target if it is a link into /usr."""
-    return tuple((path, _into_usr(path)) for path in SYSTEM if os.access(path, os.F_OK))
+    return tuple((path, _into_usr(path)) for path in SYSTEM if is_there(path))
 
 
 def of_etc() -> tuple[tuple[tuple[str, str | None], ...], tuple[tuple[str, str], ...]]:
@@ -211,7 +216,7 @@ def of_etc() -> tuple[tuple[tuple[str, str | None], ...], tuple[tuple[str, str],
             shown.append((path, target))
         elif (content := _small_text(path)) is not None:
             copied.append((path, content))
-        elif os.access(path, os.F_OK):
+        elif is_there(path):
             shown.append((path, None))
     return tuple(shown), tuple(copied)
 
@@ -220,7 +225,7 @@ def _into_usr(link: str) -> str | None:
     """The target of a link, if that is in /usr: what it leads to elsewhere need not be shown itself."""
     target = _target(link)
     leads_to = os.path.normpath(os.path.join(os.path.dirname(link), target)) if target else ""
-    return target if leads_to.startswith("/usr/") and os.access(link, os.F_OK) else None
+    return target if leads_to.startswith("/usr/") and is_there(link) else None
 
 
 def _target(link: str) -> str:
@@ -281,16 +286,16 @@ def _is_for_programs(name: str) -> bool:
         return False
     if not _is_roots_own(f"/etc/{name}"):
         return False
-    return not any(os.access(f"{before}{program}{after}", os.F_OK) for before, after in _SERVICES)
+    return not any(is_there(f"{before}{program}{after}") for before, after in _SERVICES)
 
 
 def _has_evidence(name: str) -> bool:
     """Return whether there is a program of that name, or data of one."""
-    is_there, anything = os.access, os.F_OK
+    access, anything = os.access, os.F_OK
     return (
-        is_there(f"/usr/share/{name}", anything)
-        or is_there(f"/usr/lib/{name}", anything)
-        or is_there(f"/usr/bin/{name}", anything)
+        access(f"/usr/share/{name}", anything)
+        or access(f"/usr/lib/{name}", anything)
+        or access(f"/usr/bin/{name}", anything)
     )
 
 
@@ -331,8 +336,7 @@ def _small_text(path: str) -> str | None:
 def installed() -> tuple[str, ...]:
     """Find what else of the host programs need, each to be shown at its own path."""
     topology = filter(os.path.isdir, TOPOLOGY)
-    there = [path for path in VAR if os.access(path, os.F_OK)]
-    return (*filter(is_roots, there), *_of_opt(), *topology)
+    return (*filter(is_roots, filter(is_there, VAR)), *_of_opt(), *topology)
 
 
 def _of_opt() -> tuple[str, ...]:

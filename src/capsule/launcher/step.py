@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Any, ClassVar
 
 VERSION = "capsule-plan 1"
@@ -50,9 +50,9 @@ class Step(tuple):  # type: ignore[type-arg]
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self))})"
 
-    def words(self) -> Iterable[str]:
+    def words(self) -> Sequence[str]:
         """The arguments, as the launcher reads them."""
-        return map(str, self[: len(self.signature)])
+        return [*map(str, self[: len(self.signature)])]
 
     def describe(self) -> str:
         """The step in words, on one line whatever is in a name."""
@@ -75,7 +75,7 @@ def encode_more(steps: Iterable[Step]) -> bytes:
     """Further steps of a plan."""
     words: list[str] = []
     for step in steps:
-        arguments = list(step.words())
+        arguments = step.words()
         words += (step.word, str(len(arguments)), *arguments)
     words.append("")
     return "\0".join(words).encode("utf-8", "surrogateescape")

@@ -11,7 +11,7 @@ from .step import encode_more as encode_more  # noqa: PLC0414 - a part of this v
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
 # mount_setattr(2) and fsmount(2)
 READ_ONLY, NO_SUID, NO_DEV, NO_EXEC = 0x1, 0x2, 0x4, 0x8
@@ -222,7 +222,7 @@ class Hide(Step, word="hide", signature="pnn", text="cover {0} with emptiness"):
 class Mask(Step, word="mask", signature="*", text="cover with emptiness: {1:list}"):
     """Cover paths with an empty file or directory. Arguments: attributes, a tuple of paths."""
 
-    def words(self) -> Iterable[str]:
+    def words(self) -> Sequence[str]:
         """The attributes, then each path."""
         return (str(self[0]), *self[1])
 
@@ -334,7 +334,7 @@ class Setrlimit(Step, word="setrlimit", signature="nnn", text="set the limit of 
 class Ceilings(Step, word="ceilings", signature="*", text="lower to at most: {1}"):
     """setrlimit(2) of what is higher. Arguments: pairs (resource, most); and, for people, in words."""
 
-    def words(self) -> Iterable[str]:
+    def words(self) -> Sequence[str]:
         """Each pair, one number after the other."""
         return [str(number) for pair in self[0] for number in pair]
 
@@ -390,7 +390,7 @@ class Seccomp(Step, word="seccomp", signature="sn", text="filter system calls: {
 class Exec(Step, word="exec", signature="*", text="execute {1:words}"):
     """execve(2). Arguments: tuples of paths to try, of arguments, of NAME=VALUE, which are secret."""
 
-    def words(self) -> Iterable[str]:
+    def words(self) -> Sequence[str]:
         """Each list with its length before it."""
         return [word for words in self for word in (str(len(words)), *words)]
 
