@@ -52,19 +52,21 @@ class Bundle:
         if name not in self._modules:
             return None
         below, size, _ = self._modules[name]
-        path = os.path.join(PACKAGE, below)
+        path = f"{PACKAGE}/{below}"
         try:
             source = os.stat(path)
         except OSError:
             return None
         if source.st_size != size or source.st_mtime > self._until + INSTALLING:
             return None
-        is_package = below.endswith("__init__.py")
+        folder, _, file = path.rpartition("/")
         loader: Any = self
-        spec = ModuleSpec(name, loader, origin=path, is_package=is_package)
+        spec = ModuleSpec(name, loader, origin=path)
         spec.has_location = True
-        if is_package:
-            spec.submodule_search_locations = [os.path.dirname(path)]
+        # Unset, it would be found in ten times as long: a third of a millisecond for all of them.
+        spec.cached = f"{folder}/__pycache__/{file[:-3]}.{sys.implementation.cache_tag}.pyc"
+        if file == "__init__.py":
+            spec.submodule_search_locations = [folder]
         return spec
 
     def create_module(self, _spec: ModuleSpec) -> None:
@@ -80,7 +82,7 @@ class Bundle:
         if place not in self._codes:
             self._codes[place] = marshal.loads(self._groups[place:])  # noqa: S302
         code = self._codes[place][name]
-        _imp._fix_co_filename(code, os.path.join(PACKAGE, below))  # type: ignore[attr-defined]
+        _imp._fix_co_filename(code, f"{PACKAGE}/{below}")  # type: ignore[attr-defined]
         return code
 
 

@@ -122,6 +122,14 @@ def is_there(path: str) -> bool:
     return os.access(path, os.F_OK)
 
 
+def kind_of(path: str) -> int:
+    """The file type of stat(2), or 0."""
+    try:
+        return os.lstat(path).st_mode & _KIND
+    except (OSError, ValueError):
+        return 0
+
+
 def is_of_system(path: str) -> bool:
     """Return whether a path is in one of the directories of the host's programs."""
     return any(is_below(path, place) for place in SYSTEM)
@@ -193,7 +201,7 @@ def may_show(path: str, homes: list[str]) -> bool:
 
 # Up to this size a file is copied: cheaper than a mount.
 COPIED_SIZE = 32 << 10
-# stat(2): the kind of a file, of it a directory and a regular file; who may read, and change.
+# inode(7): the kind of a file, of it a directory and a regular file; who may read, and change.
 _KIND, _DIRECTORY, _REGULAR = 0o170000, 0o040000, 0o100000
 _READ, _ENTER, _CHANGE, _GROUP_CHANGES = 0o004, 0o001, 0o002, 0o020
 # Where links to programs of /opt are; to look through /usr/bin would take as long as all else.

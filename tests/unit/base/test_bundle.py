@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from capsule.base import bundle
+from tests.support import shared_directory
 
 LISTED = Path(__file__).parents[3] / "packaging" / "bundled"
 # Says where each module came from, in place of the end of the process.
@@ -35,7 +36,11 @@ def loaders(folder: Path | None = None) -> dict[str, str]:
     """What loaded each module of a run, of the package in a folder or of the installed one."""
     environment = {**os.environ, **({} if folder is None else {"PYTHONPATH": str(folder)})}
     command = [sys.executable, "-c", WHERE]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    with shared_directory() as cwd:
+        (cwd / ".git").mkdir()
+        done = subprocess.run(
+            command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=60
+        )
     assert done.returncode == -9, done.stderr
     return dict(line.split() for line in done.stderr.splitlines())
 
@@ -48,7 +53,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_a_run_imports_from_it_and_nothing_else() -> None:
-    """packaging/bundled lists what `capsule run` imports, and all of that comes from the file."""
+    """packaging/bundled lists what `capsule run` imports with git, and the file has all of that."""
     found = loaders()
     assert set(found) >= BEFORE
     assert sorted(set(found) - BEFORE) == sorted(LISTED.read_text(encoding="ascii").split())

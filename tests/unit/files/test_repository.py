@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from capsule import Mount, Policy, PolicyError
-from capsule.files.git.repository import find
+from capsule.files.git.find import find
 from tests.support import HANG, needs
 from tests.unit.files.lab import linked, repository
 

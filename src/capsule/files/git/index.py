@@ -7,9 +7,9 @@ import stat
 
 from capsule.base.errors import PolicyError
 from capsule.base.text import above, is_below
-from capsule.host.places import real_path
+from capsule.host.places import kind_of, real_path
 
-from .repository import kind_of, named_by
+from .repository import named_by
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What a directory that is shown is a part of: the git repository of a working tree, modules above it.
+"""The git repository that a working tree is a part of.
 
 Of a linked working tree and of a submodule ``.git`` is a file that leads to a repository elsewhere;
 gitrepository-layout(5). Whoever made the tree made that file, an untrusted program maybe. So it is
@@ -11,15 +11,15 @@ import os
 import stat
 
 from capsule.base.errors import PolicyError
-from capsule.base.text import above, is_below, printable
+from capsule.base.text import is_below, printable
 from capsule.base.values import Value
-from capsule.host.places import known_homes, may_show, real_path
+from capsule.host.places import kind_of, known_homes, may_show, real_path
 from capsule.policy.mounts import TREES, Mount, MountKind
-from capsule.policy.policy import Git, IdMap, System
+from capsule.policy.policy import Git, IdMap
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from capsule.policy.policy import Policy
 
@@ -33,52 +33,14 @@ class _NotFollowedError(Exception):
     """Why a repository is not shown."""
 
 
-def find(
-    policy: Policy, *, cwd: str, cwd_shown: str | None, uid: int
-) -> tuple[tuple[Mount, ...], tuple[str, ...]]:
-    """Return (mounts that show the repositories of what is shown, notes).
-
-    Looked at are the top of each directory that is shown, and the working directory. This is a part of
-    each start.
-
-    Args:
-        policy: the policy.
-        cwd: the working directory inside.
-        cwd_shown: the same, if it is shown unasked.
-        uid: the caller.
-
-    Raises:
-        PolicyError: a repository is to be writable, and cannot be shown at all.
-    """
-    write = policy.git is Git.WRITE
-    if policy.root is not None and write:
-        message = "git: of a root of its own it is not known where a repository would be"
-        hint = "leave it out, or show the repository with a mount (--rw)"
-        raise PolicyError(message, field="git", value="write", hint=hint)
-    if policy.root is not None or (policy.system is System.NEEDED and not write):
-        return (), ()
-    mounts: list[Mount] = []
-    notes: list[str] = []
-    homes, is_any = known_homes(), False
-    for top, at in _shown(policy, cwd_shown):
-        has_cwd = is_below(cwd, at)
-        here = os.path.normpath(top + cwd[len(at.rstrip("/")) :]) if has_cwd else top
-        for folder in _upwards(here, homes) if has_cwd else (top,):
-            if kind_of(f"{folder}/.git"):
-                is_any = True
-                _look(mounts, notes, policy, (folder, top, at), uid)
-                break
-            if not is_below(folder, top):
-                notes += _modules(folder)
-    if write and not is_any:
-        notes.append(f"git: there is no repository in {cwd}, nor where a mount leads")
-    return tuple(dict.fromkeys(mounts)), tuple(map(printable, dict.fromkeys(notes)))
-
-
-def _look(
+def look(
     mounts: list[Mount], notes: list[str], policy: Policy, found: tuple[str, str, str], uid: int
 ) -> None:
-    """Look at a working tree: (its path, the top of what is shown, the place of that inside)."""
+    """Look at a working tree: (its path, the top of what is shown, the place of that inside).
+
+    Raises:
+        PolicyError: its repository is to be writable, and cannot be shown at all.
+    """
     folder, top, at = found
     if not is_below(folder, top):
         notes.append(f"git: {top} is a part of {folder}; --ro {folder} shows all of it")
@@ -88,37 +50,6 @@ def _look(
         _add(mounts, notes, policy, _Tree(real_path(folder), real_path(top), at), uid)
     if is_directory:
         notes += _borrowed(f"{folder}/.git")
-
-
-def _shown(policy: Policy, cwd_shown: str | None) -> Iterator[tuple[str, str]]:
-    """Yield (path, place inside) of what of the host may be a directory and is shown."""
-    if cwd_shown is not None:
-        yield cwd_shown, cwd_shown
-    for mount in policy.mounts:
-        if mount.kind in TREES:
-            yield mount.source, mount.at
-
-
-def _upwards(folder: str, homes: Iterable[str]) -> Iterator[str]:
-    """A directory and those above it, up to the home that it lies in."""
-    for path in above(folder):
-        if path != folder and path in homes:
-            return
-        yield path
-
-
-def kind_of(path: str) -> int:
-    """The file type of stat(2), or 0."""
-    try:
-        return stat.S_IFMT(os.lstat(path).st_mode)
-    except (OSError, ValueError):
-        return 0
-
-
-def _modules(folder: str) -> Iterator[str]:
-    path = f"{folder}/node_modules"
-    if kind_of(path):
-        yield f"node: {path} is not shown; --ro {path} shows it"
 
 
 def _borrowed(repository: str) -> Iterator[str]:
