@@ -243,7 +243,7 @@ int step_pivot_root(const struct step *step)
 	return chdir("/");
 }
 
-int check_ours(int directory)
+int is_ours(int directory)
 {
 	struct stat file;
 
@@ -251,9 +251,8 @@ int check_ours(int directory)
 		return -1;
 	for (size_t i = 0; i < ours_count; i++)
 		if (ours[i] == file.st_dev)
-			return 0;
-	errno = ENOENT;
-	return -1;
+			return 1;
+	return 0;
 }
 
 int take_tree(uint64_t number)

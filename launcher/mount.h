@@ -33,10 +33,10 @@ int open_in_root(const char *path, uint64_t flags);
 int attach(int mounted, const char *path);
 
 /*
- * 0 if DIRECTORY is in a file system of our own, else -1 with errno ENOENT: mount points are made
- * there only, never in a directory of the host's.
+ * Whether DIRECTORY is in a file system of our own: 1, 0, or -1 with errno set. Mount points are made there
+ * only, never in a directory of the host's.
  */
-int check_ours(int directory);
+int is_ours(int directory);
 
 /* The mount that a step made, by the number of that step among those that make some. Once only. */
 int take_tree(uint64_t number);

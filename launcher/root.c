@@ -93,15 +93,23 @@ static int parent_of(char *path, const char **name)
 	return fd;
 }
 
+/* Whether things can be made in the last parent: 1, 0, or -1 with errno set. */
+static int parent_is_ours(void)
+{
+	int ours = last_parent.is_ours ? 1 : is_ours(last_parent.fd);
+
+	last_parent.is_ours = ours > 0;
+	return ours;
+}
+
 /* As parent_of, for a thing that is about to be made there. */
 static int parent_of_new(const char *path, const char **name)
 {
 	int parent = parent_of((char *)path, name);
+	int ours = parent < 0 ? -1 : parent_is_ours();
 
-	if (parent < 0 || (!last_parent.is_ours && check_ours(parent) < 0))
-		return -1;
-	last_parent.is_ours = true;
-	return parent;
+	errno = ours == 0 ? ENOENT : errno;
+	return ours > 0 ? parent : -1;
 }
 
 /* A new file at PATH, open for writing. */
@@ -132,41 +140,44 @@ static int move_to(int mounted, int place)
 			    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 
-/* What most are, and quicker than to look first. The name is ours then: no link, which would not be
- * followed either. */
-static int attach_at_new_place(int mounted, const char *path, bool directory)
-{
-	const char *name;
-	int parent = parent_of_new(path, &name);
-
-	if (parent < 0)
-		return -1;
-	if ((directory ? mkdirat(parent, name, 0755)
-		       : (int)syscall(__NR_mknodat, parent, name, 0100644, 0)) < 0)
-		return -1;
-	return (int)syscall(__NR_move_mount, mounted, "", parent, name, MOVE_MOUNT_F_EMPTY_PATH);
-}
-
-static int attach_at_place(int mounted, const char *path, bool directory)
+static int attach_at(int mounted, const char *path, bool directory)
 {
 	cleanup_fd int place = open_place(path, directory);
 
 	return place < 0 ? -1 : move_to(mounted, place);
 }
 
+/* To make the place is quicker than to look for it first. Its name is ours then: no link, which would not
+ * be followed either. */
+static int attach_anew(int mounted, int parent, const char *name, bool directory)
+{
+	long made = directory ? mkdirat(parent, name, 0755)
+			      : syscall(__NR_mknodat, parent, name, 0100644, 0);
+
+	if (made < 0)
+		return -1;
+	return (int)syscall(__NR_move_mount, mounted, "", parent, name, MOVE_MOUNT_F_EMPTY_PATH);
+}
+
 int attach(int mounted, const char *path)
 {
+	const char *name;
 	struct stat file;
-	bool directory;
+	int parent, ours, done = -1;
 
 	if (mounted < 0 || fstat(mounted, &file) < 0)
 		return -1;
-	directory = is_directory(&file);
-	if (attach_at_new_place(mounted, path, directory) < 0 &&
-	    attach_at_place(mounted, path, directory) < 0)
+	parent = parent_of((char *)path, &name);
+	ours = parent < 0 ? -1 : parent_is_ours();
+	if (ours < 0)
 		return -1;
-	forget_parent(path);
-	return 0;
+	if (ours)
+		done = attach_anew(mounted, parent, name, is_directory(&file));
+	if (!ours || (done < 0 && errno == EEXIST))
+		done = attach_at(mounted, path, is_directory(&file));
+	if (done == 0)
+		forget_parent(path);
+	return done;
 }
 
 int step_attach(const struct step *step)
