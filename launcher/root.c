@@ -123,26 +123,15 @@ static int create_file(const char *path, mode_t mode)
 	return create(parent, name, O_WRONLY | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
 }
 
-/* The place at PATH for a mount: what is there, or else a new directory or empty file. */
-static int open_place(const char *path, bool directory)
-{
-	int fd;
-
-	if (directory)
-		return open_directory((char *)path, 0755);
-	fd = open_in_root(path, 0);
-	return fd < 0 && errno == ENOENT ? create_file(path, 0644) : fd;
-}
-
 static int move_to(int mounted, int place)
 {
 	return (int)syscall(__NR_move_mount, mounted, "", place, "",
 			    MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
 }
 
-static int attach_at(int mounted, const char *path, bool directory)
+static int attach_to(int mounted, const char *path, bool directory)
 {
-	cleanup_fd int place = open_place(path, directory);
+	cleanup_fd int place = open_in_root(path, directory ? O_DIRECTORY : 0);
 
 	return place < 0 ? -1 : move_to(mounted, place);
 }
@@ -174,7 +163,7 @@ int attach(int mounted, const char *path)
 	if (ours)
 		done = attach_anew(mounted, parent, name, is_directory(&file));
 	if (!ours || (done < 0 && errno == EEXIST))
-		done = attach_at(mounted, path, is_directory(&file));
+		done = attach_to(mounted, path, is_directory(&file));
 	if (done == 0)
 		forget_parent(path);
 	return done;

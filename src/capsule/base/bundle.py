@@ -92,9 +92,8 @@ def install() -> None:
         file, wanted = memoryview(read_file(FILE)), tag() + b"\0"
         # What another Python has marshalled is not even looked at.
         if file[: len(wanted)] == wanted:
-            groups = file[len(wanted) + 8 :]
-            end = int.from_bytes(file[len(wanted) :][:8], "little")
-            modules = marshal.loads(groups[end:])  # noqa: S302
+            size, groups = file[len(wanted) :][:8], file[len(wanted) + 8 :]
+            modules = marshal.loads(groups[int.from_bytes(size, "little") :])  # noqa: S302
             sys.meta_path.insert(0, Bundle(modules, groups, os.stat(FILE).st_mtime))
     except (OSError, EOFError, ValueError, TypeError):
         return  # it is not there, or cut off

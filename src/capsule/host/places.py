@@ -299,11 +299,8 @@ def _is_for_programs(name: str) -> bool:
 
 def _has_evidence(name: str) -> bool:
     """Return whether there is a program of that name, or data of one."""
-    access, anything = os.access, os.F_OK
     return (
-        access(f"/usr/share/{name}", anything)
-        or access(f"/usr/lib/{name}", anything)
-        or access(f"/usr/bin/{name}", anything)
+        is_there(f"/usr/share/{name}") or is_there(f"/usr/lib/{name}") or is_there(f"/usr/bin/{name}")
     )
 
 

@@ -10,7 +10,7 @@ import os
 from itertools import islice
 
 from capsule.base.text import above, is_below, listed, printable
-from capsule.host.places import ETC_SYSTEM
+from capsule.host.places import ETC_SYSTEM, is_there
 from capsule.launcher import steps as s
 
 from .outcome import says_read_only
@@ -125,7 +125,7 @@ def _of_system(program: str) -> list[str]:
     """The directories of the system that have a program of this name."""
     if "/" in program or program in ("", ".", ".."):
         return []
-    return [top for top in _FOLDERS if os.access(f"{top}/{program}", os.F_OK)]
+    return [top for top in _FOLDERS if is_there(f"{top}/{program}")]
 
 
 def _not_shown(missing: dict[str, str]) -> Iterator[str]:
