@@ -53,7 +53,7 @@ def survey(
     """
     cwd = _cwd(policy, cwd_shown, uid)
     hidden, notes = _unasked_sockets(cwd_shown)
-    repositories, more = find.find(policy, cwd=cwd_inside, cwd_shown=cwd_shown, uid=uid)
+    repositories, more = find.repositories(policy, cwd=cwd_inside, cwd_shown=cwd_shown, uid=uid)
     notes += more
     unasked = Survey(hidden=hidden, notes=notes, cwd=cwd) if hidden or notes or cwd else _NOTHING
     named = policy.protect or policy.unprotect or policy.show_secrets

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from capsule import Mount, Policy, PolicyError
-from capsule.files.git.find import find
+from capsule.files.git.find import repositories
 from tests.support import HANG, needs
 from tests.unit.files.lab import linked, repository
 
@@ -19,7 +19,7 @@ READ, WRITE = Policy(), Policy(git="write")
 
 def look(tree: Path | str, policy: Policy = READ) -> tuple[tuple[Mount, ...], tuple[str, ...]]:
     """What is found for a working directory that is shown unasked."""
-    return find(policy, cwd=str(tree), cwd_shown=str(tree), uid=os.geteuid())
+    return repositories(policy, cwd=str(tree), cwd_shown=str(tree), uid=os.geteuid())
 
 
 def submodule(top: Path, config: str = "[core]\n\tbare = false\n\tworktree = ../../../sub\n") -> Path:
@@ -105,9 +105,9 @@ def test_a_plain_repository_needs_nothing(tmp_path: Path) -> None:
     assert look(tmp_path / "m") == ((), ())
     assert look(tmp_path / "m", WRITE)[0] == (Mount.read_write(str(holder)),)
     writable = WRITE.replace(mounts=(Mount.read_write(tmp_path / "m"),))
-    assert find(writable, cwd="/", cwd_shown=None, uid=os.geteuid()) == ((), ())
+    assert repositories(writable, cwd="/", cwd_shown=None, uid=os.geteuid()) == ((), ())
     elsewhere = WRITE.replace(mounts=(Mount.read_only(tmp_path / "m", "/there"),))
-    mounts, _ = find(elsewhere, cwd="/there", cwd_shown=None, uid=os.geteuid())
+    mounts, _ = repositories(elsewhere, cwd="/there", cwd_shown=None, uid=os.geteuid())
     assert mounts == (Mount.read_write(str(holder), "/there/.git"),)
 
 
@@ -291,7 +291,7 @@ def test_in_a_directory_of_what_is_shown(tmp_path: Path) -> None:
     tree = linked(tmp_path, holder)
     (tree / "a/b").mkdir(parents=True)
     policy = Policy(mounts=[Mount.read_write(tree)])
-    mounts, _ = find(policy, cwd=f"{tree}/a/b", cwd_shown=None, uid=os.geteuid())
+    mounts, _ = repositories(policy, cwd=f"{tree}/a/b", cwd_shown=None, uid=os.geteuid())
     assert mounts == (Mount.read_only(str(holder)),)
 
 
@@ -300,9 +300,11 @@ def test_at_another_place(tmp_path: Path) -> None:
     holder = repository(tmp_path / "m/.git")
     tree = linked(tmp_path, holder)
     policy = Policy(mounts=[Mount.read_only(tree, "/there")])
-    assert find(policy, cwd="/", cwd_shown=None, uid=os.geteuid())[0] == (Mount.read_only(str(holder)),)
+    assert repositories(policy, cwd="/", cwd_shown=None, uid=os.geteuid())[0] == (
+        Mount.read_only(str(holder)),
+    )
     (tree / ".git").write_text("gitdir: ../m/.git/worktrees/wt\n")
-    mounts, notes = find(policy, cwd="/", cwd_shown=None, uid=os.geteuid())
+    mounts, notes = repositories(policy, cwd="/", cwd_shown=None, uid=os.geteuid())
     assert mounts == ()
     assert notes == (f"git: it finds no repository at /there: show {tree} at its own path",)
 

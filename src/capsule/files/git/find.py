@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from capsule.policy.policy import Policy
 
 
-def find(
+def repositories(
     policy: Policy, *, cwd: str, cwd_shown: str | None, uid: int
 ) -> tuple[tuple[Mount, ...], tuple[str, ...]]:
     """Return (mounts that show the repositories of what is shown, notes).
