@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import hypothesis
 import pytest
 
 from capsule.process import base, launch
@@ -20,6 +21,11 @@ from tests.support import HANG, await_end, descendants, may_skip, open_descripto
 IN_CI = bool(os.environ.get("CAPSULE_CI"))
 PR_SET_CHILD_SUBREAPER = 36
 
+
+# No database: a run leaves nothing behind and does not depend on the run before.
+EXAMPLES = int(os.environ.get("CAPSULE_EXAMPLES", "50"))
+hypothesis.settings.register_profile("few", database=None, deadline=None, max_examples=EXAMPLES)
+hypothesis.settings.load_profile("few")
 
 # A base that a test's first run makes is a base that the whole suite is run with, where there is one;
 # the command line, which runs once, has none.

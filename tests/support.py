@@ -30,7 +30,10 @@ from capsule.planner import limits, tail
 from capsule.process import base
 
 PYTHON = sys.executable
-CAPSULE = os.path.join(sysconfig.get_path("scripts"), "capsule")
+# The command beside the package: where that is not the environment's, tests/fuzz/coverage.py put it.
+_PREFIX = Path(capsule.__file__).parents[4]
+_SCRIPTS = _PREFIX / "bin" if (_PREFIX / "bin/capsule").exists() else sysconfig.get_path("scripts")
+CAPSULE = os.path.join(_SCRIPTS, "capsule")
 
 # Whether ids are the kernel's own and the caller is root: only then do they map to nobody's.
 # Not asked of probe(): the unit tests, which import this too, do without a launcher.

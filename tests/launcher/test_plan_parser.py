@@ -235,8 +235,14 @@ def test_a_whole_run_under_the_sanitizers(sanitized: str, tmp_path: Path, old: b
 
 @pytest.fixture(scope="module")
 def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the plans of the examples, and what the table takes for good."""
+    """A directory with seeds."""
     place = tmp_path_factory.mktemp("seeds")
+    write_seeds(place)
+    return place
+
+
+def write_seeds(place: Path) -> None:
+    """Write the plans of the examples, and what the table takes for good, into a directory."""
     plans = {name: case.plan().encode() for name, case in CASES.items()}
     plans["probe"] = s.encode((s.Features(), s.Stop()))
     plans["terminal-and-fds"] = (
@@ -247,7 +253,6 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for name, data in (plans | GOOD).items():
         (place / name.replace(" ", "-")).write_bytes(data)
-    return place
 
 
 def dictionary() -> Iterator[str]:

@@ -5,12 +5,7 @@ The golden plans are rewritten by ``pytest tests/unit --update-golden``; review 
 
 from __future__ import annotations
 
-import hypothesis
 import pytest
-
-# No database: a run leaves nothing behind and does not depend on the run before.
-hypothesis.settings.register_profile("unit", database=None, deadline=None, max_examples=50)
-hypothesis.settings.load_profile("unit")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

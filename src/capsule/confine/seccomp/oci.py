@@ -235,6 +235,7 @@ def _conditions(reader: _Reader, table: dict[str, Any], key: str) -> Iterator[bo
 
 
 def _version(text: str) -> tuple[int, ...]:
-    """The first two numbers of a version."""
+    """The first two numbers of a version; nothing of what is none."""
     words = text.replace("-", ".").split(".")[:2]
-    return tuple(int(word) for word in words) if all(map(str.isdecimal, words)) else ()
+    fits = all(word.isdecimal() and len(word) < 10 for word in words)
+    return tuple(map(int, words)) if fits else ()

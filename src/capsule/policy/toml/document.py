@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 LARGEST_FILE = 1 << 20
 _EXAMPLE = 'write lines such as network = "none"; `capsule policy show --all` prints all of them'
 _LONGEST_VALUE = 40
+# A key of so many parts means nothing here, and the standard library takes the square of their number.
+_DEEP_KEY = re.compile(
+    r"""(?<![\w-])(?:(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){100}"""
+)
 
 
 class Document:
@@ -42,6 +46,10 @@ class Document:
     def _parse(self) -> dict[str, Any]:
         import tomllib
 
+        if deep := _DEEP_KEY.search(self.text):
+            line = self.text.count("\n", 0, deep.start()) + 1
+            message = f"{self.name}:{line}: not TOML that is meant: a key of a hundred parts"
+            raise PolicyError(message, field="profile", hint=_EXAMPLE)
         try:
             return tomllib.loads(self.text)
         except tomllib.TOMLDecodeError as error:
