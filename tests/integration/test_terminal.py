@@ -258,14 +258,75 @@ def test_a_signal_at_any_moment_leaves_the_mode() -> None:
             assert user.mode() == before
 
 
-def test_kill_ends_everything() -> None:
-    """SIGKILL of the command line, which no mode survives, leaves nobody of the capsule."""
-    with running(*script("setsid sleep 1000 & trap '' HUP TERM; exec sleep 1000")) as user:
-        inside = [s.pid for s in descendants(user.pid)]
-        assert inside
-        os.kill(user.pid, signal.SIGKILL)
-        assert user.wait() == -signal.SIGKILL
-        assert all(await_end(pid) for pid in inside)
+# A hidden cursor, another screen, a colour; and what ends them.
+_DRAWN = r"\033[?25l\033[?1049h\033[31m"
+_UNDONE = b"\x1b[?25h\x1b[?1049l\x1b[m"
+
+
+@pytest.mark.parametrize("side", ["the command line", "init", "the command"])
+def test_a_kill_leaves_the_terminal_as_it_was(side: str) -> None:
+    """SIGKILL of either side: mode, foreground, cursor and screen are as before, and nobody is left."""
+    words = shlex.join(
+        [CAPSULE, "--chdir", "/", "sh", "-c", f"printf '{_DRAWN}ready\\n'; exec sleep 1000"]
+    )
+    with at_terminal("sh", "-c", f"read x; {words}; echo back; read x") as user:
+        mode, group = user.mode(), os.tcgetpgrp(user.master)
+        user.type(b"\n")
+        user.see(READY)
+        assert user.is_raw()
+        below = {s.name: s.pid for s in descendants(user.pid) if s.parent != user.pid}
+        (line,) = (s.pid for s in descendants(user.pid) if s.parent == user.pid)
+        sides = {
+            "the command line": line,
+            "init": below["capsule-launch"],
+            "the command": below["sleep"],
+        }
+        os.kill(sides[side], signal.SIGKILL)
+        # The shell may be quicker than who undoes it when the command line was killed.
+        while _UNDONE not in user.screen or b"back" not in user.screen:
+            user.look()
+        assert all(await_end(pid) for pid in below.values())
+        assert user.mode() == mode
+        assert os.tcgetpgrp(user.master) == group
+        user.type(b"\n")
+        assert user.wait() == 0
+
+
+def test_a_kill_before_anything_was_drawn_writes_nothing() -> None:
+    """Only the mode is restored; of a terminal whose mode somebody else has set by then, nothing is."""
+    for other in (False, True):
+        with running(*script("exec sleep 1000")) as user:
+            below = [s.pid for s in descendants(user.pid)]
+            if other:
+                mode = user.mode()
+                mode[LOCAL] |= termios.ISIG
+                termios.tcsetattr(user.slave, termios.TCSANOW, mode)
+            os.kill(user.pid, signal.SIGKILL)
+            assert user.wait() == -signal.SIGKILL
+            assert all(await_end(pid) for pid in below)
+            assert user.is_raw() is other
+            assert user.screen == b""
+
+
+def test_what_a_program_left_is_undone() -> None:
+    """A program that ends without a word about its cursor: it is there again, the mode too."""
+    with running("sh", "-c", f"echo ready; printf '{_DRAWN}'; exit 3") as user:
+        assert user.wait() == 3
+        assert user.screen.endswith(b"\x1b[31m" + _UNDONE)
+        assert not user.is_raw()
+
+
+def test_keys_that_were_typed_ahead() -> None:
+    """What was typed before there was a capsule reaches the command, the end of the input too."""
+    user = User(*os.openpty())
+    try:
+        user.type(b"one\ntwo\n" + CTRL_D)
+        user.start([CAPSULE, "--chdir", "/", "sh", "-c", "cat; echo over"], [])
+        assert user.wait() == 0
+        assert user.screen.endswith(b"over\r\n")
+        assert user.screen.count(b"two") == 3, user.screen
+    finally:
+        user.leave()
 
 
 # --- a window that is closed --------------------------------------------------------------------

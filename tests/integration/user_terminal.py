@@ -50,9 +50,9 @@ class User:
         )
         self.pidfd = os.pidfd_open(self.pid)
 
-    def _look(self, *, writing: bool = False) -> bool:
+    def look(self, *, writing: bool = False) -> bool:
         """Wait for something to happen, and take what is shown. True if a key can be typed."""
-        waits = [self.master, self.pidfd]
+        waits = [fd for fd in (self.master, self.pidfd) if fd >= 0]
         readable, writable, _ = select.select(waits, [self.master] if writing else [], [], HANG)
         assert readable or writable, f"nothing happens after {self.screen[-400:]!r}"
         if self.master in readable:
@@ -63,14 +63,14 @@ class User:
     def type(self, keys: bytes) -> None:
         """Type, looking at the screen meanwhile: a terminal that nobody reads stops."""
         while keys:
-            if self._look(writing=True):
+            if self.look(writing=True):
                 keys = keys[os.write(self.master, keys[:1024]) :]
 
     def see(self, text: bytes) -> bytes:
         """Look at the screen until a text is there; return all up to its end and forget it."""
         while text not in self.screen:
             assert not self.ended(), f"ended, and showed only {self.screen[-400:]!r}"
-            self._look()
+            self.look()
         before, _, self.screen = self.screen.partition(text)
         return before + text
 
@@ -82,13 +82,14 @@ class User:
     def wait(self) -> int:
         """Status of the program, or -N for signal N; the screen holds what it showed last."""
         while not self.ended():
-            self._look()
+            self.look()
         assert b"Traceback" not in self.screen
         return self._reap()
 
     def _reap(self) -> int:
         pid, self.pid = self.pid, 0
         os.close(self.pidfd)
+        self.pidfd = -1
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     def command(self, line: str) -> None:

@@ -79,6 +79,7 @@ OPTIONS = {
     "reports": {
         "--json": ("FILE", "write the whole result; - captures the output into it"),
         "--stats": ("", "memory, CPUs, processes: live on a terminal; in the end"),
+        "--raw": ("", "let output control the terminal, also where nobody types"),
         "--quiet": ("", "no message of Capsule's about the end; also -q"),
         "--verbose": ("", "say what is shown and how it ended; -v; -vv: each step"),
         "--help": ("", "show this text; also -h"),

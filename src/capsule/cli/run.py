@@ -136,12 +136,13 @@ def _run_command(options: Options, policy: Policy, ending: _Ending) -> Result:
         if not captured:
             loop_of(process).pass_through(1, 2)
         ending.passed_on = forwarding.passed_on
+        raw = options.has("--raw")
         if options.has("--stats") and os.isatty(2):
             from .stats import Live
 
             with Live(process, policy.limits) as live:
-                return _attend(process, forwarding, ttys, ending, live)
-        return _attend(process, forwarding, ttys, ending)
+                return _attend(process, forwarding, ttys, ending, live, raw=raw)
+        return _attend(process, forwarding, ttys, ending, raw=raw)
 
 
 def _terminal(ttys: list[int]) -> Terminal | None:
@@ -158,6 +159,8 @@ def _attend(
     ttys: list[int],
     ending: _Ending,
     live: Live | None = None,
+    *,
+    raw: bool,
 ) -> Result:
     """Wait, while signals and, with a terminal, keys are passed on."""
     gc.enable()  # packaging/capsule-python
@@ -169,7 +172,7 @@ def _attend(
     keyboard = 0 if 0 in ttys else None
     # The output may go elsewhere: then the keyboard's terminal is the one to write to.
     screens = [fd for fd in ttys if fd > 0] or [os.open(os.ttyname(0), os.O_WRONLY | os.O_NOCTTY)]
-    relay = Relay(process, process.terminal, keyboard, screens[0], live)
+    relay = Relay(process, process.terminal, keyboard, screens[0], live, raw=raw)
     with relay:
         forwarding.begin(process, relay.suspend, relay.resume)
         result = process.wait()
