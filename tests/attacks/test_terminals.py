@@ -17,8 +17,10 @@ TIOCSTI, TIOCSETD, TIOCLINUX, TIOCCONS = 0x5412, 0x5423, 0x541C, 0x541D
 
 # --- control sequences --------------------------------------------------------------------------
 
-# The clipboard, a title, questions that the terminal answers as if the answer was typed, another screen.
-HOSTILE = rb"\033]52;c;ZXZpbA==\007\033]0;title\033\\\033P$qm\033\\\033[>c\033[6n\033[21t\033[?1049h\302\2336n"
+# The clipboard, a title, questions that the terminal answers as if they were typed, another screen.
+_CLIPBOARD, _TITLE = rb"\033]52;c;ZXZpbA==\007", rb"\033]0;title\033\\"
+_ASKED = rb"\033P$qm\033\\\033[>c\033[6n\033[21t\302\2336n"
+HOSTILE = _CLIPBOARD + _TITLE + _ASKED + rb"\033[?1049h"
 SENT = HOSTILE.decode("unicode_escape").encode("latin-1")
 COLOUR = b"\x1b[1;31mred\x1b[0m\tx"
 _PRINT = ("printf", f"{HOSTILE.decode()}\\033[1;31mred\\033[0m\\tx\\n")

@@ -12,8 +12,8 @@ import re
 # The longest parameters that are waited for: what is longer is shown piece by piece.
 _MOST = 64
 _COLOUR = rf"\x1b\[[0-9;:]{{0,{_MOST}}}m"
-# C0 without tab, newline, and carriage return, which progress bars and files of other systems have; DEL;
-# C1, two bytes in UTF-8; bytes that are not UTF-8, among them C1 of terminals that know no other.
+# C0 without tab, newline, and carriage return, which progress bars and files of other systems have;
+# DEL; C1, two bytes in UTF-8; bytes that are not UTF-8, among them C1 of terminals that know no other.
 _SHOWN = re.compile(rf"{_COLOUR}|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\udc80-\udcff]")
 _BEGUN = re.compile(rf"\x1b(?:\[[0-9;:]{{0,{_MOST}}})?\Z")
 
