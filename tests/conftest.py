@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -149,10 +150,13 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Look at every skip of a test."""
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Look at every skip of a test, and note which attacks it tries."""
     report = yield
     _refuse_skip(report)
+    report.user_properties += [("row", row) for mark in item.iter_markers("row") for row in mark.args]
     if report.when == "teardown" and hasattr(report, "wasxfail"):
         # A test that is expected to fail is not expected to leave something behind.
         del report.wasxfail
@@ -166,3 +170,25 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _refuse_skip(report)
     return report
+
+
+# --- attacks --------------------------------------------------------------------------------
+
+# What a test that tries an attack says by how it ends. walls.py, one test for many, tells its counts.
+VERDICTS = {"failed": "reached", "error": "reached", "passed": "denied", "skipped": "vacuous"}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Sum up the attacks of the catalogue (tests/attacks/test_rows.py) that were tried."""
+    counts, rows = Counter[str](), set()
+    for stat, verdict in VERDICTS.items():
+        for report in terminalreporter.stats.get(stat, ()):
+            found = {value for name, value in getattr(report, "user_properties", ()) if name == "row"}
+            rows |= found
+            counts[verdict] += bool(found)
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "probes":
+                    counts.update(value)
+    if rows:
+        said = ", ".join(f"{verdict} {counts[verdict]}" for verdict in ("reached", "denied", "vacuous"))
+        terminalreporter.write_line(f"attacks: {said} of {len(rows)} rows")

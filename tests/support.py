@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import functools
 import glob
@@ -340,6 +341,12 @@ def _has_ipv6() -> bool:
     return True
 
 
+def _has_io_uring() -> bool:
+    """A call with a pointer that leads nowhere: who may use it learns of that (425 on every CPU)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return libc.syscall(425, 1, None) < 0 and ctypes.get_errno() == errno.EFAULT
+
+
 def _has_route() -> bool:
     """Connecting a datagram socket looks for a route and sends nothing; RFC 5737 has the address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
@@ -397,6 +404,7 @@ NEEDS: dict[str, Need] = {
     "mqueue": Need(
         "the kernel has no POSIX message queues", lambda: os.path.isdir("/proc/sys/fs/mqueue"), True
     ),
+    "io_uring": Need("the caller may not use io_uring", _has_io_uring, True),
     "closed place": Need(
         "no usual directory is closed to the caller", lambda: closed_place() is not None, True
     ),

@@ -185,6 +185,7 @@ def scanned(
     return told
 
 
+@pytest.mark.row("B-01", "B-03")
 def test_no_canary_is_found_inside(canaries: dict[str, str]) -> None:
     """Every secret of the caller is found outside, and none in a capsule, whatever wall is off."""
     with (

@@ -36,6 +36,7 @@ os._exit(7)
 """
 
 
+@pytest.mark.row("B-05")
 def test_a17_no_report_can_be_forged() -> None:
     """A command that writes reports to every descriptor and marker files is told of as it ended: 7."""
     honest = capsule.run(["sh", "-c", "exit 7"])
@@ -62,6 +63,7 @@ def test_a17_namespaces_of_the_command_hide_nothing(status: int) -> None:
     assert (result.outcome, result.returncode) == (Outcome.EXITED, status)
 
 
+@pytest.mark.row("F-16")
 def test_a17_a_signal_is_told_as_one() -> None:
     """A status of 128+9 and a death by signal 9 are told apart, and a timeout is no signal."""
     assert capsule.run(["sh", "-c", "exit 137"]).returncode == 137

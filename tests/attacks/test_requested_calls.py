@@ -149,6 +149,7 @@ def test_pretended_owners_for_tar() -> None:
         (["--seccomp", "/nowhere.json"], "seccomp: /nowhere.json: No such file or directory"),
     ],
 )
+@pytest.mark.row("D-10")
 def test_wrong_words(options: list[str], message: str) -> None:
     """They end with 2, name what is wrong, and nothing runs."""
     done = subprocess.run([CAPSULE, *options, "echo", "ran"], capture_output=True, text=True, cwd="/")
@@ -173,6 +174,7 @@ def test_a_host_without_filters() -> None:
     assert plan.protections["seccomp"].startswith("off")
 
 
+@pytest.mark.row("D-08")
 def test_the_command_cannot_write_its_rules() -> None:
     """A file of rules in a writable tree is read-only there, as a profile is; others are not."""
     with shared_directory() as place:

@@ -67,6 +67,7 @@ tell(found)
 """
 
 
+@pytest.mark.row("D-07")
 def test_every_thread_is_under_one_filter_more() -> None:
     """Seccomp: 2 for each thread, and one filter more than outside; with off none more."""
     outside = ask_outside(_FILTERS)[0]
@@ -77,6 +78,7 @@ def test_every_thread_is_under_one_filter_more() -> None:
     assert ask(_FILTERS, seccomp="off") == [outside] * 4
 
 
+@pytest.mark.row("D-08")
 def test_what_it_executes_is_under_it_too() -> None:
     """A child of a child has the same filter; nothing takes it off."""
     result = capsule.run(
@@ -89,6 +91,7 @@ def test_what_it_executes_is_under_it_too() -> None:
 
 
 @pytest.mark.parametrize("flag", [*NEW.values(), NEWTIME], ids=hex)
+@pytest.mark.row("E-01")
 def test_no_namespace_by_unshare(flag: int) -> None:
     """unshare(2) of each of the eight kinds: EPERM."""
     outside = {"number": NUMBERS["unshare"], "args": [flag | NEWUSER], "reached": [0]}
@@ -96,6 +99,7 @@ def test_no_namespace_by_unshare(flag: int) -> None:
 
 
 @pytest.mark.parametrize("name", NEW)
+@pytest.mark.row("D-03", "E-01")
 def test_no_namespace_by_clone(name: str) -> None:
     """clone(2) with each of the seven bits: EPERM, in the lower half and with an upper one."""
     outside = {"number": NUMBERS["clone"], "flags": NEW[name] | NEWUSER}
@@ -103,6 +107,7 @@ def test_no_namespace_by_clone(name: str) -> None:
         assert_denied(_CLONE, errno.EPERM, outside=outside, inside={**outside, "flags": flags})
 
 
+@pytest.mark.row("D-03")
 def test_no_flags_in_memory() -> None:
     """clone3(2), whose flags no filter can read, is not there; libc falls back."""
     refused("clone3", (BAD_POINTER, 88), errno.ENOSYS, errno.EFAULT)
@@ -144,10 +149,15 @@ REACHED: list[tuple[str, tuple[int, ...], int, tuple[int, ...]]] = [
     ("socketpair", (2, 1, 0, BAD_POINTER), errno.EAFNOSUPPORT, (errno.EFAULT, errno.EOPNOTSUPP)),
     ("socket", (16, 3, 12), errno.EPROTONOSUPPORT, (0,)),
     ("mknodat", (BAD_FD, BAD_POINTER, 0x2000), errno.EPERM, (errno.EFAULT,)),
+    ("clock_settime", (0, BAD_POINTER), errno.EPERM, (errno.EFAULT,)),
+    ("settimeofday", (BAD_POINTER, 0), errno.EPERM, (errno.EFAULT,)),
+    ("adjtimex", (BAD_POINTER,), errno.EPERM, (errno.EFAULT,)),
+    ("clock_adjtime", (0, BAD_POINTER), errno.EPERM, (errno.EFAULT,)),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "args", "error", "reached"), REACHED, ids=str)
+@pytest.mark.row("D-01", "E-05", "E-07", "E-08", "E-09", "F-19", "F-23")
 def test_refused_calls(name: str, args: tuple[int, ...], error: int, reached: tuple[int, ...]) -> None:
     """Each is reached outside, and has the errno of the table inside."""
     refused(name, args, error, *reached)
@@ -156,6 +166,7 @@ def test_refused_calls(name: str, args: tuple[int, ...], error: int, reached: tu
 # What the kernel itself refuses, in some settings or before some version, to who is not root.
 OF_ROOT: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = [
     ("socket", (2, 3, 255), (0,)),
+    ("socket", (10, 3, 255), (0, errno.EAFNOSUPPORT)),
     ("syslog", (10,), (0,)),
     ("bpf", (0xFFFF, BAD_POINTER, 8), (errno.EFAULT, errno.EINVAL)),
     ("open_by_handle_at", (BAD_FD, BAD_POINTER, 0), (errno.EFAULT, errno.EBADF)),
@@ -164,6 +175,7 @@ OF_ROOT: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = [
 
 @needs("real root")
 @pytest.mark.parametrize(("name", "args", "reached"), OF_ROOT, ids=str)
+@pytest.mark.row("E-04", "E-10", "E-11")
 def test_calls_that_only_root_reaches(
     name: str, args: tuple[int, ...], reached: tuple[int, ...]
 ) -> None:
@@ -172,6 +184,7 @@ def test_calls_that_only_root_reaches(
 
 
 @needs("mount_setattr")
+@pytest.mark.row("E-05")
 def test_a_young_call_of_the_mounts() -> None:
     """mount_setattr(2) is not there, as the others of its interface."""
     args = (BAD_FD, BAD_POINTER, 0, 0, 0)
@@ -183,9 +196,17 @@ def _waits_killable() -> bool:
     return tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (5, 19)
 
 
+def _modules() -> list[str]:
+    """The modules of the kernel, if it has any."""
+    path = Path("/proc/modules")
+    return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.row("B-13", "D-01", "E-03")
 def test_families_of_sockets() -> None:
     """Of all that the kernel has, UNIX, INET, INET6 and NETLINK are left."""
     code = f"{_LIBC}\ntell([call(given['number'], [given['high'] | n, 3, 0])[1] for n in range(46)])"
+    before = _modules()
     # Outside only one, which every kernel has: for each of the others it may load a module.
     outside = code.replace("range(46)", "(17,)")
     (error,) = ask_outside(outside, {"number": NUMBERS["socket"], "high": 0})
@@ -194,11 +215,13 @@ def test_families_of_sockets() -> None:
     for high in (0, HIGH):
         inside = ask(code, given={"number": NUMBERS["socket"], "high": high})
         assert {n for n, error in enumerate(inside) if error != errno.EAFNOSUPPORT} <= left
+    assert _modules() == before
     code = f"{_LIBC}\ntell([call({NUMBERS['socket']}, [n, 2, 0])[1] for n in (1, 2, 16)])"
     assert ask(code) == [0, 0, 0]
 
 
 @pytest.mark.parametrize("profile", ["default", "strict", "debug", "nest"])
+@pytest.mark.row("D-06", "E-11")
 def test_every_refusal_of_the_table(profile: str) -> None:
     """In one capsule, each case that refuses, with arguments for it: the errno is that of the table."""
     rules = resolve.resolve(Seccomp(profile), MACHINE)
@@ -247,6 +270,7 @@ def folder() -> Iterator[Path]:
 
 
 @x86_64
+@pytest.mark.row("D-02")
 def test_a_program_for_i386(folder: Path) -> None:
     """It is killed, and the verdict says why in words; without a filter it runs."""
     command = [str(folder / "i386")]
@@ -265,6 +289,7 @@ def test_a_program_for_i386(folder: Path) -> None:
 
 @x86_64
 @pytest.mark.parametrize("profile", ["default", "strict", "debug", "nest"])
+@pytest.mark.row("D-02")
 def test_numbers_of_x32(profile: str) -> None:
     """A number of x32 ends the process in every profile; its parent goes on."""
     code = f"""{_LIBC}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 import capsule
 from capsule.confine import landlock
-from tests.attacks.walls import PAGE, REASONS, Finding, documented, findings, summary, table
+from tests.attacks.walls import PAGE, PROBES, REASONS, Finding, counts, documented, findings, table
 from tests.support import REAL_ROOT, needs
 
 
@@ -16,10 +18,12 @@ def found() -> list[Finding]:
     return findings()
 
 
-def test_nothing_is_reached(found: list[Finding], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.row(*sorted({probe.row for probe in PROBES}))
+def test_nothing_is_reached(
+    found: list[Finding], record_property: Callable[[str, object], None]
+) -> None:
     """With everything on, each probe that gets through elsewhere is denied."""
-    with capsys.disabled():
-        print(f"\n[attacks: {summary(found)}]")
+    record_property("probes", counts(found))
     abi = capsule.probe().landlock_abi
     assert [one.probe.name for one in found if one.verdict("all") == "REACHED"] == [
         one.probe.name for one in found if one.probe.abi > abi

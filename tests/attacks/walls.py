@@ -488,12 +488,11 @@ def table(found: list[Finding]) -> list[tuple[str, ...]]:
 HEAD = ("row", "what is tried", "no filter", "no Landlock", "neither", "walls that stop it, each alone")
 
 
-def summary(found: list[Finding]) -> str:
-    """The counts that CI keeps."""
-    counts = [sum(one.verdict("all") == "REACHED" for one in found)]
-    counts.append(sum(one.verdict("all") == "denied by Capsule" for one in found))
-    counts.append(sum(one.vacuous for one in found))
-    return "reached {}, denied by Capsule {}, vacuous {}".format(*counts)
+def counts(found: list[Finding]) -> dict[str, int]:
+    """How many probes were reached, denied, and reached by nobody here; what CI keeps."""
+    denied = sum(one.verdict("all") == "denied by Capsule" for one in found)
+    reached = sum(one.verdict("all") == "REACHED" for one in found)
+    return {"reached": reached, "denied": denied, "vacuous": sum(one.vacuous for one in found)}
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
@@ -521,7 +520,7 @@ def main() -> int:
         PAGE.write_text(f"{before}{lines}{after}", encoding="utf-8")
     else:
         print(_BEGIN + lines, end="")
-    print(f"\n{summary(found)}", file=sys.stderr)
+    print(f"\n{counts(found)}", file=sys.stderr)
     return 0
 
 

@@ -312,6 +312,7 @@ def test_old_kernels_confine_alike(out: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.row("F-22")
 def test_a_step_that_fails_ends_the_launch(out: Path, kind: str) -> None:
     """Each step in turn: the error names it, the command did not run, and nothing is left."""
     what = stage(out, kind)
@@ -480,6 +481,7 @@ def first_and_last(calls: list[Call]) -> list[Call]:
 
 
 @pytest.mark.parametrize("kind", ["default", "joined"])
+@pytest.mark.row("F-22")
 def test_a_call_that_fails_ends_the_launch(out: Path, watched: str, kind: str) -> None:
     """Each system call of the default plan's set-up in turn: EIO ends it, at the step that made it."""
     lab = Laboratory(stage(out, kind, watched=True), watched)
@@ -503,6 +505,7 @@ def test_a_fork_that_fails_says_so(out: Path, watched: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.row("F-22")
 def test_errors_with_a_meaning_end_the_launch_too(out: Path, watched: str, kind: str) -> None:
     """The errors that code likes to forgive, at the first and last call of each kind."""
     lab = Laboratory(stage(out, kind, watched=True), watched)

@@ -50,18 +50,21 @@ def assert_powerless(text: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"uid": 1000, "gid": 1000}, {"network": "host"}])
+@pytest.mark.row("B-07", "E-02")
 def test_the_command_has_no_capability(options: dict[str, Any]) -> None:
     """All five sets are empty and no_new_privs is set, for root inside as for others."""
     result = capsule.run(["cat", "/proc/self/status"], text=True, **options)
     assert_powerless(result.stdout)
 
 
+@pytest.mark.row("B-07")
 def test_the_host_sees_no_capability() -> None:
     """From outside it is the same: the command has none in any user namespace."""
     with capsule.start(["cat"], stdin=capsule.PIPE) as process:
         assert_powerless(Path(f"/proc/{command_of(process)}/status").read_text())
 
 
+@pytest.mark.row("B-07")
 def test_being_root_gives_no_capability_and_that_is_locked() -> None:
     """The securebits say that root is nobody special, and cannot be changed any more."""
     code = """
@@ -111,6 +114,7 @@ def outcome(act):
 
 @needs("unshare")
 @pytest.mark.parametrize("name", _PRIVILEGED)
+@pytest.mark.row("B-07", "E-02")
 def test_root_inside_can_do_nothing_that_needs_root(name: str) -> None:
     """What root of plain namespaces may do, root of a capsule may not: EPERM."""
     mounts = "mount -t tmpfs none /usr/share"
@@ -131,6 +135,7 @@ def _set_capability(path: Path) -> None:
 @needs("real root", "setpriv")
 @pytest.mark.parametrize("empower", [_set_uid, _set_capability])
 @pytest.mark.parametrize("kind", [Mount.read_only, Mount.read_write])
+@pytest.mark.row("B-08")
 def test_a_program_with_privileges_has_none_inside(
     empower: Callable[[Path], None], kind: Callable[[Path], Mount]
 ) -> None:
@@ -150,6 +155,7 @@ def test_a_program_with_privileges_has_none_inside(
 
 
 @pytest.mark.parametrize("command", [["su", "-c", "id"], ["newuidmap", "1", "0", "0", "1"], ["mount"]])
+@pytest.mark.row("B-09")
 def test_helpers_of_the_host_give_nothing(command: list[str]) -> None:
     """The host's own set-uid programs run without their privilege."""
     program = shutil.which(command[0])
@@ -225,6 +231,7 @@ sys.stdout.buffer.write(capsule.run(["sh", "-c", "ulimit -Sc; ulimit -Hc"]).stdo
     assert (done.stdout, done.stderr) == (b"0\n0\n", b"")
 
 
+@pytest.mark.row("B-12")
 def test_a_crash_leaves_no_core() -> None:
     """A command that dumps core writes none, and its end is told by its signal."""
     with shared_directory() as directory:
@@ -235,6 +242,7 @@ def test_a_crash_leaves_no_core() -> None:
         assert os.listdir(directory) == []
 
 
+@pytest.mark.row("B-16")
 def test_nothing_of_the_supervisor_can_be_reached_by_signal() -> None:
     """kill() to every number but its own finds init and nobody else; the parent has no other name."""
     code = """
@@ -266,6 +274,7 @@ os.read(0, 1)
 """
 
 
+@pytest.mark.row("B-16")
 def test_no_process_of_the_host_can_be_made_an_owner() -> None:
     """F_SETOWN, whose SIGIO would reach anybody, finds no process of the host: ESRCH."""
     with sleeper(start_new_session=True) as other:

@@ -59,17 +59,20 @@ def many() -> Iterator[list[int]]:
         yield fds
 
 
+@pytest.mark.row("B-04")
 def test_three_descriptors_and_no_more() -> None:
     """Input is /dev/null, output and errors are pipes, and there is nothing else."""
     assert held() == {0: "/dev/null", 1: "pipe", 2: "pipe"}
 
 
 @pytest.mark.usefixtures("many")
+@pytest.mark.row("B-04")
 def test_a_thousand_descriptors_of_the_caller_stay_outside() -> None:
     """Files, directories, sockets, pidfds, memory: none of the caller's is inherited."""
     assert held() == {0: "/dev/null", 1: "pipe", 2: "pipe"}
 
 
+@pytest.mark.row("B-04")
 def test_descriptors_above_a_lowered_limit_stay_outside() -> None:
     """A descriptor whose number is above RLIMIT_NOFILE is closed all the same."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -98,6 +101,7 @@ os.write(out, json.dumps([told, still]).encode())
 
 
 @pytest.mark.parametrize("closed", [[0], [1], [0, 1], [0, 1, 2], [2]])
+@pytest.mark.row("B-04")
 def test_closed_standard_descriptors_of_the_caller(closed: list[int]) -> None:
     """A caller without 0, 1 or 2 changes nothing for the command, and gets none of ours there."""
     done = subprocess.run(
@@ -235,6 +239,7 @@ def test_descriptors_that_cannot_be_named(fd: int, reason: str) -> None:
     assert (caught.value.field, caught.value.value) == ("pass_fds", fd)
 
 
+@pytest.mark.row("B-05")
 def test_no_descriptor_reaches_the_supervisor() -> None:
     """The command cannot open anything of the supervisor by /proc: ENOENT."""
     assert_denied(
@@ -242,6 +247,7 @@ def test_no_descriptor_reaches_the_supervisor() -> None:
     )
 
 
+@pytest.mark.row("B-05")
 def test_words_on_every_descriptor_forge_nothing() -> None:
     """A command that writes to every number it can think of does not change its own result."""
     code = """

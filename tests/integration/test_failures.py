@@ -388,6 +388,7 @@ def test_a_failure_leaves_no_process_anywhere(place: Path) -> None:
     assert ({s.pid for s in descendants(os.getpid())}, set(open_descriptors().items())) == before
 
 
+@pytest.mark.row("F-22")
 def test_a_call_that_is_refused_is_not_the_fault_of_the_launcher_s_file() -> None:
     """A filter around Capsule that forbids pidfd_open(2) says nothing about where the launcher lies."""
     command = [PYTHON, "-c", "import capsule; capsule.run(['true'])"]

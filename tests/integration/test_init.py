@@ -38,6 +38,7 @@ if pid is None:
 OUTSIDE, INSIDE = {"pid": None}, {"pid": 1}
 
 
+@pytest.mark.row("F-16")
 def test_the_command_is_not_pid_1() -> None:
     """PID 1 is Capsule's init, and the command is its child, with nobody else there."""
     code = """
@@ -65,6 +66,7 @@ tell([os.getpid() != 1, os.getppid(), open("/proc/1/comm").read(), open("/proc/1
         'os.listdir(f"/proc/{pid}/map_files")',
     ],
 )
+@pytest.mark.row("B-01")
 def test_proc_says_nothing_of_init(act: str) -> None:
     """Every file of /proc/1 that shows memory, descriptors or places is closed with EACCES."""
     assert_denied(_TARGET + act, errno.EACCES, outside=OUTSIDE, inside=INSIDE)
@@ -86,11 +88,13 @@ checked(libc.process_vm_readv(pid, ctypes.byref(ours), 1, ctypes.byref(theirs), 
     ],
     ids=["ptrace", "pidfd_getfd", "process_vm_readv"],
 )
+@pytest.mark.row("B-02")
 def test_init_cannot_be_seized(act: str) -> None:
     """Nobody inside can trace init, take its descriptors or read its memory: EPERM."""
     assert_denied(_TARGET + act, errno.EPERM, outside=OUTSIDE, inside=INSIDE)
 
 
+@pytest.mark.row("F-15")
 def test_no_signal_from_inside_touches_init() -> None:
     """Every signal to PID 1 from inside, SIGKILL and SIGSTOP too, changes nothing."""
     code = """
@@ -110,6 +114,7 @@ tell(os.waitstatus_to_exitcode(os.waitpid(os.posix_spawn("/bin/true", ["true"], 
                 assert_denied(signals_it, errno.EPERM, outside=outside, inside={"number": number})
 
 
+@pytest.mark.row("B-16", "F-15")
 def test_killing_everything_leaves_init() -> None:
     """kill(-1) inside reaches the command's own processes and neither init nor the host."""
     code = """
@@ -123,6 +128,7 @@ tell(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     assert stat(os.getpid()) is not None
 
 
+@pytest.mark.row("F-02", "F-13")
 def test_orphans_are_reaped() -> None:
     """Zombies of orphans do not pile up: init takes them."""
     code = """
@@ -208,6 +214,7 @@ print(json.dumps([json.loads(outside.stdout), json.loads(inside.check().stdout)]
 """
 
 
+@pytest.mark.row("B-01")
 def test_no_secret_of_the_caller_is_readable() -> None:
     """What the caller has in environment, arguments and memory is nowhere in the capsule's /proc."""
     secret = secrets.token_hex(32)
@@ -227,6 +234,7 @@ def test_no_secret_of_the_caller_is_readable() -> None:
 
 
 @needs("real root")
+@pytest.mark.row("B-04")
 def test_init_holds_no_descriptor_of_the_caller() -> None:
     """Init keeps the status pipe, the lifeline, a pidfd of the supervisor, a signalfd, a listener.
 

@@ -131,6 +131,7 @@ def await_raw(user: User) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.row("F-12")
 def test_ctrl_z_where_nobody_could_continue() -> None:
     """Without a shell above, Ctrl-Z stops nothing: as any program, the command goes on."""
     with running(*script("exec cat")) as user:
@@ -157,6 +158,7 @@ def test_stopped_from_elsewhere() -> None:
         user.type(CTRL_D)
 
 
+@pytest.mark.row("F-12")
 def test_in_the_background() -> None:
     """A job that is started with & runs to its end, and its output is shown: nothing stops it."""
     with in_bash() as user:

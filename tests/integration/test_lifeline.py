@@ -110,6 +110,7 @@ def _kill_during_start(count: int, seed: int) -> None:
             assert born.survivors() == [], f"killed after {moment:.6f} s"
 
 
+@pytest.mark.row("F-14")
 def test_a_supervisor_killed_at_any_moment_of_the_start_leaves_nobody() -> None:
     """SIGKILL to the supervisor at 40 random moments around the start: nobody survives."""
     _kill_during_start(40, 1)
@@ -128,6 +129,7 @@ os.write(1, json.dumps({"init": process.pid}).encode() + b"\\n")
 """
 
 
+@pytest.mark.row("F-14")
 def test_a_supervisor_killed_during_the_run_leaves_nobody() -> None:
     """SIGKILL to the supervisor while the command and its daemon run: nobody survives."""
     with nursery(_START + "process.wait()") as born:
@@ -154,6 +156,7 @@ resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_
         assert born.survivors() == []
 
 
+@pytest.mark.row("F-14")
 def test_a_child_of_the_supervisor_does_not_keep_the_capsule_alive() -> None:
     """A fork that holds copies of all descriptors, the lifeline's too, is not the supervisor."""
     fork = """

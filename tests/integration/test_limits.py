@@ -71,6 +71,7 @@ with {} as file:
 """
 
 
+@pytest.mark.row("F-04", "F-07")
 def test_the_size_of_a_file() -> None:
     """What exceeds it is EFBIG, of a memfd as well, or SIGXFSZ for who does not ignore that."""
     for file in ("tempfile.TemporaryFile()", "open(os.memfd_create('x'), 'wb')"):
@@ -102,6 +103,7 @@ except ValueError as error:
 
 
 @needs("counted processes")
+@pytest.mark.row("F-01")
 def test_no_more_processes_than_the_bound() -> None:
     """By default 2048; of these the command is one. The caller's own other processes do not count."""
     result = capsule.run([*PROBE, FORK, "3000"], text=True)
@@ -112,6 +114,7 @@ def test_no_more_processes_than_the_bound() -> None:
 
 
 @needs("real root", "own pid_max")
+@pytest.mark.row("F-01")
 def test_the_bound_where_root_of_the_host_runs_it() -> None:
     """RLIMIT_NPROC does not hold for that; the host's own kernel.pid_max stays as it is."""
     before = Path("/proc/sys/kernel/pid_max").read_text()
@@ -137,6 +140,7 @@ BOMBS = {"forks": [*PROBE, BOMB], "orphans": ["sh", "-c", "b() { b | b & }; b; e
 
 @needs("counted processes")
 @pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.row("F-01")
 def test_a_fork_bomb_does_not_take_the_host_down(name: str) -> None:
     """Under plain defaults it ends with its timeout, and meanwhile the host can fork."""
     with capsule.start(BOMBS[name], timeout=1) as process:
@@ -149,6 +153,7 @@ def test_a_fork_bomb_does_not_take_the_host_down(name: str) -> None:
 # --- times --------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("F-17")
 def test_cpu_time_of_the_tree() -> None:
     """Four that spin use it up together; none of them did alone. The account says how much it was."""
     script = f"for i in 1 2 3 4; do ({SPIN}) & done; wait"
@@ -225,6 +230,7 @@ def test_a_limit_that_needs_one_is_refused(flag: str, value: Any) -> None:
 
 
 @needs("no cgroup")
+@pytest.mark.row("F-03")
 def test_degraded_memory() -> None:
     """One process cannot have more, and all together are ended when they are seen to have more."""
     degraded: dict[str, Any] = {"memory": "64M", "allow_degraded": ["memory"]}

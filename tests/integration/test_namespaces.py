@@ -84,6 +84,7 @@ def test_two_capsules_share_nothing() -> None:
 # --- PID --------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("B-11")
 def test_no_process_of_the_host_can_be_named() -> None:
     """A process of the same user outside has no number inside: ESRCH, and no directory in /proc."""
     with sleeper() as other:
@@ -187,6 +188,7 @@ with socket.socket(socket.AF_UNIX) as client:
 """
 
 
+@pytest.mark.row("B-15")
 def test_no_abstract_socket_of_the_host_is_reachable() -> None:
     """Abstract names belong to the network namespace: refused; with the host's, EPERM of Landlock."""
     given = {"name": f"capsule-{secrets.token_hex(8)}"}
@@ -203,6 +205,7 @@ def test_no_abstract_socket_of_the_host_is_reachable() -> None:
 # --- IPC ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("B-14")
 def test_no_shared_memory_of_the_host_is_reachable() -> None:
     """A System V segment that everybody may attach to has no key inside: ENOENT."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -222,6 +225,7 @@ if libc.shmget(given["key"], 0, 0) < 0:
 
 
 @needs("mqueue")
+@pytest.mark.row("B-14")
 def test_no_message_queue_of_the_host_is_reachable() -> None:
     """A POSIX message queue of the host has no name inside: ENOENT."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -268,6 +272,7 @@ except OSError as error:
     assert ask(code) == ["EPERM", "capsule"]
 
 
+@pytest.mark.row("E-12")
 def test_cgroups_show_no_path_of_the_host() -> None:
     """Each cgroup of the command is the root of its cgroup namespace."""
     code = 'tell([line.rstrip().split(":", 2)[2] for line in open("/proc/self/cgroup")])'

@@ -160,6 +160,7 @@ def test_an_overlay_at_its_own_path(directory: Path) -> None:
     assert (directory / "file").exists()
 
 
+@pytest.mark.row("E-06")
 def test_an_overlay_is_no_way_around_permissions(directory: Path) -> None:
     """A file of the host that the caller may not read cannot be read through an overlay: EACCES."""
     closed = directory / "closed"
@@ -181,6 +182,7 @@ tell([attempt("/project/closed"), attempt("/project/file")])
 # --- limits -------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("F-07")
 def test_the_layer_has_a_size(directory: Path) -> None:
     """Beyond it a write fails with ENOSPC; outside, and inside up to it, it does not."""
     act = """
@@ -197,6 +199,7 @@ os.unlink(given["at"] + "/large")
     assert ask(code, policy, {"at": AT, "bytes": 1 << 19}) == "done"
 
 
+@pytest.mark.row("F-07")
 def test_the_layer_has_no_room_for_endless_files(directory: Path) -> None:
     """Empty files are bounded as well: ENOSPC, and then the capsule ends as usual."""
     code = """
@@ -218,6 +221,7 @@ def test_a_new_directory_cannot_be_executed_from_if_so_told(directory: Path) -> 
     assert shell(script, Mount.overlay(directory, AT, noexec=True)).stdout == ""
 
 
+@pytest.mark.row("E-06")
 def test_no_set_id_program_and_no_device(directory: Path) -> None:
     """The overlay is nosuid and nodev, whatever is written to it."""
     code = """

@@ -205,6 +205,7 @@ _UNWILLING = {
 
 
 @pytest.mark.parametrize("script", _UNWILLING.values(), ids=_UNWILLING.keys())
+@pytest.mark.row("F-11")
 def test_the_timeout_ends_it_whatever_it_does(script: str) -> None:
     """At the deadline everything inside is killed, and the result keeps what was written."""
     with nothing_left():
@@ -216,6 +217,7 @@ def test_the_timeout_ends_it_whatever_it_does(script: str) -> None:
 
 
 @pytest.mark.parametrize("script", _UNWILLING.values(), ids=_UNWILLING.keys())
+@pytest.mark.row("F-11")
 def test_leaving_the_block_ends_it_whatever_it_does(script: str) -> None:
     """So does leaving the `with` block, however the command is held up."""
     with nothing_left(), capsule.start(["sh", "-c", script]) as process:
@@ -233,6 +235,7 @@ _LEAVES_BEHIND = {
 
 
 @pytest.mark.parametrize("script", _LEAVES_BEHIND.values(), ids=_LEAVES_BEHIND.keys())
+@pytest.mark.row("F-13")
 def test_when_the_command_ends_the_capsule_ends(script: str) -> None:
     """run() returns when the command does, with its status; who it left behind is dead by then."""
     before = {s.pid for s in descendants(os.getpid())}
@@ -254,6 +257,7 @@ def test_the_command_may_close_its_output_first() -> None:
     assert (result.returncode, result.stdout) == (7, b"a\n")
 
 
+@pytest.mark.row("F-14")
 def test_a_thread_that_started_a_command_may_end() -> None:
     """The command outlives the thread that started it: its life hangs on the process."""
     started: list[capsule.Process] = []

@@ -150,6 +150,7 @@ def test_input_from_a_file() -> None:
         assert capsule.run(["cat"], stdin=file.fileno()).stdout == b"89"
 
 
+@pytest.mark.row("F-08")
 def test_much_input_and_output_at_once() -> None:
     """Input and both outputs, each far larger than a pipe, pass each other without a deadlock."""
     data = os.urandom(1 << 20) * 6
@@ -188,6 +189,7 @@ def test_input_that_cannot_be_meant(wrong: dict[str, Any]) -> None:
 # --- limits -------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("F-08")
 def test_output_beyond_the_limit_ends_the_run() -> None:
     """One byte more than the limit and everything is killed; what is within it is kept."""
     result = capsule.run(["sh", "-c", "printf 0123456789; read x; exit 3"], input=b"x\n", output=10)
@@ -228,6 +230,7 @@ def test_a_limit_of_nothing() -> None:
     assert capsule.run(["echo"], output=0).outcome is Outcome.OUTPUT_LIMIT
 
 
+@pytest.mark.row("F-08")
 def test_endless_output_takes_little_memory() -> None:
     """A caller that captures at most 1 MB of an endless stream stays small."""
     code = """

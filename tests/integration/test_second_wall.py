@@ -138,6 +138,7 @@ tell([
 
 
 @pytest.mark.parametrize("at", ["/tmp/x", "/shown"])
+@pytest.mark.row("E-13")
 def test_renaming_between_directories(at: str, folder: Path) -> None:
     """Files and directories move and are linked to from ABI 2 on; before, EXDEV between directories."""
     policy = Policy(mounts=[Mount.read_write(folder, "/shown")])
@@ -145,6 +146,7 @@ def test_renaming_between_directories(at: str, folder: Path) -> None:
     assert ask(_RENAMES, policy, {"at": at}) == done
 
 
+@pytest.mark.row("E-13")
 def test_renaming_with_the_first_version(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel of ABI 1 refuses it, and `protections` says so; within one directory all is as ever."""
     first = capsule.probe().replace(landlock_abi=1)
@@ -155,6 +157,7 @@ def test_renaming_with_the_first_version(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("abi", range(1, ABI + 1))
+@pytest.mark.row("E-13")
 def test_every_version_that_the_kernel_has(abi: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rules of an older version are taken by a newer kernel, and a program runs with them."""
     older = capsule.probe().replace(landlock_abi=abi)

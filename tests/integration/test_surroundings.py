@@ -199,6 +199,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return given
 
 
+@pytest.mark.row("B-03")
 def test_the_default_environment(environment: dict[str, str]) -> None:
     """PATH, locale, terminal and time zone are the caller's, HOME and USER the capsule's: no more."""
     kept = {name: environment[name] for name in ("PATH", "HOME", "LANG", "LC_TIME", "TERM", "TZ")}

@@ -27,6 +27,7 @@ _KINDS = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time")
 _LIMITS = [f"/proc/sys/user/max_{kind}_namespaces" for kind in _KINDS]
 
 
+@pytest.mark.row("E-01")
 def test_no_namespaces() -> None:
     """Of each kind none can be made, whatever the filter says; with nest, as many as outside."""
     given = {"paths": _LIMITS}
@@ -86,6 +87,7 @@ tell([told, queues.count(0), queues[-1], attempt(libc.semget, 0, 32000, 0o600)])
 
 
 @needs("ipc limits")
+@pytest.mark.row("F-04")
 def test_limits_of_system_v_ipc() -> None:
     """Memory of one segment and of all, queues: EINVAL, ENOSPC; they are those of uid 0 inside."""
     assert ask(_IPC) == [[errno.EINVAL, 0, errno.ENOSPC, 0], 1024, errno.ENOSPC, 0]
@@ -247,6 +249,7 @@ tell([
 """
 
 
+@pytest.mark.row("B-14")
 def test_nothing_can_be_put_into_the_keyring() -> None:
     """Without the filter, too, it is no way from one capsule to another: not written, not changed."""
     given = numbers.numbers(os.uname().machine)

@@ -194,6 +194,7 @@ def crowd(folder):
 """
 
 
+@pytest.mark.row("F-04", "F-07")
 def test_a_full_tmpfs_refuses_more() -> None:
     """A write beyond the size fails with ENOSPC, and so does a file beyond the number of files."""
     policy = capsule.Policy(mounts=(Mount.tmpfs("/data", "1M"), Mount.tmpfs("/many", "1M")))
@@ -204,6 +205,7 @@ def test_a_full_tmpfs_refuses_more() -> None:
 
 
 @needs("overlay")
+@pytest.mark.row("F-07")
 def test_a_directory_for_each_file_fits() -> None:
     """What a tmpfs or overlay has room for by its size has as many directories, too."""
     code = """
@@ -264,6 +266,7 @@ tell([parse(line) for line in open("/proc/self/mountinfo")])
 """
 
 
+@pytest.mark.row("B-08")
 def test_every_mount_is_nosuid_and_nodev() -> None:
     """No mount honours set-uid bits, none outside of /dev honours device nodes, none propagates."""
     with shared_directory() as directory:
@@ -355,6 +358,7 @@ mount -t tmpfs -o mode=777 none "$1/sub/deep"
 # --- /dev ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("B-18")
 def test_dev_holds_harmless_devices_only() -> None:
     """/dev is exactly this, and /dev/pts has no terminal in it."""
     names = "null zero full random urandom tty fd stdin stdout stderr ptmx pts shm"
@@ -385,6 +389,7 @@ tell([os.write(null, b"x"), os.read(null, 1) == b"", os.read(zero, 4) == bytes(4
     assert ask(code) == [1, True, True, "ENOSPC", True, 4, "ENXIO"]
 
 
+@pytest.mark.row("B-18")
 def test_no_device_can_be_made() -> None:
     """mknod(2) of a device fails with EPERM, even where files may be made."""
     code = """
@@ -402,6 +407,7 @@ tell([outcome, os.path.exists("/tmp/fifo"), os.path.exists("/tmp/kmem")])
 # --- /proc --------------------------------------------------------------------------------------
 
 
+@pytest.mark.row("B-10", "B-11")
 def test_proc_is_of_the_capsule_alone() -> None:
     """Processes of the host are not in it."""
     with sleeper() as other:
@@ -410,6 +416,7 @@ def test_proc_is_of_the_capsule_alone() -> None:
         assert len(shown) == 2
 
 
+@pytest.mark.row("B-10")
 def test_masked_parts_of_proc_are_empty_or_closed() -> None:
     """What tells of the host reads as nothing, or not at all."""
     code = """
@@ -423,6 +430,7 @@ tell({path: content(path) for path in given["paths"]})
     assert set(ask(code, given={"paths": PROC_MASKED}).values()) == {0}
 
 
+@pytest.mark.row("B-10")
 def test_nothing_of_the_kernel_can_be_changed_through_proc() -> None:
     """No file of /proc beside the processes' own can be opened for writing."""
     code = """
@@ -446,6 +454,7 @@ tell([opened, tried])
     assert tried > 100
 
 
+@pytest.mark.row("B-10")
 def test_sysctls_are_read_only() -> None:
     """A sysctl of a namespace, which belongs to root inside, can be read and not written: EROFS."""
     code = """

@@ -118,6 +118,7 @@ def assert_out_of_memory(result: capsule.Result, limit: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.row("F-03")
 def test_more_memory_than_the_limit(kind: str) -> None:
     """Four times as much is out of memory, in whatever way; a capsule beside it is untouched."""
     code = f"import os\nsize = {128 * MIB}\n{KINDS[kind]}"
@@ -136,6 +137,7 @@ def test_more_memory_than_the_limit(kind: str) -> None:
 
 
 @needs("gcc")
+@pytest.mark.row("F-03")
 def test_more_stack_than_the_limit() -> None:
     """A stack without a limit of its own is memory like any other."""
     with shared_directory() as folder:
@@ -200,6 +202,7 @@ def test_four_ways_to_137() -> None:
 # --- processes and CPU ------------------------------------------------------------------------
 
 
+@pytest.mark.row("F-01")
 def test_a_fork_bomb() -> None:
     """It never has more than the limit, and ends with its deadline."""
     result = capsule.run([*PROBE, BOMB], pids=32, timeout=1 + ROOM)
@@ -235,6 +238,7 @@ def test_half_a_cpu() -> None:
     assert result.usage.throttled > 1
 
 
+@pytest.mark.row("F-17")
 def test_cpu_time_of_the_tree() -> None:
     """Eight that spin use up two seconds, and a little more until init looks."""
     result = capsule.run(["sh", "-c", EIGHT], cpu_time=2, timeout=LONG)
@@ -352,6 +356,7 @@ def test_the_leaf_is_where_the_namespace_begins() -> None:
     assert not leaf.exists()
 
 
+@pytest.mark.row("E-12")
 def test_no_cgroup_file_system_inside() -> None:
     """There is nothing to read or write of it."""
     code = "tell([os.path.exists('/sys/fs/cgroup'), 'cgroup' in open('/proc/self/mountinfo').read()])"
@@ -388,6 +393,7 @@ if libc.unshare(0x10000000 | 0x2000000) < 0:
     assert_denied(act, errno.ENOSPC, memory="128M", seccomp="off")
 
 
+@pytest.mark.row("E-12")
 def test_the_command_cannot_rewrite_its_limits() -> None:
     """Where it may make user namespaces, too: it gets no cgroup namespace to mount one for."""
     found = ask(REWRITE, memory="128M", seccomp="nest")
@@ -413,6 +419,7 @@ def test_many_at_once() -> None:
         assert {run.result().stdout for run in runs} == {b"0::/ 0::/\n"}
 
 
+@pytest.mark.row("F-14")
 def test_what_a_killed_supervisor_left_is_removed() -> None:
     """Its capsule ends with it; the next capsule there removes its empty cgroup, but no live one's."""
     code = """

@@ -199,6 +199,7 @@ def test_root_of_a_container_is_bound() -> None:
     assert hints.UNPRIVILEGED in found
 
 
+@pytest.mark.row("E-14")
 def test_no_remedy_switches_apparmor_off() -> None:
     """The restriction stays: a profile names the launcher, and only that."""
     for failure, around, _, _ in CONCLUSIONS.values():

@@ -68,6 +68,7 @@ def called(code: list[machine.Instruction], name: str, *arguments: int, arch: st
 
 @pytest.mark.parametrize("arch", ARCHES)
 @pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.row("D-11")
 def test_golden_verdicts(profile: str, arch: str, update_golden: bool) -> None:
     """The program's verdict on every number, and on arguments that matter, is the checked-in one."""
     code = compiled(profile, arch)
@@ -239,6 +240,7 @@ def test_any_calls_decide_alike(names: set[str], long: bool) -> None:
         assert called(code, name, 1000) == (ALLOW if name in names else UNKNOWN)
 
 
+@pytest.mark.row("D-10")
 def test_too_many_rules_are_refused() -> None:
     """A program that is longer than the kernel takes is the request's fault, and says so at once."""
     many = [Case(ALLOW, ((0, 0xFFFFFFFF, n),)) for n in range(301)]
