@@ -118,8 +118,8 @@ def test_a_supervisor_killed_at_any_moment_of_the_start_leaves_nobody() -> None:
 
 @pytest.mark.slow
 def test_a_supervisor_killed_at_many_moments_of_the_start_leaves_nobody() -> None:
-    """The same at 400 moments."""
-    _kill_during_start(400, 2)
+    """The same at 500 moments."""
+    _kill_during_start(500, 2)
 
 
 _START = """

@@ -24,6 +24,7 @@ SIGQUIT: int = _signal.SIGQUIT
 SIGKILL: int = _signal.SIGKILL
 SIGSYS: int = _signal.SIGSYS
 SIGXFSZ: int = _signal.SIGXFSZ
+SIGSEGV: int = _signal.SIGSEGV
 SIGUSR1: int = _signal.SIGUSR1
 SIGUSR2: int = _signal.SIGUSR2
 SIGPIPE: int = _signal.SIGPIPE

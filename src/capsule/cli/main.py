@@ -60,6 +60,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except OSError as error:
         return _cannot_write(error)
+    except MemoryError:
+        os.write(2, _NO_MEMORY)
+        return CapsuleError.exit_code
+
+
+_NO_MEMORY = (
+    b"capsule: out of memory\n"
+    b"  The command was not run, or its result is lost.\n"
+    b"  hint: raise ulimit -v and ulimit -d, or free some memory\n"
+)
 
 
 def _cannot_write(error: OSError) -> int:

@@ -255,7 +255,10 @@ class _Asking:
             return record[1:8]
         report = os.read(self._child.error, spawn.REPORT_SIZE)
         if len(report) != spawn.REPORT_SIZE:
-            raise InternalError("the launcher did not say what the kernel offers")
+            from capsule.launcher.failure import killed
+
+            nothing = InternalError("the launcher did not say what the kernel offers")
+            raise killed(self._child.pid) or nothing
         why = os.strerror(memoryview(report).cast("i")[1])
         hint = "a seccomp filter around Capsule may forbid it: `capsule doctor`"
         raise HostError(f"the launcher cannot work on this host: {why}", hint=hint)

@@ -86,7 +86,14 @@ def spawn(
                 SUPERVISOR_FD: fds.own(os.pidfd_open(os.getpid())),
                 **(passed or {}),
             }
-            pid = os.posix_spawn(launcher, ["capsule-launch"], {}, file_actions=_moves(wanted))
+            pid = os.posix_spawn(
+                launcher,
+                ["capsule-launch"],
+                {},
+                file_actions=_moves(wanted),
+                # An init that a launcher was killed before telling of is found by its group.
+                setpgroup=0,
+            )
             fds.keep((error, status, lifeline))
             return Child(pid, error, status, lifeline)
     except OSError as refusal:
@@ -113,7 +120,8 @@ def cannot_start(error: OSError) -> HostError:
         errno.EMFILE: "too many open files in this process: close some or raise ulimit -n",
         errno.ENFILE: "too many open files on this host: raise the sysctl fs.file-max",
         errno.EAGAIN: "too many processes of this user: raise ulimit -u",
-        errno.ENOMEM: "the host is out of memory",
+        errno.EFBIG: "a plan goes through a file in memory: raise ulimit -f",
+        errno.ENOMEM: "the host is out of memory, or a limit is low: ulimit -v, ulimit -d",
         errno.ENOEXEC: "the launcher is for another CPU: install Capsule for this one",
     }.get(error.errno or 0)
     if error.filename not in (None, LAUNCHER):
@@ -123,8 +131,9 @@ def cannot_start(error: OSError) -> HostError:
 
 def _plan_file(fds: Descriptors, plan: bytes) -> int:
     memory = fds.own(os.memfd_create("capsule-plan", os.MFD_CLOEXEC))
-    if os.write(memory, plan) != len(plan):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    while plan:
+        # What did not fit at first says why at the next attempt.
+        plan = plan[os.write(memory, plan) :]
     return memory
 
 
@@ -149,6 +158,16 @@ def read_record(fd: int) -> tuple[int, ...] | None:
     if len(data) != RECORD_SIZE:
         raise InternalError("a record of the status pipe is cut off")
     return tuple(memoryview(data).cast("q"))
+
+
+def end_group(launcher: int) -> None:
+    """Kill and reap a launcher, and an init of which it has not told us."""
+    try:
+        os.killpg(launcher, signals.SIGKILL)
+        while True:
+            os.waitpid(-launcher, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass
 
 
 def reap(pid: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from capsule.base import signals
@@ -180,7 +181,7 @@ def _await(
         init = _expect(child, spawn.STARTED)
         # Without the second record, init died of a signal: its end of file is not the command's.
         if report or not init or not _expect(child, spawn.READY):
-            raise failure(report)
+            raise (None if report else _killed(child, init)) or failure(report)
         running = Running(init, _open_init(init), child.status, child.lifeline)
     except BaseException:
         # Also what Ctrl-C raises while the launcher is at work.
@@ -259,6 +260,12 @@ def _expect(child: Child, kind: int) -> int:
     return record[1]
 
 
+def _killed(child: Child, init: int) -> HostError | None:
+    from capsule.launcher.failure import killed
+
+    return killed(child.pid, *([init] if init else []))
+
+
 def _failure(
     report: bytes,
     plan: Plan,
@@ -278,6 +285,11 @@ def _failure(
     if len(report) != spawn.REPORT_SIZE:
         return InternalError("the report of the launcher is cut off")
     index, error = memoryview(report).cast("i")
+    if error == errno.EFAULT:
+        from capsule.launcher.failure import starved
+
+        if (refused := starved()) is not None:
+            return refused
     if host.presumed:
         index -= 1
         if index == -1:
@@ -301,14 +313,13 @@ def _failure(
 
 def _take_down(child: Child, init: int) -> None:
     """End and reap a launcher and, if it was cloned, its init; then nothing of the capsule is left."""
-    # First init's pid, which the launcher tells at once, or ends: killed between its clone and its
-    # word, it would leave us a child that we cannot name, and hence not reap.
+    # First init's pid, which the launcher tells at once, or ends. Once told of, init leaves the group.
     if not init:
         try:
             init = _expect(child, spawn.STARTED)
         except InternalError:
             init = 0
-    _kill(child.pid)
+    spawn.end_group(child.pid)
     if init:
         _kill(init)
     for fd in (child.error, child.status, child.lifeline):
