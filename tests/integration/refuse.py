@@ -20,11 +20,18 @@ NUMBER, FIRST_ARGUMENT = 0, 16
 CLONE_NEWUSER = 0x10000000
 
 NUMBERS = {
-    "x86_64": {"clone": 56, "unshare": 272, "mount": 165, "memfd_create": 319},
-    "aarch64": {"clone": 220, "unshare": 97, "mount": 40, "memfd_create": 279},
+    "x86_64": {
+        "clone": 56, "mount": 165, "memfd_create": 319, "pivot_root": 155, "prctl": 157, "seccomp": 317,
+        "setns": 308, "unshare": 272,
+    },
+    "aarch64": {
+        "clone": 220, "mount": 40, "memfd_create": 279, "pivot_root": 41, "prctl": 167, "seccomp": 277,
+        "setns": 268, "unshare": 97,
+    },
 }[os.uname().machine] | {
-    "open_tree": 428, "move_mount": 429, "fsopen": 430, "pidfd_open": 434, "close_range": 436,
-    "openat2": 437, "mount_setattr": 442, "landlock_create_ruleset": 444,
+    "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
+    "pidfd_open": 434, "clone3": 435, "close_range": 436, "openat2": 437, "mount_setattr": 442,
+    "landlock_create_ruleset": 444, "landlock_add_rule": 445, "landlock_restrict_self": 446,
 }  # fmt: skip
 
 Instruction = tuple[int, int, int, int]

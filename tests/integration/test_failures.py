@@ -348,4 +348,5 @@ def test_a_call_that_is_refused_is_not_the_fault_of_the_launcher_s_file() -> Non
     refused = [PYTHON, str(REFUSE), "pidfd_open=EPERM", "--", *command]
     done = subprocess.run(refused, capture_output=True, timeout=HANG, text=True)
     assert "HostError: cannot start the launcher: Operation not permitted\n" in done.stderr
+    assert "forbids pidfd_open(2)" in done.stderr
     assert "noexec" not in done.stderr

@@ -260,7 +260,7 @@ class _Asking:
             nothing = InternalError("the launcher did not say what the kernel offers")
             raise killed(self._child.pid) or nothing
         why = os.strerror(memoryview(report).cast("i")[1])
-        hint = "a seccomp filter around Capsule may forbid it: `capsule doctor`"
+        hint = "a seccomp filter around Capsule forbids close_range(2), of Linux 5.9: `capsule doctor`"
         raise HostError(f"the launcher cannot work on this host: {why}", hint=hint)
 
 

@@ -65,7 +65,7 @@ _LEAST_STACK = 64 << 10
 
 
 def killed(*pids: int) -> HostError | None:
-    """What it means that launcher or init, our children, ended by a signal; None if none did."""
+    """Say what it means that launcher or init, our children, ended by a signal; None if none did."""
     try:
         number = _signal_of(pids)
     except ChildProcessError:
@@ -74,11 +74,16 @@ def killed(*pids: int) -> HostError | None:
     if number == signals.SIGKILL:
         hint = "by somebody else, or by the kernel for want of memory (dmesg says so): run it again"
         return HostError("the launcher or init was killed during the set-up", hint=hint)
+    if number == signals.SIGSYS:
+        hint = (
+            "run it without one (docker: --security-opt seccomp=unconfined); `capsule doctor` says more"
+        )
+        return HostError("a seccomp filter around Capsule killed the launcher or init", hint=hint)
     return starved() if number == signals.SIGSEGV else None
 
 
 def starved() -> HostError | None:
-    """The error of a stack that is too small for the launcher; None if it is large enough."""
+    """Make the error of a stack that is too small for the launcher; None if it is large enough."""
     import resource
 
     if 0 <= resource.getrlimit(resource.RLIMIT_STACK)[0] < _LEAST_STACK:
@@ -89,7 +94,7 @@ def starved() -> HostError | None:
 
 
 def _signal_of(pids: Sequence[int]) -> int:
-    """The signal that ended one of these children, or is about to be seen to have; 0 if none did.
+    """Return the signal that ended one of these children, or is about to be seen to; 0 if none did.
 
     They are left to be reaped. Their pipes are closed, so they are at their very end, if not past it.
     """

@@ -106,11 +106,20 @@ def _not_executed(error: OSError, launcher: str) -> HostError | InternalError | 
         return None
     if error.errno == errno.ENOENT:
         return InternalError(f"the launcher is missing: {launcher}")
-    if error.errno in (errno.EACCES, errno.EPERM):
+    if error.errno == errno.EACCES:
         message = f"cannot execute the launcher {launcher}: {error.strerror}"
         hint = "is it on a file system mounted noexec? Install Capsule on one that is not"
         return HostError(message, hint=hint)
+    if error.errno == errno.EPERM:
+        # glibc falls back to clone(2) for ENOSYS alone.
+        hint = "a seccomp filter around Capsule forbids clone3(2) or execve(2): `capsule doctor`"
+        return HostError(f"cannot start the launcher: {error.strerror}", hint=hint)
     return None
+
+
+_FORBIDDEN = (
+    "a seccomp filter around Capsule forbids pidfd_open(2) or memfd_create(2): `capsule doctor`"
+)
 
 
 def cannot_start(error: OSError) -> HostError:
@@ -122,6 +131,8 @@ def cannot_start(error: OSError) -> HostError:
         errno.EAGAIN: "too many processes of this user: raise ulimit -u",
         errno.EFBIG: "a plan goes through a file in memory: raise ulimit -f",
         errno.ENOMEM: "the host is out of memory, or a limit is low: ulimit -v, ulimit -d",
+        errno.ENOSYS: _FORBIDDEN,
+        errno.EPERM: _FORBIDDEN,
         errno.ENOEXEC: "the launcher is for another CPU: install Capsule for this one",
     }.get(error.errno or 0)
     if error.filename not in (None, LAUNCHER):

@@ -28,7 +28,7 @@ _NO_USERNS = (
 _PROC = (
     "the /proc of this container is covered in places or read-only, so the kernel gives out no new "
     "one; run it with an unmasked /proc (docker: --security-opt systempaths=unconfined, podman: "
-    "--security-opt unmask=ALL)"
+    "--security-opt unmask=ALL); or a seccomp filter around Capsule forbids fsopen(2): `capsule doctor`"
 )
 _CAPABILITIES = (
     "root without CAP_SETUID or CAP_SETGID (a container that drops them) cannot do this: start Capsule "
@@ -85,8 +85,8 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
     (s.Namespaces, errno.EAGAIN): "too many processes of this user: raise ulimit -u",
     (s.Namespaces, errno.ENOMEM): "the host is out of memory",
     (s.Namespaces, errno.ENOSYS): (
-        "a seccomp filter around Capsule takes clone3(2) away, which limits in a cgroup need: run it "
-        "without one (docker: --security-opt seccomp=unconfined), or leave these limits out"
+        "a seccomp filter around Capsule takes clone(2) away, or clone3(2), which limits in a cgroup "
+        "need: run it without one (docker: --security-opt seccomp=unconfined)"
     ),
     (s.DropGroups, errno.EPERM): _CAPABILITIES,
     (s.UidMap, errno.EPERM): _CAPABILITIES,
