@@ -62,13 +62,17 @@ for n in range(given["count"]):
     if pid == 0:
         if n % 10 == 0:
             os.setsid()
-            if os.fork() == 0:
-                # Init's by now; it waits for it, and it need not be told.
-                os._exit(0)
+            try:
+                os.fork()
+            except BlockingIOError:
+                pass
         os._exit(0)
-own = sum(1 for name in os.listdir("/proc") if name.isdigit()
-          and open(f"/proc/{name}/stat").read().rpartition(")")[2].split()[1] == "1")
-tell([made, own])
+def parent(name):
+    try:
+        return open(f"/proc/{name}/stat").read().rpartition(")")[2].split()[1]
+    except OSError:
+        return ""
+tell([made, sum(parent(name) == "1" for name in os.listdir("/proc") if name.isdigit())])
 """
 
 

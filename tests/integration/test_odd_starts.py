@@ -217,14 +217,15 @@ def test_a_working_directory_that_cannot_be_read(mode: int) -> None:
         try:
             script = f'cd "$1"; chmod {mode:o} "$1"; shift; exec "$@"'
             words = ["sh", "-c", script, "sh", str(closed), CAPSULE]
-            status, output, messages = told(*words, "sh", "-c", "pwd; ls")
-            if status in (2, 125):
-                assert output == ""
+            status, output, messages = told(*words, "sh", "-c", "pwd; ls; exit 0")
+            if status:
+                assert (status in (2, 125), output) == (True, "")
                 assert str(closed) in messages
                 assert "hint: " in messages
             else:
-                # ls(1) fails there, if it may not read.
+                # It is there, and as closed as it was.
                 assert output == f"{closed}\n"
+            closed.chmod(0o700)
             assert_runs(*words, *RUN[1:])
         finally:
             closed.chmod(0o700)
@@ -239,7 +240,7 @@ import capsule
 try:
     result = capsule.run(["sh", "-c",
         "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; ls /proc/self/fd | wc -l; "
-        "ls / /proc | sort -u | grep -c . ; readlink /proc/1/root || echo closed; "
+        "ls /; readlink /proc/1/root || echo closed; "
         "grep -c . /proc/self/mountinfo; : > /usr/x || echo closed"],
         cwd="/", text=True, LANDLOCK)
     told = ["ran", result.outcome.value, result.stdout, sorted(result.protections.items())]

@@ -178,7 +178,8 @@ def end_group(launcher: int) -> None:
         while True:
             os.waitpid(-launcher, 0)
     except (ProcessLookupError, ChildProcessError):
-        pass
+        # There is no such group, any more or yet: it may have been killed before its execve(2).
+        reap(launcher)
 
 
 def reap(pid: int) -> int | None:
