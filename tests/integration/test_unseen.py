@@ -13,7 +13,7 @@ import pytest
 import capsule
 from capsule import Mount
 from tests.integration.user_terminal import running, script
-from tests.support import CAPSULE, HANG, needs
+from tests.support import CAPSULE, HANG, needs, shared_directory
 
 FAIL = ("sh", "-c", "exit 3", "sh")
 
@@ -164,6 +164,21 @@ def test_behind_a_limit_of_output_it_is_told_too(tool: str) -> None:
     command = [CAPSULE, "run", "--output", "1M", "--chdir", folder, "--", "touch", "x"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
     assert done.stderr.endswith("--rw . or --overlay . lets the program write\n")
+
+
+def test_a_root_has_what_belongs_to_its_programs() -> None:
+    """With --root, what the host keeps for a program of that name is not told of."""
+    with shared_directory() as place:
+        parts = [name for name in ("bin", "lib", "lib64") if os.path.isdir(f"/usr/{name}")]
+        for name in parts:
+            (place / "usr" / name).mkdir(parents=True)
+            (place / name).symlink_to(f"usr/{name}")
+        mounts = [Mount.read_only(f"/usr/{name}", f"/usr/{name}") for name in parts]
+        for root in (None, place):
+            result = capsule.run(["apt-get", "--nonsense"], root=root, mounts=mounts, cwd="/")
+            assert not result.ok
+            told = [hint for hint in result.hints if "/etc/apt" in hint]
+            assert bool(told) == (root is None)
 
 
 @needs("overlay")

@@ -98,6 +98,9 @@ def _named(words: tuple[str, ...], cwd: str) -> dict[str, str]:
 def _named_like(plan: Plan) -> dict[str, str]:
     """Find what the host has in /etc, /var/lib and /opt under the names of programs that words name."""
     found: dict[str, str] = {}
+    if any(isinstance(step, s.Attach) and step[1] == "/usr" != step[2] for step in plan.steps):
+        # The programs of another root have what belongs to them there.
+        return found
     for program in islice(_programs(plan.args[:WORDS]), WORDS):
         # pip3 has a pip.conf, apt-get a directory apt.
         names = (program, program.rstrip("0123456789."), program.partition("-")[0])
