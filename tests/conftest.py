@@ -23,6 +23,8 @@ IN_CI = bool(os.environ.get("CAPSULE_CI"))
 PR_SET_CHILD_SUBREAPER = 36
 
 
+# While inputs are tried for an hour (./check --fuzz), in tests that start nothing, others mount and work.
+COUNTED = "CAPSULE_EXAMPLES" not in os.environ
 # No database: a run leaves nothing behind and does not depend on the run before.
 EXAMPLES = int(os.environ.get("CAPSULE_EXAMPLES", "50"))
 hypothesis.settings.register_profile("few", database=None, deadline=None, max_examples=EXAMPLES)
@@ -117,6 +119,8 @@ def _settle(before: Census) -> Census:
 
 
 def _assert_unchanged(before: Census, after: Census) -> None:
+    if not COUNTED:
+        return
     for name, old, new in zip(Census._fields, before, after, strict=True):
         assert new <= old, f"left behind, {name}: {sorted(new - old)}"
     assert after.mounts == before.mounts, f"unmounted: {sorted(before.mounts - after.mounts)}"
