@@ -23,7 +23,7 @@ IN_CI = bool(os.environ.get("CAPSULE_CI"))
 PR_SET_CHILD_SUBREAPER = 36
 
 
-# While inputs are tried for an hour (./check --fuzz), in tests that start nothing, others mount and work.
+# While inputs are tried for an hour (./check --fuzz), by tests that start nothing, others may mount.
 COUNTED = "CAPSULE_EXAMPLES" not in os.environ
 # No database: a run leaves nothing behind and does not depend on the run before.
 EXAMPLES = int(os.environ.get("CAPSULE_EXAMPLES", "50"))
