@@ -20,6 +20,7 @@ from tests.support import (
     assert_denied,
     descendants,
     give,
+    needs,
     probe_args,
     shared_directory,
 )
@@ -42,6 +43,7 @@ tell(count)
 """
 
 
+@needs("counted processes")
 @pytest.mark.row("F-01")
 def test_f01_threads_count_as_processes() -> None:
     """Threads stop at the bound of processes; outside as many as were asked for can be made."""
@@ -76,6 +78,7 @@ tell([made, sum(parent(name) == "1" for name in os.listdir("/proc") if name.isdi
 """
 
 
+@needs("counted processes")
 @pytest.mark.row("F-02")
 def test_f02_children_that_nobody_waits_for_count_and_go() -> None:
     """Zombies fill up the bound and no more; with the capsule they are gone, and init keeps none."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import CAPSULE, HANG, PYTHON, RACES, lab, needs, shared_directory
+from tests.support import CAPSULE, HANG, PYTHON, RACES, ROOM, lab, needs, shared_directory
 
 # --- killed and stopped -------------------------------------------------------------------------
 
@@ -105,7 +105,7 @@ def _kill_some(count: int, seed: int) -> None:
     ends: Counter[str] = Counter()
     with runs() as process:
         for _ in range(count):
-            kind, text = _run_one(process, moments.uniform(0, 0.006), signal.SIGKILL)
+            kind, text = _run_one(process, moments.uniform(0, 0.006 * ROOM), signal.SIGKILL)
             ends[kind] += 1
             if kind == "HostError":
                 assert text.startswith(_WHY)
@@ -131,7 +131,7 @@ def _stop_some(count: int, seed: int) -> None:
     moments = random.Random(seed)
     with runs() as process:
         for _ in range(count):
-            told = _run_one(process, moments.uniform(0, 0.006), signal.SIGSTOP)
+            told = _run_one(process, moments.uniform(0, 0.006 * ROOM), signal.SIGSTOP)
             assert told == ("exited", "ran\n")
 
 
