@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,10 @@ def test_from_threads_of_a_process_that_forks() -> None:
 
 def test_inside_another_capsule() -> None:
     """A capsule in a capsule is refused, with the reason and what works instead."""
-    packages = str(Path(capsule.__file__).parents[4])
+    places = {sys.prefix, str(Path(capsule.__file__).parents[4])}
+    shown = [word for place in sorted(places) for word in ("--ro", place)]
     for options in ([], ["--seccomp", "nest"]):
-        status, output, messages = told(CAPSULE, *options, "--ro", packages, *RUN[1:3], *RUN)
+        status, output, messages = told(CAPSULE, *options, *shown, *RUN[1:3], *RUN)
         assert (status, output) == (125, "")
         assert "this is inside of a capsule" in messages
         assert messages.count("\n") == 3
