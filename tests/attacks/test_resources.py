@@ -32,7 +32,7 @@ MOST_PIDS = 2048
 _THREADS = """
 import threading
 gate, count = threading.Event(), 0
-threading.stack_size(32768)
+threading.stack_size(65536)
 for _ in range(given["most"]):
     try:
         threading.Thread(target=gate.wait, daemon=True).start()
