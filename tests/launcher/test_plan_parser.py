@@ -6,6 +6,7 @@ import errno
 import os
 import struct
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from capsule.policy.mounts import Mount
 from capsule.policy.policy import Policy
 from capsule.process.launch import launch
 from capsule.program.command import resolve
+from tests.fuzz.mutants import CORPUS
 from tests.launcher.build import ALL, FUZZ, HERE, SANITIZE, WARNINGS, build, links_with
 from tests.unit.examples import CASES
 from tests.unit.wire import kinds
@@ -284,7 +286,8 @@ def test_fuzz_with_coverage(tmp_path: Path, seeds: Path) -> None:
         pytest.skip("clang with libFuzzer is not installed")
     fuzzer = build(tmp_path / "fuzz", FUZZ, *WARNINGS, *options, cc="clang")
     (tmp_path / "words.dict").write_text("\n".join(dictionary()) + "\n")
-    (tmp_path / "corpus").mkdir()
+    with zipfile.ZipFile(CORPUS / "plan.zip") as known:
+        known.extractall(tmp_path / "corpus")
     bounds = ("-seed=1", "-runs=200000", "-max_total_time=20", "-timeout=10", "-max_len=16384")
     command = [str(fuzzer), *bounds, "-dict=words.dict", "-print_final_stats=1", "corpus", str(seeds)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
