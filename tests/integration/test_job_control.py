@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import shlex
 import signal
 import time
@@ -30,6 +31,7 @@ from tests.support import (
     CAPSULE,
     HANG,
     descendants,
+    needs,
     shared_directory,
 )
 
@@ -129,6 +131,23 @@ def await_raw(user: User) -> None:
     while not user.is_raw():
         assert time.monotonic() < until
         time.sleep(0.001)
+
+
+@needs("unprivileged")
+def test_keys_where_no_process_is_to_be_had() -> None:
+    """Without a fork that would survive a SIGKILL the keyboard works all the same."""
+    with in_bash() as user:
+        user.command("$capsule sh -c 'echo re''ady; read x; read y; echo got $y'")
+        user.see(READY)
+        (line,) = (s.pid for s in descendants(user.pid) if s.parent == user.pid)
+        hard = resource.prlimit(line, resource.RLIMIT_NPROC)[1]
+        resource.prlimit(line, resource.RLIMIT_NPROC, (1, hard))
+        user.type(CTRL_Z)
+        user.see(b"Stopped")
+        user.command("fg")
+        await_raw(user)
+        user.type(b"\nkeys\n")
+        user.see(b"got keys\r\n")
 
 
 @pytest.mark.row("F-12")

@@ -13,6 +13,7 @@ import os
 import termios
 
 from capsule.base import signals
+from capsule.process.loop import write_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,9 +68,11 @@ class Keyboard:
             self._ahead = bool(self._mode[3] & termios.ICANON)
         raw = _raw(self._mode, keep_output=self._shared)
         if self._guard is None:
-            # Before there is anything to give back.
-            self._guard = _Guard(self.fd, self._screen, self._mode, raw)
-            self._guard.undo(self._undo)
+            # Before there is anything to give back. Where no process is to be had, the keys are
+            # worth more than what a SIGKILL would leave.
+            with contextlib.suppress(OSError):
+                self._guard = _Guard(self.fd, self._screen, self._mode, raw)
+                self._guard.undo(self._undo)
         self.held = True
         termios.tcsetattr(self.fd, termios.TCSADRAIN, raw)
 
@@ -104,7 +107,7 @@ class Keyboard:
         undo, self._undo = self._undo, b""
         with contextlib.suppress(termios.error, OSError):
             if undo:
-                os.write(self._screen, undo)
+                write_all(self._screen, undo)
             termios.tcsetattr(self.fd, termios.TCSADRAIN, self._mode)
         if self._guard is not None:
             self._guard.dismiss()
@@ -131,11 +134,16 @@ class _Guard:
         # A length and the sequences to write. Memory, not messages: whoever is killed leaves it behind.
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
         end, self._end = os.pipe()
-        with signals.Held():
-            self._pid = os.fork()
-            if self._pid == 0:
-                _watch(end, self._page, (terminal, screen), mode, raw)
-        os.close(end)
+        try:
+            with signals.Held():
+                self._pid = os.fork()
+                if self._pid == 0:
+                    _watch(end, self._page, (terminal, screen), mode, raw)
+        except OSError:
+            os.close(self._end)
+            raise
+        finally:
+            os.close(end)
 
     def undo(self, data: bytes) -> None:
         """Have these sequences written. While they change none are, rather than half of them."""
