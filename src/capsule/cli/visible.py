@@ -62,9 +62,17 @@ _AT_REST = dict.fromkeys(
     False,
 ) | {7: True, 25: True}
 _SEQUENCE = re.compile(
-    rb"\x1b(?:\[\?([0-9;]*)([hl])|\[([0-9;:]*)m|\[([<>])([0-9]*)u|([=>])|\(([0-9A-Za-z])|(c|\[!p))"
-    rb"|([\x0e\x0f])"
+    rb"\x1b(?:\[\?(?P<modes>[0-9;]*)(?P<set>[hl])|\[(?P<colour>[0-9;:]*)m"
+    rb"|\[(?P<keyboard>[<>])(?P<count>[0-9]*)u|(?P<keypad>[=>])|\((?P<charset>[0-9A-Za-z])"
+    rb"|(?P<reset>c|\[!p))|(?P<shift>[\x0e\x0f])"
 )
+# Of the other parts: what stands in it where it is off, and the sequence that switches it off.
+_SWITCHES = {
+    "colour": ((b"", b"0"), b"\x1b[m"),
+    "keypad": ((b">",), b"\x1b>"),
+    "charset": ((b"B",), b"\x1b(B"),
+    "shift": ((b"\x0f",), b"\x0f"),
+}
 _UNFINISHED = re.compile(rb"\x1b(?:\[[?<>!]?[0-9;:]{0,64}|\()?\Z")
 
 
@@ -94,41 +102,26 @@ class Left:
         begun = _UNFINISHED.search(data, max(0, len(data) - 68))
         self._held = data[begun.start() :] if begun else b""
         for found in _SEQUENCE.finditer(data):
-            self._note(*found.groups())
+            self._note(found)
         before, self.undo = self.undo, self._undo()
         return self.undo != before
 
-    def _note(
-        self,
-        modes: bytes | None,
-        set_: bytes | None,
-        colour: bytes | None,
-        keyboard: bytes | None,
-        count: bytes | None,
-        keypad: bytes | None,
-        charset: bytes | None,
-        reset: bytes | None,
-        shift: bytes | None,
-    ) -> None:
-        if reset:
+    def _note(self, found: re.Match[bytes]) -> None:
+        if found["reset"]:
             self._forget()
-        for mode in (modes or b"").split(b";"):
+        for mode in (found["modes"] or b"").split(b";"):
             if mode and len(mode) < 6 and int(mode) in _AT_REST:
-                self._modes[int(mode)] = set_ == b"h"
-        if keyboard:
+                self._modes[int(mode)] = found["set"] == b"h"
+        if found["keyboard"]:
             # The stack of keyboard modes that kitty and others have: pushed and popped.
+            count = found["count"]
             popped = int(count) if count and len(count) < 4 else 1
-            self._keyboards = max(0, self._keyboards + (1 if keyboard == b">" else -popped))
-        self._switch("colour", colour, colour in (b"", b"0"), b"\x1b[m")
-        self._switch("keypad", keypad, keypad == b">", b"\x1b>")
-        self._switch("charset", charset, charset == b"B", b"\x1b(B")
-        self._switch("shift", shift, shift == b"\x0f", b"\x0f")
-
-    def _switch(self, name: str, said: bytes | None, off: bool, end: bytes) -> None:
-        if said is not None:
-            self._others.pop(name, None)
-            if not off:
-                self._others[name] = end
+            self._keyboards = max(0, self._keyboards + (1 if found["keyboard"] == b">" else -popped))
+        for name, (off, end) in _SWITCHES.items():
+            if found[name] is not None:
+                self._others.pop(name, None)
+                if found[name] not in off:
+                    self._others[name] = end
 
     def _undo(self) -> bytes:
         changed = [mode for mode, on in sorted(self._modes.items()) if on != _AT_REST[mode]]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from capsule.cli.visible import Left, Visible
+
+
+def pieces(data: bytes, size: int) -> Iterator[bytes]:
+    """The same bytes, so many at a time."""
+    return (data[at : at + size] for at in range(0, len(data), size))
+
 
 SHOWN = {
     "text": (b"a \xc3\xbc \xf0\x9d\x84\x9e\tb\r\nc\n", b"a \xc3\xbc \xf0\x9d\x84\x9e\tb\r\nc\n"),
@@ -36,7 +43,7 @@ def test_what_is_shown(name: str, size: int) -> None:
     """Colours, tabs and ends of lines pass; all else can be seen, in whatever pieces it comes."""
     data, expected = SHOWN[name]
     visible = Visible()
-    shown = b"".join(visible.feed(data[at : at + size]) for at in range(0, len(data), size))
+    shown = b"".join(map(visible.feed, pieces(data, size)))
     assert shown + visible.end() == (data if expected is None else expected)
 
 
@@ -44,11 +51,11 @@ _PIECES = st.sampled_from([b"\x1b", b"[", b"m", b"1;", b"\x9b", b"\xc2", b"]", b
 
 
 @given(st.lists(_PIECES | st.binary(max_size=3), max_size=30), st.integers(1, 7))
-def test_nothing_else_passes(pieces: list[bytes], size: int) -> None:
+def test_nothing_else_passes(parts: list[bytes], size: int) -> None:
     """Of any bytes in any pieces, what is written has no control character but those."""
-    data = b"".join(pieces)
+    data = b"".join(parts)
     visible = Visible()
-    shown = b"".join(visible.feed(data[at : at + size]) for at in range(0, len(data), size))
+    shown = b"".join(map(visible.feed, pieces(data, size)))
     text = (shown + visible.end()).decode()
     rest = re.sub(r"\x1b\[[0-9;:]*m|[\t\n\r]", "", text)
     assert not [c for c in rest if c < " " or "\x7f" <= c < "\xa0"]
@@ -81,14 +88,14 @@ def test_what_is_left(name: str, size: int) -> None:
     """The sequences that end what is on, from output that comes in any pieces."""
     data, undo = LEFT[name]
     left = Left()
-    changes = [left.feed(data[at : at + size]) for at in range(0, len(data), size)]
+    changes = list(map(left.feed, pieces(data, size)))
     assert left.undo == undo
     assert any(changes) or not undo
 
 
 @given(st.lists(_PIECES | st.binary(max_size=3), max_size=30))
-def test_any_output_leaves_something(pieces: list[bytes]) -> None:
+def test_any_output_leaves_something(parts: list[bytes]) -> None:
     """Whatever is written, what undoes it is short, and of known sequences."""
     left = Left()
-    left.feed(b"".join(pieces))
+    left.feed(b"".join(parts))
     assert re.fullmatch(rb"(\x1b(\[<\d+u|\[\?\d+[hl]|\[m|>|\(B)|\x0f)*", left.undo)
