@@ -11,7 +11,6 @@ import contextlib
 import importlib.util
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -20,15 +19,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-SOURCES = sorted((ROOT / "launcher").glob("*.c"))
+from tests.launcher.build import ALL, SHIPPED, SOURCES
+
 LEAST = 95.0  # percent, by root: mapped trees and ranges of ids are not for others
-# What ships is built so, too, but for the optimization (packaging/hatch_build.py).
-FLAGS = shlex.split(
-    "-std=gnu11 -O0 -g -ffreestanding -fno-asynchronous-unwind-tables -fstack-protector-strong"
-    " -mstack-protector-guard=global -fPIE -static-pie -nostdlib"
-    " -Wl,-z,relro,-z,now,-z,noexecstack,-z,nopack-relative-relocs"
-)
+# What ships is built so, too, but for the optimization.
+FLAGS = ("-std=gnu11", "-O0", "-g", *SHIPPED)
 _MARK = "__sanitizer_cov_trace_pc"
 # What cannot run under a launcher that is not the one that ships.
 _NOT_WITH_IT = (
@@ -45,10 +40,10 @@ def build(place: Path) -> Path:
     blocks = place / "blocks"
     blocks.write_bytes(bytes(1 << 20))
     blocks.chmod(0o666)
-    include = f"-I{ROOT / 'launcher'}"
+    include = f"-I{SOURCES}"
     objects = []
-    for source in (*SOURCES, Path(__file__).with_name("trace.c")):
-        marks = ["-fsanitize-coverage=trace-pc"] if source in SOURCES else [f'-DBLOCKS="{blocks}"']
+    for source in (*ALL, Path(__file__).with_name("trace.c")):
+        marks = ["-fsanitize-coverage=trace-pc"] if source in ALL else [f'-DBLOCKS="{blocks}"']
         objects.append(str(place / f"{source.stem}.o"))
         subprocess.run(
             ["gcc", *FLAGS, *marks, include, "-c", str(source), "-o", objects[-1]], check=True
@@ -87,7 +82,7 @@ def lines_of(launcher: Path) -> dict[int, set[tuple[str, int]]]:
         if re.match(r"[0-9a-f]+ <", row):
             block, line, waiting = 0, None, set()
         elif at := re.match(r"(/.*\.[ch]):(\d+)", row):
-            line = (at[1], int(at[2])) if Path(at[1]).parent == ROOT / "launcher" else None
+            line = (at[1], int(at[2])) if Path(at[1]).parent == SOURCES else None
         elif at := re.match(r" +([0-9a-f]+):\t(.*)", row):
             if marked:
                 block, marked = int(at[1], 16), False

@@ -17,27 +17,15 @@ import zipfile
 from pathlib import Path
 
 from tests.fuzz import coverage
-from tests.fuzz.mutants import CORPUS
-from tests.launcher.build import FUZZ, WARNINGS, build
-from tests.launcher.test_plan_parser import dictionary, write_seeds
+from tests.launcher.test_plan_parser import PLANS, libfuzzer
 
-SANITIZE = ("-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all")
-PLANS = CORPUS / "plan.zip"
 # Of each test, in a round: half a minute on a usual machine.
 EXAMPLES = 300
 
 
 def start_plans(place: Path, seconds: int) -> subprocess.Popen[str]:
-    """Build the fuzzer of the plan parser and start it in a directory, with corpus and dictionary."""
-    fuzzer = build(place / "fuzz", FUZZ, *WARNINGS, *SANITIZE, cc="clang")
-    for name in ("corpus", "seeds"):
-        (place / name).mkdir()
-    write_seeds(place / "seeds")
-    with zipfile.ZipFile(PLANS) as known:
-        known.extractall(place / "corpus")
-    (place / "words.dict").write_text("\n".join(dictionary()) + "\n")
-    bounds = (f"-max_total_time={seconds}", "-timeout=10", "-max_len=16384", "-rss_limit_mb=4096")
-    command = [str(fuzzer), *bounds, "-dict=words.dict", "-print_final_stats=1", "corpus", "seeds"]
+    """Start the fuzzer of the plan parser in a directory."""
+    command = libfuzzer(place, f"-max_total_time={seconds}", "-rss_limit_mb=4096")
     with (place / "log").open("w") as log:
         return subprocess.Popen(command, cwd=place, stdout=log, stderr=log, text=True)
 

@@ -34,6 +34,8 @@ FORK = ("fork", "0")
 EXEC = (*FORK, "exec", "4", "1", "/bin/true", "0", "0")
 CAP = 40 << 20
 MANY = "18446744073709551615"
+LIBFUZZER = ("-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all")
+PLANS = CORPUS / "plan.zip"
 
 
 def plan(*words: str | tuple[str, ...], version: str = VERSION) -> bytes:
@@ -279,17 +281,23 @@ def test_fuzz_with_mutations(tmp_path: Path, seeds: Path) -> None:
     assert int(done.stdout.split()[0]) > 0
 
 
-def test_fuzz_with_coverage(tmp_path: Path, seeds: Path) -> None:
+def libfuzzer(place: Path, *bounds: str) -> list[str]:
+    """Build it with seeds, corpus and dictionary in a directory; return the command to run there."""
+    fuzzer = build(place / "fuzz", FUZZ, *WARNINGS, *LIBFUZZER, cc="clang")
+    (place / "seeds").mkdir()
+    write_seeds(place / "seeds")
+    with zipfile.ZipFile(PLANS) as known:
+        known.extractall(place / "corpus")
+    (place / "words.dict").write_text("\n".join(dictionary()) + "\n")
+    fixed = ("-timeout=10", "-max_len=16384", "-dict=words.dict", "-print_final_stats=1")
+    return [str(fuzzer), *fixed, *bounds, "corpus", "seeds"]
+
+
+def test_fuzz_with_coverage(tmp_path: Path) -> None:
     """libFuzzer finds no input that crashes the parser, leaks, or is accepted in two spellings."""
-    options = ("-g", "-O1", "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all")
-    if not links_with("clang", *options, "-DNO_MAIN"):
+    if not links_with("clang", *LIBFUZZER, "-DNO_MAIN"):
         pytest.skip("clang with libFuzzer is not installed")
-    fuzzer = build(tmp_path / "fuzz", FUZZ, *WARNINGS, *options, cc="clang")
-    (tmp_path / "words.dict").write_text("\n".join(dictionary()) + "\n")
-    with zipfile.ZipFile(CORPUS / "plan.zip") as known:
-        known.extractall(tmp_path / "corpus")
-    bounds = ("-seed=1", "-runs=200000", "-max_total_time=20", "-timeout=10", "-max_len=16384")
-    command = [str(fuzzer), *bounds, "-dict=words.dict", "-print_final_stats=1", "corpus", str(seeds)]
+    command = libfuzzer(tmp_path, "-seed=1", "-runs=200000", "-max_total_time=20")
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[-5000:]
     assert "stat::number_of_executed_units" in done.stderr
