@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-import capsule
 from capsule import Mount, Policy
 from tests.attacks.calls import _LIBC, NUMBERS
 from tests.support import ask, ask_outside, assert_denied, give, needs, shared_directory
@@ -97,7 +96,7 @@ def _told(place: Path, name: str, policy: Policy | None) -> dict[str, str]:
 
 @pytest.mark.row("B-06")
 def test_b06_what_is_hidden_is_hidden_by_every_name(place: Path) -> None:
-    """A hidden file is empty or closed by each way that reads the one beside it."""
+    """A hidden file is empty by each way that reads the one beside it."""
     text = (place / "secret").read_text()
     outside = _told(place, "secret", None)
     # Hard links across file systems, and to what is another user's, fail outside as well.
@@ -109,7 +108,8 @@ def test_b06_what_is_hidden_is_hidden_by_every_name(place: Path) -> None:
     }
     told = _told(place, "secret", policy)
     assert text not in told.values()
-    assert set(told.values()) <= {"", "EACCES", "EPERM", "EXDEV", "Permission denied"}
+    # What covers it is empty, and lies on another file system than what a link is made in.
+    assert told == {way: "EXDEV" if way == "a hard link" else "" for way in outside}
 
 
 @pytest.mark.row("B-06")
@@ -172,18 +172,3 @@ def test_d04_a_ring_that_is_handed_over_is_of_no_use() -> None:
             'if error:\n    raise OSError(error, "")', "tell([error, os.getpid() > 1])"
         )
         assert ask(code, given={"ring": fd}, pass_fds=(fd,)) == [errno.ENOSYS, True]
-
-
-@pytest.mark.row("B-04")
-def test_b04_a_pidfd_and_a_path_that_leak_are_closed() -> None:
-    """Descriptors of every odd kind that are not close-on-exec stay outside."""
-    kinds = [os.pidfd_open(os.getpid()), os.open("/", os.O_PATH), os.eventfd(0), os.memfd_create("x")]
-    try:
-        for fd in kinds:
-            os.set_inheritable(fd, True)
-        result = capsule.run(["sh", "-c", "ls /proc/self/fd"], text=True)
-        # ls has one of its own, for the directory.
-        assert result.stdout.split() == ["0", "1", "2", "3"]
-    finally:
-        for fd in kinds:
-            os.close(fd)

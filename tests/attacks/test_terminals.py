@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.calls import BAD_FD, HIGH, refused
-from tests.integration.user_terminal import READY, User, at_terminal, running, script
-from tests.support import CAPSULE, PYTHON
+from tests.integration.user_terminal import READY, User, at_terminal
+from tests.support import CAPSULE
 
 TIOCSTI, TIOCSETD, TIOCLINUX, TIOCCONS = 0x5412, 0x5423, 0x541C, 0x541D
 
@@ -68,37 +68,6 @@ def test_c06_files_and_pipes_get_every_byte(tmp_path: Path) -> None:
 
 # --- keys and modes -----------------------------------------------------------------------------
 
-_PUSH = """
-import fcntl, os, sys
-tty = os.open("/dev/tty", os.O_RDWR) if len(sys.argv) > 2 else 0
-for key in "INJECT\\n":
-    fcntl.ioctl(tty, int(sys.argv[1]), key.encode())
-"""
-
-
-@pytest.mark.row("C-01")
-@pytest.mark.parametrize("through", ["standard input", "/dev/tty"])
-def test_c01_nothing_is_typed_into_the_users_terminal(through: str) -> None:
-    """TIOCSTI fails inside, and even with no filter what it types stays inside."""
-    words = (
-        PYTHON,
-        "-I",
-        "-S",
-        "-c",
-        _PUSH,
-        str(TIOCSTI),
-        *(["tty"] if through != "standard input" else []),
-    )
-    for options in ([], ["--seccomp", "off"]):
-        with at_terminal("sh", "-c", 'read x; "$@"; echo status $?; read y; echo "got <$y>"', "sh",
-                         CAPSULE, *options, "--chdir", "/", *words) as user:  # fmt: skip
-            user.type(b"\n")
-            user.see(b"status")
-            user.see(b"\r\n")
-            user.type(b"mine\n")
-            assert user.see(b">\r\n").endswith(b"got <mine>\r\n")
-            assert user.wait() == 0
-
 
 @pytest.mark.row("C-02", "C-03", "C-04")
 @pytest.mark.parametrize("command", [TIOCSTI, TIOCSETD, TIOCLINUX, TIOCCONS], ids=hex)
@@ -106,17 +75,6 @@ def test_c01_nothing_is_typed_into_the_users_terminal(through: str) -> None:
 def test_c02_c03_c04_no_ioctl_that_types_or_loads(command: int, upper: int) -> None:
     """Neither typing, pasting, line disciplines nor the console: by the lower half of the word."""
     refused("ioctl", (BAD_FD, upper | command), errno.EPERM, errno.EBADF)
-
-
-@pytest.mark.row("C-01")
-def test_c01_the_mode_of_the_users_terminal_is_its_own() -> None:
-    """A command that changes its terminal's mode changes the capsule's."""
-    with running(*script("stty -echo -icanon; echo changed; read x")) as user:
-        before = user.mode()
-        user.see(b"changed\r\n")
-        assert user.mode() == before
-        user.type(b"\n")
-        assert user.wait() == 0
 
 
 def test_the_control_a_terminal_obeys() -> None:

@@ -81,7 +81,7 @@ def test_the_reader_has_gone(words: list[str], status: int) -> None:
         os.close(write)
 
 
-CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"]
+CLOSED = ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
 
 
 @pytest.mark.parametrize("closed", CLOSED)
@@ -132,6 +132,8 @@ def test_the_working_directory_is_gone(place: Path) -> None:
         assert (done.returncode, done.stdout) == (2, b"")
         assert b"the working directory" in done.stderr
         assert b"gone" in done.stderr
+        assert b"hint: change to a directory that exists" in done.stderr
+        assert (b"--chdir" in done.stderr) == (words == ["true"])
     (place / "here").mkdir()
     assert in_shell(gone, str(place / "here"), "--chdir", "/usr", "pwd").stdout == b"/usr\n"
 

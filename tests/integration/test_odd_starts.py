@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,17 +100,6 @@ def test_from_threads_of_a_process_that_forks() -> None:
     assert_runs(PYTHON, "-W", "ignore", "-c", _FORKING)
 
 
-def test_inside_another_capsule() -> None:
-    """A capsule in a capsule is refused, with the reason and what works instead."""
-    places = {sys.prefix, str(Path(capsule.__file__).parents[4])}
-    shown = [word for place in sorted(places) for word in ("--ro", place)]
-    for options in ([], ["--seccomp", "nest"]):
-        status, output, messages = told(CAPSULE, *options, *shown, *RUN[1:3], *RUN)
-        assert (status, output) == (125, "")
-        assert "this is inside of a capsule" in messages
-        assert messages.count("\n") == 3
-
-
 # --- with what ----------------------------------------------------------------------------------
 
 
@@ -161,17 +149,6 @@ def test_a_small_stack() -> None:
 
 
 @pytest.mark.parametrize(
-    "closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"]
-)
-def test_streams_that_are_closed(closed: str) -> None:
-    """Each of the standard streams may be closed: the command has /dev/null there, and runs."""
-    script = f'exec 9>&1; "$@" {closed} 9>&-; echo $? >&9'
-    inside = "test -e /proc/self/fd/0 -a -e /proc/self/fd/1 -a -e /proc/self/fd/2; exit $((40 + $?))"
-    done = told("sh", "-c", script, "sh", CAPSULE, "--chdir", "/", "sh", "-c", inside)
-    assert done == (0, "40\n", "")
-
-
-@pytest.mark.parametrize(
     ("crossed", "out", "err"),
     [("3>&1 1>&2 2>&3 3>&-", "err\n", "out\n"), ("2>&1", "out\nerr\n", ""), ("1>&2", "", "out\nerr\n")],
 )
@@ -194,19 +171,6 @@ def test_standard_input_is_an_output(tmp_path: Path) -> None:
 
 
 # --- where --------------------------------------------------------------------------------------
-
-
-def test_a_working_directory_that_is_deleted() -> None:
-    """It is refused with what to do; one that is named does."""
-    with shared_directory() as place:
-        script = 'mkdir "$1"; cd "$1"; rmdir "$1"; shift; exec "$@"'
-        words = ["sh", "-c", script, "sh", str(place / "gone"), CAPSULE]
-        status, output, messages = told(*words, "echo", "ran")
-        assert (status, output) == (2, "")
-        assert "cwd: the working directory is gone" in messages
-        assert "--chdir" in messages
-        status, output, _ = told(*words, *RUN[1:])
-        assert (status, output) == (0, "ran\n")
 
 
 @pytest.mark.parametrize("mode", [0, 0o100, 0o400])

@@ -59,6 +59,7 @@ def test_a_capsule_inside_says_what_is_in_its_way(options: dict[str, Any]) -> No
     result = capsule.run([CAPSULE, "run", "--", "true"], text=True, **options)
     assert result.returncode == 125
     assert "hint: this is inside of a capsule" in result.stderr
+    assert result.stderr.count("\n") == 3
 
 
 def test_what_a_namespace_may_be_made_for() -> None:

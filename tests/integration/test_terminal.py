@@ -258,6 +258,16 @@ def test_a_signal_at_any_moment_leaves_the_mode() -> None:
             assert user.mode() == before
 
 
+def test_kill_ends_everything() -> None:
+    """SIGKILL of the command line leaves nobody of the capsule."""
+    with running(*script("setsid sleep 1000 & trap '' HUP TERM; exec sleep 1000")) as user:
+        inside = [s.pid for s in descendants(user.pid)]
+        assert inside
+        os.kill(user.pid, signal.SIGKILL)
+        assert user.wait() == -signal.SIGKILL
+        assert all(await_end(pid) for pid in inside)
+
+
 # A hidden cursor, another screen, a colour; and what ends them.
 _DRAWN = r"\033[?25l\033[?1049h\033[31m"
 _UNDONE = b"\x1b[?25h\x1b[?1049l\x1b[m"
@@ -420,10 +430,12 @@ def test_no_terminal_no_dev_tty() -> None:
 
 
 _PUSH = """
-import fcntl, sys, termios
+import fcntl, os, sys, termios
+where = sys.argv[1]
+fd = int(where) if where.isdigit() else os.open(where, os.O_RDWR)
 for byte in b"pushed ":
     try:
-        fcntl.ioctl(int(sys.argv[1]), termios.TIOCSTI, bytes([byte]))
+        fcntl.ioctl(fd, termios.TIOCSTI, bytes([byte]))
     except OSError as error:
         sys.exit(error.errno)
 """
@@ -447,7 +459,8 @@ def _may_push() -> bool:
     return not switch.exists() or switch.read_text().strip() == "1" or os.geteuid() == 0
 
 
-@pytest.mark.parametrize("fd", ["0", "1", "2"])
+@pytest.mark.row("C-01")
+@pytest.mark.parametrize("fd", ["0", "1", "2", "/dev/tty"])
 def test_nothing_is_pushed_into_the_users_terminal(fd: str) -> None:
     """TIOCSTI inside is refused; with no filter it fills the capsule's terminal only."""
     expected = (0, b"PUSHED TYPED") if _may_push() else (errno.EIO, b"TYPED")
@@ -458,6 +471,7 @@ def test_nothing_is_pushed_into_the_users_terminal(fd: str) -> None:
     assert (status in (0, errno.EIO), read) == (True, b"TYPED")
 
 
+@pytest.mark.row("C-01")
 def test_the_users_mode_cannot_be_changed() -> None:
     """tcsetattr(3) inside changes the capsule's terminal and not the user's."""
     change = "stty -opost -isig; stty rows 5; stty -a | grep -o -e -isig; read x"
