@@ -170,6 +170,13 @@ def test_a_limit_that_nothing_fits_into() -> None:
     assert told in (Outcome.OUT_OF_MEMORY, "memory: the limit is too low to set the capsule up")
 
 
+def test_a_set_up_that_the_limit_kills() -> None:
+    """Files in memory count: the error is about the limit, and not about somebody who kills."""
+    with nothing_left(), pytest.raises(HostError) as caught:
+        capsule.run(["true"], memory="1M", mounts=[capsule.Mount.content(b"x" * 4 * MIB, "/tmp/big")])
+    assert caught.value.message == "memory: the limit is too low to set the capsule up"
+
+
 def test_who_stays_within_the_limit_runs() -> None:
     """And the peak is what it took."""
     result = capsule.run([*PROBE, "bytearray(b'x' * (20 << 20))"], memory="128M")

@@ -74,8 +74,8 @@ def launch(
         given[spawn.CGROUP_FD] = leaf.fd
 
     def start(text: bytes, more: Mapping[int, int], origin: Sequence[int] = ()) -> Running:
-        def failure(report: bytes) -> CapsuleError:
-            return _failure(report, plan, host, command, survey, leaf, origin)
+        def failure(report: bytes, pids: Sequence[int]) -> CapsuleError:
+            return _failure(report, pids, plan, host, command, survey, leaf, origin)
 
         if host.presumed:
             text = _expecting(text, host)
@@ -128,7 +128,7 @@ def _launch(
     given: Mapping[int, int],
     launcher: str,
     held: signals.Held | None,
-    failure: Callable[[bytes], CapsuleError],
+    failure: Callable[[bytes, Sequence[int]], CapsuleError],
     meanwhile: Callable[[], None] | None,
 ) -> Running:
     """Have a plan performed, and take as many descriptors as init sends."""
@@ -151,7 +151,7 @@ def _make_base(
     """The namespaces of a base. Its init ends as soon as it has sent them."""
     refused = HostError("no base can be made here")
     text = encode(steps)
-    running = _launch(text, 2, stdio, {}, launcher, held, lambda _report: refused, None)
+    running = _launch(text, 2, stdio, {}, launcher, held, lambda *_told: refused, None)
     end(running.replace(gifts=()))
     return running.gifts[0], running.gifts[1]
 
@@ -166,10 +166,10 @@ def end(running: Running) -> None:
 def _await(
     child: Child,
     held: signals.Held | None,
-    failure: Callable[[bytes], CapsuleError],
+    failure: Callable[[bytes, Sequence[int]], CapsuleError],
     meanwhile: Callable[[], None] | None,
 ) -> Running:
-    """Until the command runs. *failure* makes of a report the error that it stands for."""
+    """Until the command runs. *failure* makes of a report, or of who ended without, an error."""
     init = 0
     try:
         if meanwhile is not None:
@@ -181,7 +181,7 @@ def _await(
         init = _expect(child, spawn.STARTED)
         # Without the second record, init died of a signal: its end of file is not the command's.
         if report or not init or not _expect(child, spawn.READY):
-            raise (None if report else _killed(child, init)) or failure(report)
+            raise failure(report, (child.pid, init) if init else (child.pid,))
         running = Running(init, _open_init(init), child.status, child.lifeline)
     except BaseException:
         # Also what Ctrl-C raises while the launcher is at work.
@@ -260,14 +260,9 @@ def _expect(child: Child, kind: int) -> int:
     return record[1]
 
 
-def _killed(child: Child, init: int) -> HostError | None:
-    from capsule.launcher.failure import killed
-
-    return killed(child.pid, *([init] if init else []))
-
-
 def _failure(
     report: bytes,
+    pids: Sequence[int],
     plan: Plan,
     host: Host,
     command: Command | None,
@@ -281,7 +276,9 @@ def _failure(
             hint="raise it (--memory): what sets it up, and its files in memory, count as well",
         )
     if not report:
-        return InternalError("the launcher or init ended without a report")
+        from capsule.launcher.failure import killed
+
+        return killed(*pids) or InternalError("the launcher or init ended without a report")
     if len(report) != spawn.REPORT_SIZE:
         return InternalError("the report of the launcher is cut off")
     index, error = memoryview(report).cast("i")
