@@ -337,6 +337,9 @@ def held():
     return fds, open(f"/proc/self/task/{os.getpid()}/children").read().split()
 # A process that was dropped between start() and the with block says so, and is ended.
 warnings.simplefilter("ignore", ResourceWarning)
+# An interrupt that falls into a __del__ is printed by Python, which passes none on from there.
+told = sys.unraisablehook
+sys.unraisablehook = lambda what: None if what.exc_type is Interrupt else told(what)
 signal.signal(signal.SIGALRM, interrupt)
 moments, runs, left = random.Random(1), int(sys.argv[1]), []
 capsule.run(["true"])
