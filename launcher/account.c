@@ -55,6 +55,13 @@ int step_cpu_time(const struct step *step)
 	return 0;
 }
 
+void limit_run(const struct begin *begin)
+{
+	limit.cpu_us = begin->cpu_us;
+	limit.cpus = begin->cpus;
+	limit.idle_ms = begin->idle_ms;
+}
+
 int step_idle(const struct step *step)
 {
 	limit.idle_ms = step->arg[0].number;

@@ -12,6 +12,8 @@ _Noreturn void command_main(size_t first_step)
 	umask(state.umask);
 	set_signal_mask(0);
 	run_steps(first_step, state.plan->count);
+	/* The last step got the rest, in a plan of its own. */
+	run_steps(0, state.plan->count);
 	_exit(EXIT_SETUP); /* not reached: the last step is exec */
 }
 

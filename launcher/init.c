@@ -17,6 +17,9 @@
  */
 #define TO_GROUP 0x80
 
+/* Or this, which is no signal's. */
+#define BEGIN 65
+
 /* How many are taken before init looks at the deadline again: they may be made without end. */
 #define AT_ONCE 64
 
@@ -125,7 +128,24 @@ static _Noreturn void end(struct watch *watch, enum end_reason reason)
 }
 
 /*
- * Bytes of the lifeline are signals to pass on, 0 asks for an account; its end is the supervisor's.
+ * The run of a capsule that was made ahead begins: its limits of time count from here on. This is sent
+ * before what the command gets, in one write(2), into a pipe that was empty.
+ */
+static void begin_run(const unsigned char *text, size_t size)
+{
+	struct begin begin;
+
+	if (size < sizeof begin)
+		_exit(EXIT_SETUP);
+	memcpy(&begin, text, sizeof begin);
+	if (begin.deadline_ms != 0)
+		state.deadline_ms = (uint64_t)now_ns() / 1000000 + begin.deadline_ms;
+	limit_run(&begin);
+}
+
+/*
+ * Bytes of the lifeline are signals to pass on, 0 asks for an account, BEGIN is followed by limits of
+ * time; its end is the supervisor's.
  */
 static void hear_supervisor(struct watch *watch)
 {
@@ -137,14 +157,18 @@ static void hear_supervisor(struct watch *watch)
 	if (count <= 0)
 		_exit(0); /* PID 1 ends, and the kernel kills the rest of the namespace */
 	watch->stop_told = false;
-	for (ssize_t i = 0; i < count; i++) {
+	for (size_t i = 0; i < (size_t)count; i++) {
 		int number = words[i] & ~TO_GROUP;
 
-		if (number == 0 && report_usage() < 0)
-			_exit(EXIT_SETUP);
-		if (number != 0)
+		if (words[i] == BEGIN) {
+			begin_run(words + i + 1, (size_t)count - i - 1);
+			i += sizeof(struct begin);
+		} else if (number != 0) {
 			kill(words[i] & TO_GROUP ? -foreground(state.command) : state.command,
 			     number);
+		} else if (report_usage() < 0) {
+			_exit(EXIT_SETUP);
+		}
 	}
 }
 
@@ -287,10 +311,10 @@ int step_hold(const struct step *step)
 	return 0;
 }
 
-/* Init's last step. What the filter needs is made before there are two of us. */
+/* Init's last step. */
 int step_fork(const struct step *step)
 {
-	size_t next = (size_t)(step - state.plan->step) + 1, failed = next - 1;
+	size_t next = (size_t)(step - state.plan->step) + 1;
 	const uint64_t all = ~0ull;
 
 	/* All are blocked since the launcher's first lines; the descriptor takes them in turn. */
@@ -298,8 +322,6 @@ int step_fork(const struct step *step)
 		(int)syscall(__NR_signalfd4, -1, &all, sizeof all, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (state.signals < 0)
 		return -1;
-	if (prepare_filter(&failed) < 0)
-		fail((int)failed, errno);
 	/* The limits of time begin here: without a clock there are none. */
 	state.started = now_ns();
 	if (state.started == 0)
@@ -319,6 +341,10 @@ _Noreturn void init_main(size_t first_step)
 	close_fd(&state.proc); /* the host's, where we come from a base */
 	wait_for_maps();
 	run_steps(first_step, first_of_command);
+	/* Of one that was made ahead, who hands the command over knows when it began: time is counted
+	 * from 0 here, and so it is in the last record. */
+	if (state.plan->step[state.plan->count - 1].kind->run == step_rest)
+		state.started = 0;
 	if (send_record(&ready) < 0)
 		_exit(EXIT_SETUP);
 	close_unused();

@@ -10,14 +10,15 @@
 /* State that steps hand to later steps. The launcher is single-threaded and runs one plan. */
 struct state {
 	const struct plan *plan;
-	int proc;	      /* launcher: the host's /proc, once it is out of sight */
-	int go;		      /* init: end of file or a byte when the id maps are written */
-	pid_t init;	      /* launcher: init's pid */
-	int cgroup;	      /* launcher: the capsule's own cgroup, or -1 */
-	int cpu_stat;	      /* init: that cgroup's account of CPU time, or -1 */
+	size_t before; /* init: how many steps went before those of this plan, in one of its own */
+	int proc;      /* launcher: the host's /proc, once it is out of sight */
+	int go;	       /* init: end of file or a byte when the id maps are written */
+	pid_t init;    /* launcher: init's pid */
+	int cgroup;    /* launcher: the capsule's own cgroup, or -1 */
+	int cpu_stat;  /* init: that cgroup's account of CPU time, or -1 */
 	uint64_t deadline_ms; /* init: 0 is none */
 	pid_t command;	      /* init: the command, once it is forked */
-	int64_t started;      /* init: when it was */
+	int64_t started;      /* init: when it was; 0 of one that was made ahead */
 	int signals;	      /* init: a descriptor of all signals */
 	int slave;	      /* init: the terminal for the command, or -1 */
 	unsigned slave_at;    /* bits 0-2: which of descriptors 0-2 are the terminal */
@@ -52,9 +53,6 @@ int send_gift(int fd);
 int take_terminal(void);
 pid_t foreground(pid_t command);
 
-/* seccomp.c, before the fork: what the plan's filter needs. The step that failed is in *FAILED. */
-int prepare_filter(size_t *failed);
-
 /* seccomp.c, in the launcher: whether a filter with a listener can be installed. */
 bool can_listen(void);
 
@@ -64,8 +62,14 @@ int filter_descriptor(void);
 void hear_filter(short events);
 uint64_t report_refusals(void);
 
-/* account.c, in init: milliseconds until it has to look, -1 for never; whether a limit is seen to
+/* What the supervisor says of the limits of time of a run whose capsule was made ahead; 0 is none. */
+struct begin {
+	uint64_t deadline_ms, cpu_us, cpus, idle_ms;
+};
+
+/* account.c, in init: take these limits; milliseconds until it has to look, -1 for never; whether a limit is seen to
  * be met, and which, once it is time to look; a record of what was used so far. */
+void limit_run(const struct begin *begin);
 int account_wait(void);
 bool account_met(enum end_reason *reason);
 int report_usage(void);

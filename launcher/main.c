@@ -35,7 +35,7 @@ struct state state = {.proc = -1,
 
 _Noreturn void fail(int step, int error)
 {
-	int32_t report[2] = {step, error};
+	int32_t report[2] = {(int)state.before + step, error};
 
 	(void)!write(state.error_fd, report, sizeof report);
 	_exit(EXIT_SETUP);
@@ -105,7 +105,7 @@ static int read_plan(struct plan *plan)
 		done += (size_t)got;
 	}
 	close(PLAN_FD);
-	errno = plan_parse(plan, text, size);
+	errno = plan_parse(plan, text, size, LAUNCH);
 	return errno == 0 ? 0 : -1;
 }
 

@@ -101,28 +101,33 @@ size_t plan_phase_end(const struct plan *plan, size_t from, enum phase phase)
 }
 
 /*
- * The phases follow each other, and the end is there: either an exec or a stop, once, at the end.
- * Where there is a command, the step before its first one forks it.
+ * The phases follow each other, and the end is there: an exec, a stop, or the wait for the rest, once,
+ * at the end. Where there is a command, the step before its first one forks it; the rest of a plan is
+ * the command's alone.
  */
-static bool check_order(const struct plan *plan)
+static bool check_order(const struct plan *plan, enum phase first)
 {
-	size_t command = plan_phase_end(plan, plan_phase_end(plan, 0, LAUNCH), INIT);
+	bool is_rest = first == COMMAND;
+	size_t command = is_rest ? 0 : plan_phase_end(plan, plan_phase_end(plan, 0, LAUNCH), INIT);
 	bool has_command = command < plan->count;
 
-	if (plan_phase_end(plan, command, COMMAND) != plan->count || command == 0)
+	if (plan_phase_end(plan, command, COMMAND) != plan->count || (command == 0 && !is_rest))
 		return false;
 	for (size_t i = 0; i < plan->count; i++) {
 		const char *word = plan->step[i].kind->word;
-		bool ends = strcmp(word, "exec") == 0 || strcmp(word, "stop") == 0;
+		bool waits = strcmp(word, "rest") == 0;
+		bool ends = strcmp(word, "exec") == 0 || strcmp(word, "stop") == 0 || waits;
 		bool forks = strcmp(word, "fork") == 0;
 
-		if (ends != (i + 1 == plan->count) || forks != (has_command && i + 1 == command))
+		if (ends != (i + 1 == plan->count) || (waits && is_rest))
+			return false;
+		if (forks != (has_command && i + 1 == command))
 			return false;
 	}
 	return true;
 }
 
-int plan_parse(struct plan *plan, char *text, size_t size)
+int plan_parse(struct plan *plan, char *text, size_t size, enum phase first)
 {
 	struct reader in = {text, text + size};
 	const char *version = next_word(&in);
@@ -150,7 +155,7 @@ int plan_parse(struct plan *plan, char *text, size_t size)
 			goto refuse;
 		arg += step->count;
 	}
-	if (check_order(plan))
+	if (plan->count > 0 && check_order(plan, first))
 		return 0;
 refuse:
 	plan_release(plan);

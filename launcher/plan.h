@@ -45,8 +45,11 @@ struct plan {
 extern const struct step_kind step_kinds[];
 extern const size_t step_kind_count;
 
-/* Parse TEXT, which must stay in place while the plan is used: 0, EPROTO or ENOMEM. */
-int plan_parse(struct plan *plan, char *text, size_t size);
+/*
+ * Parse TEXT, which must stay in place while the plan is used: 0, EPROTO or ENOMEM. FIRST is LAUNCH for
+ * a whole plan, COMMAND for the rest of one.
+ */
+int plan_parse(struct plan *plan, char *text, size_t size, enum phase first);
 
 /* First step at or after FROM that does not belong to the PHASE. */
 size_t plan_phase_end(const struct plan *plan, size_t from, enum phase phase);

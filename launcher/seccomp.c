@@ -49,15 +49,6 @@ static struct {
 
 static struct sock_filter instructions[BPF_MAXINSNS];
 
-/* The step that installs a filter, if the plan has one. */
-static const struct step *find_step(void)
-{
-	for (size_t i = 0; i < state.plan->count; i++)
-		if (state.plan->step[i].kind->run == step_seccomp)
-			return &state.plan->step[i];
-	return NULL;
-}
-
 static int read_program(char *digits)
 {
 	ptrdiff_t decoded = decode_hex(digits);
@@ -72,15 +63,14 @@ static int read_program(char *digits)
 	return 0;
 }
 
-/* Before the fork: the socket has two ends then, and init has the program, to run it, too. */
-int prepare_filter(size_t *failed)
+/*
+ * filter PROGRAM TOLD: before the fork, for init has the program as well, to run it, and the socket has
+ * two ends then.
+ */
+int step_filter(const struct step *step)
 {
-	const struct step *step = find_step();
 	int pair[2];
 
-	if (step == NULL)
-		return 0;
-	*failed = (size_t)(step - state.plan->step);
 	if (read_program((char *)step->arg[0].text) < 0)
 		return -1;
 	if (step->arg[1].number == 0)
@@ -111,7 +101,7 @@ static int install_with_listener(void)
 }
 
 /*
- * seccomp PROGRAM TOLD: from here on the command may call what the program allows. That includes
+ * From here on the command may call what the program allows. That includes
  * write(2) and exit_group(2), for a report, and sendmsg(2), where there is a listener to send. All
  * descriptors of ours end at execve(2).
  */
@@ -119,7 +109,8 @@ int step_seccomp(const struct step *step)
 {
 	int listener;
 
-	if (step->arg[1].number == 0)
+	(void)step;
+	if (state.listener_fd < 0)
 		return install(0);
 	listener = install_with_listener();
 	return listener < 0 ? -1 : send_descriptor(state.listener_fd, listener);

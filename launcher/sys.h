@@ -187,7 +187,12 @@ CALL(int, umount2, (const char *path, int flags), path, flags)
 /* --- sockets: what the kernel's headers leave out -------------------------------------------- */
 
 enum { AF_UNIX = 1, AF_INET = 2, SOCK_STREAM = 1, SOCK_DGRAM = 2, SOL_SOCKET = 1, SCM_RIGHTS = 1 };
-enum { MSG_DONTWAIT = 0x40, MSG_NOSIGNAL = 0x4000, MSG_CMSG_CLOEXEC = 0x40000000 };
+enum {
+	MSG_CTRUNC = 0x8,
+	MSG_DONTWAIT = 0x40,
+	MSG_NOSIGNAL = 0x4000,
+	MSG_CMSG_CLOEXEC = 0x40000000
+};
 #define SOCK_CLOEXEC O_CLOEXEC
 
 struct msghdr {

@@ -33,6 +33,7 @@ enum record_kind {
 	RECORD_REFUSED, /* a kind of refusal by the filter; before the last record */
 	RECORD_USAGE,	/* what was used so far, when the supervisor asks */
 	RECORD_ENDING,	/* what is left is being killed; only if anything is */
+	RECORD_WAITING, /* init waits for the rest of its plan */
 };
 
 /* One message on the status pipe; far below PIPE_BUF, so a write is all or nothing. */

@@ -3,6 +3,7 @@
 The rooms, from top to bottom; one imports itself and those below it, nothing else:
 
     cli                 words in, words and an exit status out; the only code that prints
+    fleet               many capsules: made ahead, on an event loop, for Python functions
     api                 run(), start(), plan()
     process             one capsule, from its plan to its Result
     changes             what a run left on the host
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from capsule.changes.layer import Layer, open_layer
     from capsule.changes.values import Action, Change, SetAside
     from capsule.confine.seccomp.denials import Denial
+    from capsule.fleet.pool import Pool
     from capsule.launcher.failure import SetupError
     from capsule.policy.toml import read as profile
     from capsule.process.handle import Process
@@ -66,6 +68,7 @@ __all__ = [
     "Plan",
     "Policy",
     "PolicyError",
+    "Pool",
     "Process",
     "Result",
     "Seccomp",
@@ -89,6 +92,7 @@ _LAZY = {
     "capsule.changes.layer": ("Layer", "open_layer"),
     "capsule.changes.values": ("Action", "Change", "SetAside"),
     "capsule.confine.seccomp.denials": ("Denial",),
+    "capsule.fleet.pool": ("Pool",),
     "capsule.launcher.failure": ("SetupError",),
     "capsule.process.handle": ("Process",),
     "capsule.process.result": ("CommandFailed", "Outcome", "Result", "Usage"),

@@ -15,16 +15,7 @@ from capsule.planner.plan import Plan, Terminal, make_plan
 from capsule.policy.limits import Limits
 from capsule.policy.policy import Policy
 from capsule.process.launch import end, launch
-from capsule.process.stdio import (
-    DEVNULL,
-    PIPE,
-    Streams,
-    checked_fds,
-    encoding_of,
-    input_bytes,
-    open_stdio,
-    pairs_of,
-)
+from capsule.process.stdio import PIPE, given, open_stdio, pairs_of
 from capsule.program.command import resolve
 
 from .base import signals
@@ -37,7 +28,7 @@ _NESTED = (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import Any, Unpack
+    from typing import Any, TypeVar, Unpack
 
     from capsule.changes.closing import Closing
     from capsule.confine.cgroup import Leaf
@@ -47,10 +38,14 @@ if TYPE_CHECKING:
     from capsule.process.handle import Process
     from capsule.process.launch import Running
     from capsule.process.result import Result
-    from capsule.process.stdio import Stdio
+    from capsule.process.stdio import Given, Stdio
     from capsule.program.command import Command
 
     Args = Sequence[str | bytes | os.PathLike[str]]
+    Begun = TypeVar("Begun")
+    Compiled = tuple[Plan, Host, Command, Survey]
+
+    Begin = Callable[[Policy, Compiled, Given, signals.Held], Process | None]
 
 
 def run(
@@ -149,22 +144,28 @@ def start(
     Raises:
         PolicyError, HostError, SetupError: as `run`.
     """
-    policy = override(policy, overrides)
-    coding = encoding_of(text, encoding, errors)
-    data = input_bytes(input, coding)
-    given = PIPE if input is not None else DEVNULL if stdin is None else stdin
-    passed = checked_fds(pass_fds)
+    words = given(input, stdin, stdout, stderr, text, encoding, errors, pass_fds)
+    return begin(args, override(policy, overrides), words, terminal)
 
-    def begin() -> Process:
-        streams = Streams(input=data, encoding=coding)
+
+def begin(
+    args: Args,
+    policy: Policy,
+    given: Given,
+    terminal: Terminal | None = None,
+    elsewhere: Begin | None = None,
+) -> Process:
+    """Start a command; *elsewhere*, in a capsule that was made ahead, if that has one for it."""
+
+    def once() -> Process:
         with signals.Held(breathing=True) as held:
-            plan, host, command, found = _compile(presume, args, policy, passed, terminal)
-            compiled = plan, _in_scope(host, plan), command, found
+            compiled = compiled_for(presume, args, policy, given.passed, terminal)
             held.stop_breathing()
-            return _start(policy, compiled, streams, (given, stdout, stderr), passed, terminal, held)
+            process = elsewhere and elsewhere(policy, compiled, given, held)
+            return process or _start(policy, compiled, given, terminal, held)
 
     try:
-        return _presuming(begin)
+        return presuming(once)
     except CapsuleError as error:
         if not isinstance(error, PolicyError) and in_capsule():
             error.advise(_NESTED)
@@ -173,7 +174,7 @@ def start(
         raise cannot_start(error) from None
 
 
-def _presuming(begin: Callable[[], Process]) -> Process:
+def presuming(begin: Callable[[], Begun]) -> Begun:
     """Begin a run; once more, if the kernel may be another than its release says, with it asked.
 
     Likewise if what the host had for its programs is gone, as when a package is removed or replaced.
@@ -191,13 +192,13 @@ def _presuming(begin: Callable[[], Process]) -> Process:
     return begin()
 
 
-def _compile(
+def compiled_for(
     find: Callable[..., Host],
     args: Args,
     policy: Policy,
-    passed: Sequence[int],
-    terminal: Terminal | None,
-) -> tuple[Plan, Host, Command, Survey]:
+    passed: Sequence[int] = (),
+    terminal: Terminal | None = None,
+) -> Compiled:
     """The plan, and what it was made of."""
     host = find(cgroups=bool(policy.limits.of_tree()))
     command = resolve(args, policy)
@@ -209,30 +210,28 @@ def _compile(
 
 def _start(
     policy: Policy,
-    compiled: tuple[Plan, Host, Command, Survey],
-    streams: Streams,
-    given: tuple[Stdio, Stdio, Stdio],
-    passed: Sequence[int],
+    compiled: Compiled,
+    given: Given,
     terminal: Terminal | None,
     held: signals.Held,
 ) -> Process:
-    plan, host = compiled[:2]
-    with streams, Descriptors(plan.owner) as theirs:
-        stdio = open_stdio(given, streams, theirs)
-        closing = _closing(plan, policy)
+    plan = compiled[0]
+    with given.streams() as streams, Descriptors(plan.owner) as theirs:
+        stdio = open_stdio(given.stdio, streams, theirs)
+        closing = closing_of(plan, policy)
         leaf = None
         try:
-            leaf = _leaf(plan, host)
+            host = in_scope(compiled[1], plan)
+            leaf = leaf_of(plan, host)
             running = launch(
-                *compiled,
-                stdio,
-                passed=dict(pairs_of(passed)),
+                *(plan, host, *compiled[2:], stdio),
+                passed=dict(pairs_of(given.passed)),
                 held=held,
                 leaf=leaf,
                 meanwhile=_import_process,
                 bases=True,
             )
-            master = _receive(running, closing, terminal)
+            master = receive(running, closing, terminal)
         except BaseException:
             if leaf is not None:
                 leaf.remove()
@@ -260,7 +259,7 @@ def _import_process() -> None:
     import capsule.process.handle  # noqa: F401
 
 
-def _in_scope(host: Host, plan: Plan) -> Host:
+def in_scope(host: Host, plan: Plan) -> Host:
     """The host with a scope to make the capsule's cgroup in, where that is the way to have one."""
     if plan.cgroup is None or host.cgroup is None:
         return host
@@ -274,7 +273,8 @@ def _in_scope(host: Host, plan: Plan) -> Host:
     return host.replace(cgroup=delegation.find())
 
 
-def _leaf(plan: Plan, host: Host) -> Leaf | None:
+def leaf_of(plan: Plan, host: Host) -> Leaf | None:
+    """Make the capsule's cgroup, if its plan has one."""
     if plan.cgroup is None or host.cgroup is None:
         return None
     from .confine import cgroup  # only with limits that need one
@@ -283,7 +283,8 @@ def _leaf(plan: Plan, host: Host) -> Leaf | None:
     return cgroup.make(at.directory, at.controllers, dict(plan.cgroup), callers=at.callers)
 
 
-def _closing(plan: Plan, policy: Policy) -> Closing | None:
+def closing_of(plan: Plan, policy: Policy) -> Closing | None:
+    """Prepare what is to be done when the capsule has ended, if there is something."""
     if not plan.overlays and not plan.watched:
         return None
     from capsule.changes.closing import Closing  # only where there is something to look at in the end
@@ -291,7 +292,7 @@ def _closing(plan: Plan, policy: Policy) -> Closing | None:
     return Closing(plan, policy)
 
 
-def _receive(running: Running, closing: Closing | None, terminal: Terminal | None) -> int | None:
+def receive(running: Running, closing: Closing | None, terminal: Terminal | None) -> int | None:
     """Hand out what init has sent: the layers, and the master of a pty."""
     count = len(running.gifts) - (terminal is not None)
     layers, master = running.gifts[:count], running.gifts[count] if terminal is not None else None
@@ -318,7 +319,7 @@ def plan(
     Raises:
         PolicyError, HostError: as `run`.
     """
-    return _compile(probe, args, override(policy, overrides), (), terminal)[0]
+    return compiled_for(probe, args, override(policy, overrides), (), terminal)[0]
 
 
 _DEFAULT = Policy()

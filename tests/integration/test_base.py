@@ -185,8 +185,8 @@ def a_base(tmp_path: Path) -> base.Base:
     """One of files that are no namespaces, with a directory to look at."""
     user, mounts_ = (os.open("/dev/null", os.O_RDONLY) for _ in range(2))
     table = os.open("/proc/self/mountinfo", os.O_RDONLY)
-    base._poll(table).poll(0)
-    places = base._places(tuple(f"{tmp_path}/{name}" for name in "abc"))
+    base.poll_table(table).poll(0)
+    places = base.places_of(tuple(f"{tmp_path}/{name}" for name in "abc"))
     return base.Base(user, mounts_, table, places, base._look(places))
 
 

@@ -82,7 +82,7 @@ static bool parse(const uint8_t *data, size_t size)
 	require(text != NULL || size == 0, "memory");
 	if (size > 0)
 		memcpy(text, data, size);
-	error = plan_parse(&plan, text, size);
+	error = plan_parse(&plan, text, size, LAUNCH);
 	if (error == 0) {
 		check_accepted(&plan, (const char *)data, size);
 		plan_release(&plan);

@@ -30,6 +30,7 @@ ORDER = [
     "changes",
     "process",
     "api",
+    "fleet",
     "cli",
 ]
 FLOOR = {room: number for number, rooms in enumerate(ORDER) for room in rooms.split()}
@@ -153,9 +154,9 @@ def test_the_public_names() -> None:
     assert set(capsule.__all__) == {
         "DEVNULL", "INHERIT", "PIPE", "STDOUT", "Action", "Change", "Layer", "SetAside", "System",
         "CapsuleError", "CommandFailed", "HostError", "InternalError", "PolicyError", "SetupError",
-        "Git", "Host", "IdMap", "Limits", "Mount", "Network", "Outcome", "Plan", "Policy", "Process",
-        "Result", "Denial", "Seccomp", "Terminal", "Usage", "__version__", "open_layer", "plan",
-        "probe", "profile", "run", "start",
+        "Git", "Host", "IdMap", "Limits", "Mount", "Network", "Outcome", "Plan", "Policy", "Pool",
+        "Process", "Result", "Denial", "Seccomp", "Terminal", "Usage", "__version__", "open_layer",
+        "plan", "probe", "profile", "run", "start",
     }  # fmt: skip
     assert len(set(capsule.__all__)) == len(capsule.__all__)
 

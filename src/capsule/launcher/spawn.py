@@ -25,7 +25,7 @@ LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "capsule-lau
 PLAN_FD, ERROR_FD, STATUS_FD, LIFELINE_FD, SUPERVISOR_FD, GIFT_FD, CGROUP_FD = range(3, 10)
 BASE_USER_FD, BASE_MOUNTS_FD, FIRST_USER_FD = range(10, 13)
 
-STARTED, FEATURES, READY, STOPPED, ENDED, REFUSED, USAGE, ENDING = range(1, 9)
+STARTED, FEATURES, READY, STOPPED, ENDED, REFUSED, USAGE, ENDING, WAITING = range(1, 10)
 ASK_USAGE = 0  # a byte of the lifeline that is no signal
 RECORD_SIZE = 12 * 8  # of 64-bit integers
 REPORT_SIZE = 2 * 4  # of 32-bit integers
@@ -79,7 +79,7 @@ def spawn(
             lifeline_end, lifeline = fds.pipe()
             wanted = {
                 **dict(enumerate(stdio)),
-                PLAN_FD: _plan_file(fds, plan),
+                PLAN_FD: plan_file(fds, plan),
                 ERROR_FD: error_end,
                 STATUS_FD: status_end,
                 LIFELINE_FD: lifeline_end,
@@ -140,7 +140,8 @@ def cannot_start(error: OSError) -> HostError:
     return HostError(f"cannot start the launcher: {error.strerror}", hint=hint)
 
 
-def _plan_file(fds: Descriptors, plan: bytes) -> int:
+def plan_file(fds: Descriptors, plan: bytes) -> int:
+    """A plan in a memfd, as the launcher takes one."""
     memory = fds.own(os.memfd_create("capsule-plan", os.MFD_CLOEXEC))
     while plan:
         # What did not fit at first says why at the next attempt.

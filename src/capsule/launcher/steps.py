@@ -5,9 +5,10 @@ The words, their order of arguments and the signatures are those of launcher/ste
 
 from __future__ import annotations
 
-from .step import Step as Step  # noqa: PLC0414 - a part of this vocabulary
-from .step import encode as encode  # noqa: PLC0414 - a part of this vocabulary
-from .step import encode_more as encode_more  # noqa: PLC0414 - a part of this vocabulary
+# ruff: noqa: PLC0414 - what is imported is a part of this vocabulary
+from .step import Step as Step
+from .step import encode as encode
+from .step import encode_more as encode_more
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,11 +121,7 @@ class MappedTree(
     signature="pnnss",
     text="take {0} from the host ({1:attributes}), its ids mapped if it can be: uid {3}, gid {4}",
 ):
-    """As `Tree`, id-mapped where the file system can be. Arguments: those, the maps of uids and gids.
-
-    mount_setattr(2) MOUNT_ATTR_IDMAP: what the capsule's ids do there, the mapped ids do on the host.
-    A map is text: on disk, on the host, count.
-    """
+    """As `Tree`, MOUNT_ATTR_IDMAP if it can be. Arguments: those, maps: on disk, on the host, count."""
 
 
 class Device(Step, word="device", signature="pnnn", text="take the device {0} ({1}:{2}) from the host"):
@@ -143,7 +140,7 @@ class PivotRoot(
     Step,
     word="pivot-root",
     signature="nn",
-    text="make an empty {0:size} tmpfs the root and let the host's tree go",
+    text="make an empty {0:size} tmpfs the root, let the host's go",
 ):
     """pivot_root(2) to a new tmpfs and detach the old root. Arguments: bytes, inodes."""
 
@@ -248,18 +245,6 @@ class LandlockPort(Step, word="landlock-port", signature="nn", text="allow {2} T
     """landlock_add_rule(2) for a port. Arguments: its number, the right; and, for people, what."""
 
 
-class LandlockInherited(
-    Step,
-    word="landlock-inherited",
-    signature="nnn",
-    text="allow what the command's descriptors are open for to be opened anew",
-):
-    """landlock_add_rule(2) for each descriptor that the command gets and that Landlock knows.
-
-    Arguments: the rights to a file open for reading, to one open for writing, to a directory.
-    """
-
-
 # --- what runs inside ----------------------------------------------------------------------------
 
 
@@ -304,6 +289,10 @@ class Hold(Step, word="hold", signature="p", text="hand out this base, by the pr
     """Send the user and the mount namespace to the supervisor. Arguments: where /proc is."""
 
 
+class Filter(Step, word="filter", signature="sn", text="make the filter of system calls ready"):
+    """Read a program for seccomp(2). Arguments: in hex digits; whether init is told of refusals."""
+
+
 class Fork(Step, word="fork", text="fork the command"):
     """fork(2) the command, which takes the steps after this one. The last that init takes."""
 
@@ -313,6 +302,15 @@ class Stop(Step, word="stop", text="stop here"):
 
 
 # --- the command ---------------------------------------------------------------------------------
+
+
+class LandlockInherited(
+    Step,
+    word="landlock-inherited",
+    signature="nnn",
+    text="allow what the command's descriptors are open for to be opened anew",
+):
+    """landlock_add_rule(2) for each. Arguments: rights of readers, of writers, to a directory."""
 
 
 class Descriptor(Step, word="descriptor", signature="nn", text="pass on descriptor {1}"):
@@ -344,10 +342,7 @@ class Affinity(Step, word="affinity", signature="n", text="run on {0} of the CPU
 
 
 class BoundingSet(Step, word="bounding-set", signature="n"):
-    """Cut the bounding set, empty the ambient set, lock the securebits; capabilities(7).
-
-    Arguments: the capabilities to keep, as bits.
-    """
+    """Cut the bounding set to these bits, empty the ambient one, lock securebits; capabilities(7)."""
 
     @property
     def text(self) -> str:  # type: ignore[override]
@@ -380,11 +375,16 @@ class LandlockRestrict(Step, word="landlock-restrict", text="restrict itself by 
     """landlock_restrict_self(2)."""
 
 
-class Seccomp(Step, word="seccomp", signature="sn", text="filter system calls: {2}"):
-    """seccomp(2) SECCOMP_SET_MODE_FILTER.
+class Seccomp(Step, word="seccomp", text="filter system calls: {0}"):
+    """Install the filter. No argument; and, for people, what it allows."""
 
-    Arguments: the program in hexadecimal digits; whether init listens; for people, what it allows.
-    """
+
+class Rest(Step, word="rest", text="wait for the rest of the plan"):
+    """Wait until the supervisor sends the steps after this one, and the command's descriptors."""
+
+
+class Go(Step, word="go", text="wait for the word to go"):
+    """Wait until the supervisor has seen that all is as it was when the capsule was made."""
 
 
 class Exec(Step, word="exec", signature="*", text="execute {1:words}"):

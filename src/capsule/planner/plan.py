@@ -17,7 +17,7 @@ from . import kept
 from .identity import make_ids
 from .limits import check_out_of_reach, make_bounds
 from .protections import kept_capabilities, protections
-from .ruleset import abi_of, describe, make_ruleset
+from .ruleset import abi_of, describe, inherited, make_ruleset
 from .tail import with_tail
 from .view import CLOSED, INODE, Layers, Source, check_file_systems, check_trees, make_view
 
@@ -146,7 +146,7 @@ def _make_plan(
     return Plan(
         steps=(
             *building,
-            *_machine(policy, terminal, bounds),
+            *_machine(policy, terminal, bounds, filter_),
             *_command_steps(policy, command, ids, filter_, bounds, descriptors, abi),
         ),
         args=command.args,
@@ -338,7 +338,9 @@ def _proc_steps(view: View) -> Iterator[s.Step]:
             yield s.Remount(path, CLOSED, 0)
 
 
-def _machine(policy: Policy, terminal: Terminal | None, bounds: Bounds) -> Iterator[s.Step]:
+def _machine(
+    policy: Policy, terminal: Terminal | None, bounds: Bounds, filter_: Filter | None
+) -> Iterator[s.Step]:
     if policy.network is Network.NONE:
         yield s.Loopback()
     yield s.Hostname(policy.hostname)
@@ -346,6 +348,8 @@ def _machine(policy: Policy, terminal: Terminal | None, bounds: Bounds) -> Itera
         bits = sum(1 << fd for fd in terminal.descriptors)
         yield s.Terminal(bits, terminal.rows, terminal.columns)
     yield from bounds.init_steps
+    if filter_ is not None:
+        yield s.Filter(filter_.program, int(filter_.told))
     yield s.Fork()
 
 
@@ -359,6 +363,7 @@ def _command_steps(
     abi: int,
 ) -> Iterator[s.Step]:
     """First what can fail, then what cannot be undone; the filter last, for it may refuse the rest."""
+    yield from inherited(abi)
     for ours, theirs in descriptors:
         yield s.Descriptor(ours, theirs)
     yield s.Chdir(command.cwd)
@@ -372,5 +377,5 @@ def _command_steps(
     if abi:
         yield s.LandlockRestrict()
     if filter_ is not None:
-        yield s.Seccomp(filter_.program, int(filter_.told), filter_.summary)
+        yield s.Seccomp(filter_.summary)
     yield _exec(command)

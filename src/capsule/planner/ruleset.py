@@ -85,9 +85,14 @@ def make_ruleset(policy: Policy, abi: int, view: View) -> Iterator[s.Step]:
     ):
         for port in ports or ():
             yield s.LandlockPort(port, right, verb)
-    # A file that the command was handed can be opened anew by its name in /proc (`cat /dev/stdin`).
-    reading, writing = ll.READ_FILE | ll.EXECUTE | ll.IOCTL_DEV, ll.WRITE | ll.IOCTL_DEV
-    yield s.LandlockInherited(reading & known, writing & known, ll.EVERYTHING & known)
+
+
+def inherited(abi: int) -> Iterator[s.Step]:
+    """A file that the command was handed can be opened anew by its name in /proc (`cat /dev/stdin`)."""
+    if abi:
+        known = ll.handled(abi)
+        reading, writing = ll.READ_FILE | ll.EXECUTE | ll.IOCTL_DEV, ll.WRITE | ll.IOCTL_DEV
+        yield s.LandlockInherited(reading & known, writing & known, ll.EVERYTHING & known)
 
 
 def rules(view: View) -> list[tuple[str, int]]:

@@ -43,7 +43,7 @@ class Base:
         user: descriptor of the user namespace.
         mounts: of the mount namespace.
         table: of /proc/self/mountinfo, for which poll(2) reports a change of the host's mounts.
-        places: what to look at to know that the sources are what they were; see `_places`.
+        places: what to look at to know that the sources are what they were; see `places_of`.
         seen: what was seen there before the base was made.
     """
 
@@ -55,7 +55,7 @@ class Base:
         self._places, self._seen = places, seen
         # Somebody may close them, and others get their numbers.
         self._own = [_identity(fd) for fd in self._descriptors()]
-        self._waiting = _poll(table)
+        self._waiting = poll_table(table)
         self._changed = False
 
     def _descriptors(self) -> tuple[int, int, int]:
@@ -192,9 +192,9 @@ def _make(parted: Split, make: Callable[[Steps], tuple[int, int]]) -> Base | Non
     with Descriptors() as fds:
         # What changes meanwhile is noticed: the table comes first, then the sources, then the base.
         table = fds.own(os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC))
-        _poll(table).poll(0)
+        poll_table(table).poll(0)
         try:
-            places = _places(parted.sources)
+            places = places_of(parted.sources)
             seen = _look(places)
             user, mounts = make(parted.base)
         except (CapsuleError, OSError):
@@ -208,7 +208,7 @@ def _make(parted: Split, make: Callable[[Steps], tuple[int, int]]) -> Base | Non
     return base
 
 
-def _poll(table: int) -> select.poll:
+def poll_table(table: int) -> select.poll:
     """Polled, it tells whether mounts came or went since it was last; proc_pid_mountinfo(5)."""
     waiting = select.poll()
     waiting.register(table, select.POLLPRI)
@@ -223,7 +223,7 @@ def _identity(fd: int) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _places(sources: tuple[str, ...]) -> Places:
+def places_of(sources: tuple[str, ...]) -> Places:
     """(What to look at, whether its time of change counts).
 
     A directory that holds many sources changes with each of them, a link among them aside.
@@ -241,7 +241,18 @@ def _look(places: Places) -> tuple[object, ...]:
     """Who we are, in which mount namespace, and what lies at these places."""
     seen: list[object] = [os.getpid(), os.geteuid(), os.getegid(), *os.getgroups()]
     seen.append(os.stat("/proc/self/ns/mnt").st_ino)
+    seen += look(places)
+    return tuple(seen)
+
+
+def look(places: Places) -> list[object]:
+    """Return what lies there.
+
+    Raises:
+        OSError: one of them cannot be reached.
+    """
+    seen: list[object] = []
     for path, changes in places:
         found = os.stat(path)
         seen += (found.st_dev, found.st_ino, changes and found.st_mtime_ns)
-    return tuple(seen)
+    return seen

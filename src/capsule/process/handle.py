@@ -16,7 +16,7 @@ from .stdio import input_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
     from typing import IO, Any, Self
 
@@ -55,7 +55,11 @@ class Process:
         terminal: int | None = None,
         closing: Closing | None = None,
         leaf: Leaf | None = None,
+        reaper: Callable[[int, int], None] | None = None,
     ) -> None:
+        self._reaper = reaper
+        # All inside is dead when init says so; where nothing else is left, nobody waits for its end.
+        self._may_wait = reaper is not None and leaf is None and closing is None
         self.args = plan.args
         self.pid = running.pid
         self.namespaces = plan.namespaces
@@ -63,7 +67,8 @@ class Process:
         self.terminal = terminal
         self._closing = closing
         self._leaf = leaf
-        self._began = time.monotonic()
+        self._handed_over = running.handed_over
+        self._began = self._handed_over or time.monotonic()
         self._running: Running | None = running
         self._records = Records(running, filtered=plan.filter is not None)
         self._records.on_kill = None if leaf is None else leaf.hurry
@@ -218,7 +223,11 @@ class Process:
             told = self._records.ask_usage()
         ended = self._records.ended or None
         now = (None, None) if self._leaf is None or ended is not None else self._leaf.in_use()
-        return usage(ended, self._account(), self._wall(), told, now)
+        return self._usage(ended, self._account(), told, now)
+
+    def _usage(self, *found: Any) -> Usage:
+        ended, account, *more = found
+        return usage(ended, account, self._wall(), *more, handed_over=self._handed_over)
 
     def _account(self) -> Account | None:
         return None if self._leaf is None else self._leaf.account()
@@ -233,6 +242,8 @@ class Process:
 
     def _end(self) -> None:
         """Kill, reap and close, whatever state this is in; what came of it, `poll` returns."""
+        if self._running is None and self._closing is None:
+            return
         with signals.Held():
             try:
                 if self._running is not None:
@@ -295,19 +306,26 @@ class Process:
         running, self._running = self._running, None
         if running is None:
             return
-        self._reap(running)
-        if self._leaf is not None:
-            self._leaf.remove()
-        for fd in (running.pidfd, running.status, running.lifeline):
-            os.close(fd)
+        # While init's mounts are taken down.
         self._streams.close()
+        for fd in (running.status, running.lifeline):
+            os.close(fd)
         if self.terminal is not None:
             os.close(self.terminal)
             self.terminal = None
+        if self._may_wait and self._records.ended and not self._reaped:
+            self._reaped = True
+            assert self._reaper is not None
+            self._reaper(running.pid, running.pidfd)
+            return
+        self._reap(running)
+        os.close(running.pidfd)
+        if self._leaf is not None:
+            self._leaf.remove()
 
     def _make_result(self, *, output: bool) -> Result:
         ended, account = self._records.ended or None, self._account()
-        used = usage(ended, account, self._wall())
+        used = self._usage(ended, account)
         why = {"killed": self._killed, "truncated": self._loop.capture.met}
         outcome, returncode, detail = verdict(ended, self._limits, self._plan.filter, account, **why)
         return Result(

@@ -15,7 +15,8 @@ from capsule.launcher.step import encode
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from typing import TypeVar
 
     from capsule.confine.cgroup import Leaf
     from capsule.files.found import Survey
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from capsule.launcher.step import Step
     from capsule.planner.plan import Plan
     from capsule.program.command import Command
+
+    Started = TypeVar("Started")
 
 
 class Running(Value):
@@ -36,6 +39,7 @@ class Running(Value):
         status: reads records.
         lifeline: its end ends the capsule; a byte is a signal to pass on.
         gifts: descriptors that init sent: upper layers in memory, then the master of a pty.
+        handed_over: CLOCK_MONOTONIC at which it got its command, if it was made before that; else 0.
     """
 
     pid: int
@@ -43,6 +47,7 @@ class Running(Value):
     status: int
     lifeline: int
     gifts: tuple[int, ...] = ()
+    handed_over: float = 0.0
 
 
 def launch(
@@ -73,23 +78,47 @@ def launch(
     if leaf is not None:
         given[spawn.CGROUP_FD] = leaf.fd
 
-    def start(text: bytes, more: Mapping[int, int], origin: Sequence[int] = ()) -> Running:
+    def start(text: bytes, more: Mapping[int, int], origin: Sequence[int]) -> Running:
         def failure(report: bytes, pids: Sequence[int]) -> CapsuleError:
-            return _failure(report, pids, plan, host, command, survey, leaf, origin)
+            about = plan, host, command, survey, leaf
+            return failure_of(report, pids, *about, origin, looked=host.presumed)
 
-        if host.presumed:
-            text = _expecting(text, host)
+        text = expecting(text, host)
         return _launch(text, plan.gifts, stdio, {**given, **more}, launcher, held, failure, meanwhile)
 
-    joining = None
     # The files of a base belong to each of its capsules.
     shares = plan.filter is not None and plan.filter.refuses_leases
     if bases and shares and _is_one_of_many():
-        from . import base
+        return by_base(plan, plan.steps, plan.encode, start, stdio, launcher, held)
+    return start(plan.encode(), {}, ())
 
-        joining = base.find(plan.steps, lambda steps: _make_base(steps, stdio, launcher, held))
+
+def by_base(
+    plan: Plan,
+    steps: Sequence[Step],
+    whole: Callable[[], bytes],
+    start: Callable[[bytes, Mapping[int, int], Sequence[int]], Started],
+    stdio: Sequence[int],
+    launcher: str = spawn.LAUNCHER,
+    held: signals.Held | None = None,
+) -> Started:
+    """Start a plan, or the first part of one, in a base, if there is one for it, and else as it is.
+
+    Args:
+        plan: the whole plan.
+        steps: what of it is started.
+        whole: returns what the launcher reads of it.
+        start: starts what the launcher reads, with these descriptors; and which of these steps each of
+            its own is, if it is not all of them.
+        stdio: of a launcher that makes a base.
+        launcher: as `launch`.
+        held: as `launch`.
+    """
+    from . import base
+
+    joining = base.find(tuple(steps), lambda steps: _make_base(steps, stdio, launcher, held))
     if joining is None:
-        return start(plan.encode(), {})
+        return start(whole(), {}, ())
     try:
         return start(joining.plan, joining.passed, joining.origin)
     except CapsuleError as error:
@@ -101,11 +130,13 @@ def launch(
         joining.close()
     # The base may be it: if only by what it holds, where a host allows few namespaces.
     base.refuse(joining.key)
-    return start(plan.encode(), {})
+    return start(whole(), {}, ())
 
 
-def _expecting(text: bytes, host: Host) -> bytes:
-    """A plan that begins with a look whether the host is what it was presumed to be."""
+def expecting(text: bytes, host: Host) -> bytes:
+    """Have a plan begin with a look whether the host is what it was presumed to be, if it was."""
+    if not host.presumed:
+        return text
     return encode((expected(host),)) + text.removeprefix(encode(()))
 
 
@@ -132,7 +163,7 @@ def _launch(
     meanwhile: Callable[[], None] | None,
 ) -> Running:
     """Have a plan performed, and take as many descriptors as init sends."""
-    with _Gifts(count) as gifts:
+    with Gifts(count) as gifts:
         child = spawn.spawn(text, stdio, passed={**given, **gifts.theirs}, launcher=launcher)
         gifts.sent()
         running = _await(child, held, failure, meanwhile)
@@ -158,7 +189,7 @@ def _make_base(
 
 def end(running: Running) -> None:
     """Kill a capsule that nobody watches, reap it and close what is ours of it."""
-    _kill(running.pid)
+    kill(running.pid)
     for fd in (running.pidfd, running.status, running.lifeline, *running.gifts):
         os.close(fd)
 
@@ -178,30 +209,36 @@ def _await(
             from . import base  # noqa: F401 - for the next run, while the launcher is at work
         read = os.read if held is None else held.read
         report = read(child.error, spawn.REPORT_SIZE)
-        init = _expect(child, spawn.STARTED)
+        init = expect(child.status, spawn.STARTED)
         # Without the second record, init died of a signal: its end of file is not the command's.
-        if report or not init or not _expect(child, spawn.READY):
+        if report or not init or not expect(child.status, spawn.READY):
             raise failure(report, (child.pid, init) if init else (child.pid,))
-        running = Running(init, _open_init(init), child.status, child.lifeline)
+        running = Running(init, open_init(init), child.status, child.lifeline)
     except BaseException:
         # Also what Ctrl-C raises while the launcher is at work.
-        _take_down(child, init)
+        take_down(child, init)
         raise
     spawn.reap(child.pid)
     os.close(child.error)
     return running
 
 
-class _Gifts:
-    """A socket over which init sends descriptors, if the plan has it send any."""
+class Gifts:
+    """A socket over which init sends descriptors, if the plan has it send any.
 
-    def __init__(self, count: int) -> None:
+    Args:
+        count: how many.
+        always: whether there is a socket in any case.
+    """
+
+    def __init__(self, count: int, *, always: bool = False) -> None:
         self._count = count
+        self._wanted = always or bool(count)
         self._ours: socket | None = None
         self._theirs: socket | None = None
 
-    def __enter__(self) -> _Gifts:
-        if self._count:
+    def __enter__(self) -> Gifts:
+        if self._wanted:
             from _socket import socketpair  # socket itself takes 10 ms to import
 
             self._ours, self._theirs = socketpair()
@@ -233,13 +270,19 @@ class _Gifts:
                 raise InternalError("init did not send all descriptors")
         return tuple(taken)
 
+    def keep(self) -> socket:
+        """Give our end away: it has another owner now."""
+        assert self._ours is not None
+        kept, self._ours = self._ours, None
+        return kept
+
     def __exit__(self, *_exception: object) -> None:
         for end in (self._ours, self._theirs):
             if end is not None:
                 end.close()
 
 
-def _open_init(init: int) -> int:
+def open_init(init: int) -> int:
     """A pidfd of init, or something else that is always readable if init is gone already.
 
     It is our child, so it can be gone only if somebody else in this process waits for all children.
@@ -250,17 +293,22 @@ def _open_init(init: int) -> int:
         return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _expect(child: Child, kind: int) -> int:
+def expect(status: int, kind: int) -> int:
     """The value of the next record, which must be of a kind; 0 at the end of file."""
-    record = spawn.read_record(child.status)
+    return expect_any(status, (kind,))[1]
+
+
+def expect_any(status: int, kinds: Collection[int]) -> tuple[int, int]:
+    """(Kind, value) of the next record, which must be of one of these; (0, 0) at the end of file."""
+    record = spawn.read_record(status)
     if record is None:
-        return 0
-    if record[0] != kind:
-        raise InternalError(f"a record of kind {record[0]} instead of {kind}")
-    return record[1]
+        return 0, 0
+    if record[0] not in kinds:
+        raise InternalError(f"a record of kind {record[0]} instead of {', '.join(map(str, kinds))}")
+    return record[0], record[1]
 
 
-def _failure(
+def failure_of(
     report: bytes,
     pids: Sequence[int],
     plan: Plan,
@@ -269,7 +317,22 @@ def _failure(
     survey: Survey,
     leaf: Leaf | None,
     origin: Sequence[int],
+    *,
+    looked: bool,
 ) -> SetupError | HostError | InternalError:
+    """Return what a report means, or who ended without one.
+
+    Args:
+        report: what the error pipe held.
+        pids: those that may have ended, the launcher first.
+        plan: what was to be done.
+        host: of the plan.
+        command: likewise.
+        survey: likewise.
+        leaf: the capsule's cgroup, or None.
+        origin: which step of the plan each of the launcher's was; () if they are the plan's own.
+        looked: whether the launcher's first step was a look at the host.
+    """
     if not report and leaf is not None and leaf.account().oom_kills:
         return HostError(
             "memory: the limit is too low to set the capsule up",
@@ -287,7 +350,7 @@ def _failure(
 
         if (refused := starved()) is not None:
             return refused
-    if host.presumed:
+    if looked:
         index -= 1
         if index == -1:
             return HostError("the kernel does not offer what its release does")
@@ -308,22 +371,22 @@ def _failure(
     return SetupError(step, index, len(plan.steps), error, hint=hint, exit_code=code)
 
 
-def _take_down(child: Child, init: int) -> None:
+def take_down(child: Child, init: int) -> None:
     """End and reap a launcher and, if it was cloned, its init; then nothing of the capsule is left."""
     # First init's pid, which the launcher tells at once, or ends. Once told of, init leaves the group.
     if not init:
         try:
-            init = _expect(child, spawn.STARTED)
+            init = expect(child.status, spawn.STARTED)
         except InternalError:
             init = 0
     spawn.end_group(child.pid)
     if init:
-        _kill(init)
+        kill(init)
     for fd in (child.error, child.status, child.lifeline):
         os.close(fd)
 
 
-def _kill(pid: int) -> None:
+def kill(pid: int) -> None:
     """Kill and reap a child that nobody has reaped yet."""
     try:
         os.kill(pid, signals.SIGKILL)

@@ -113,6 +113,8 @@ def usage(
     wall: float = 0.0,
     told: tuple[int, ...] | None = None,
     in_use: tuple[int | None, int | None] = (None, None),
+    *,
+    handed_over: float = 0.0,
 ) -> Usage:
     """Return what the run cost: what the cgroup says, and for the rest init's last record.
 
@@ -122,11 +124,14 @@ def usage(
         wall: seconds since the start, for want of a record.
         told: what init says while the command runs, for want of both.
         in_use: bytes and processes of the cgroup at this moment, while the command runs.
+        handed_over: CLOCK_MONOTONIC at which a capsule that was made ahead got its command, or 0. From
+            0 on the record counts then.
     """
+    warm = bool(handed_over)
     if record is not None:
-        found = _waited(record)
+        found = _waited(record, wall, handed_over)
     else:
-        found = Usage(wall=wall) if told is None else _seen(told, wall)
+        found = Usage(wall=wall, warm=warm) if told is None else _seen(told, wall, warm=warm)
     if account is None:
         return found
     return found.replace(
@@ -142,10 +147,12 @@ def usage(
     )
 
 
-def _waited(record: tuple[int, ...]) -> Usage:
+def _waited(record: tuple[int, ...], most: float, handed_over: float) -> Usage:
     wall, user, system, peak, minor, major, voluntary, involuntary = record[3:11]
     return Usage(
-        wall=wall / 1e6,
+        # Init's clock may have an offset from ours, time_namespaces(7).
+        wall=min(max(0.0, wall / 1e6 - handed_over), most) if handed_over else wall / 1e6,
+        warm=bool(handed_over),
         cpu_user=user / 1e6,
         cpu_system=system / 1e6,
         peak_memory=peak * 1024,
@@ -157,10 +164,11 @@ def _waited(record: tuple[int, ...]) -> Usage:
     )
 
 
-def _seen(told: tuple[int, ...], wall: float) -> Usage:
+def _seen(told: tuple[int, ...], wall: float, *, warm: bool) -> Usage:
     user, system, largest, memory, pids = told[1:6]
     return Usage(
         wall=wall,
+        warm=warm,
         cpu_user=user / 1e6,
         cpu_system=system / 1e6,
         peak_memory=largest,

@@ -66,6 +66,7 @@ class Usage(Value):
         memory: bytes in use at this moment, while it runs: with a cgroup what all hold together, else
             the sum of the resident sets, where a page that processes share counts in each; else None.
         pids: processes and threads at this moment, likewise.
+        warm: whether a `Pool` had the capsule ready; False where it was made for the run.
     """
 
     wall: float = 0.0
@@ -82,6 +83,7 @@ class Usage(Value):
     source: str = ""
     memory: int | None = None
     pids: int | None = None
+    warm: bool = False
 
 
 class Result(Value):

@@ -9,16 +9,30 @@ import os
 from capsule.base.descriptors import CHUNK
 from capsule.base.errors import PolicyError
 from capsule.base.text import shown
+from capsule.base.values import Value
 from capsule.launcher.spawn import FIRST_USER_FD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from typing import IO, Any
+    from typing import IO, Any, TypedDict
 
     from capsule.base.descriptors import Descriptors
 
     Stdio = int | IO[Any] | None
+
+    class Words(TypedDict, total=False):
+        """What `given` takes."""
+
+        input: bytes | str | None
+        stdin: Stdio
+        stdout: Stdio
+        stderr: Stdio
+        text: bool
+        encoding: str | None
+        errors: str | None
+        pass_fds: Iterable[int]
+
 
 # The values of subprocess, so that either module's names do; INHERIT is Capsule's own.
 PIPE, STDOUT, DEVNULL, INHERIT = -1, -2, -3, -4
@@ -185,6 +199,55 @@ def input_bytes(data: bytes | str | None, coding: Encoding | None) -> bytes:
     if data is not None and not isinstance(data, (bytes, bytearray, memoryview)):
         raise _not_bytes(data)
     return b"" if data is None else bytes(data)
+
+
+# What a capsule that is made ahead has, for its command to get unless that is to have something else.
+PLAIN = (DEVNULL, PIPE, PIPE)
+
+
+class Given(Value):
+    """What a caller says of the command's descriptors, checked.
+
+    Attributes:
+        stdio: what becomes 0, 1 and 2.
+        input: what is written to its standard input.
+        encoding: how bytes become text, or None.
+        passed: further descriptors of the caller's that it keeps.
+    """
+
+    stdio: tuple[Stdio, Stdio, Stdio]
+    input: bytes = b""
+    encoding: Encoding | None = None
+    passed: tuple[int, ...] = ()
+
+    def is_plain(self) -> bool:
+        """Return whether it is nothing but what `PLAIN` says: what most are."""
+        return not self.passed and self.stdio == PLAIN
+
+    def streams(self) -> Streams:
+        """Return what will be our ends of its pipes."""
+        return Streams(input=self.input, encoding=self.encoding)
+
+
+def given(
+    input: bytes | str | None = None,
+    stdin: Stdio = None,
+    stdout: Stdio = PIPE,
+    stderr: Stdio = PIPE,
+    text: bool = False,
+    encoding: str | None = None,
+    errors: str | None = None,
+    pass_fds: Iterable[int] = (),
+) -> Given:
+    """Check what `capsule.start` is given of them.
+
+    Raises:
+        PolicyError: it is not as it has to be.
+    """
+    coding = encoding_of(text, encoding, errors)
+    data = input_bytes(input, coding)
+    first = PIPE if input is not None else DEVNULL if stdin is None else stdin
+    return Given((first, stdout, stderr), data, coding, checked_fds(pass_fds))
 
 
 def _not_bytes(data: object) -> PolicyError:

@@ -70,7 +70,7 @@ def test_golden_plan(name: str, update_golden: bool) -> None:
 def test_a_plan_carries_the_filter_s_very_bytes() -> None:
     """What the simulator judges (unit/confine/seccomp) is what the launcher is told to install."""
     plan = CASES["default"].plan()
-    (words,) = (words for word, words in decode(plan.encode()) if word == "seccomp")
+    (words,) = (words for word, words in decode(plan.encode()) if word == "filter")
     expected = filters.load(Seccomp(), arch="x86_64")
     assert expected is not None
     assert words == [expected.program, "1"]

@@ -1,0 +1,1 @@
+"""Many capsules: made ahead, on an event loop, for Python functions."""

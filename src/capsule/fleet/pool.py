@@ -1,0 +1,382 @@
+"""Capsules that are made before their commands are known."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import threading
+import weakref
+
+from capsule.api import begin, compiled_for, override, presuming
+from capsule.base.errors import CapsuleError, PolicyError
+from capsule.host.host import presume
+from capsule.launcher.spawn import reap
+from capsule.process.stdio import given
+
+from .caller import Caller
+from .template import Spare, Table, Template
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any, Self, Unpack
+
+    from capsule.api import Args, Compiled
+    from capsule.base import signals
+    from capsule.policy.policy import Overrides, Policy
+    from capsule.process.handle import Process
+    from capsule.process.result import Result
+    from capsule.process.stdio import Given, Words
+
+    Reaper = Callable[[int, int], None]
+
+    class Options(Words, Overrides, total=False):
+        """What `Pool.start` takes besides the command: as `capsule.start`, but for a terminal."""
+
+
+_WORDS = frozenset(("input", "stdin", "stdout", "stderr", "text", "encoding", "errors", "pass_fds"))
+MOST = 1024
+# scm_rights(7) takes 253; the plan and the three standard ones go with them.
+MOST_PASSED = 249
+
+
+class Pool:
+    """Capsules made ahead for one policy, each of which runs one command and is never used again.
+
+    A run that finds one ready takes about as long as the command alone. It has the same protections and
+    the same result as one by `capsule.run`; with none ready a capsule is made for it as ever, and
+    `Usage.warm` is False. A thread refills the pool.
+
+    What a capsule takes over from this process and from the host is compared when it is used: ids,
+    capabilities, namespaces, seccomp and no_new_privs, root and working directory, umask, rlimits,
+    CPUs, scheduling, cgroup; the mounts, and what lies where the policy points. On any difference all
+    that wait are dropped. What /proc does not tell is that a process restricts itself by Landlock:
+    call `drop` then. All are dropped in a forked child, at exit, and when the block ends; they end
+    with this process, however it ends.
+
+    Args:
+        policy: what each command may see and do; None is ``Policy()``.
+        size: how many wait, at most 1,024. Each takes about half a MiB, with limits of memory or
+            processes a cgroup too.
+        command: a command whose needs the capsules are made for: its interpreter, or the prefix that it
+            lies in. A run that needs to see something else is refused.
+        overrides: fields of the policy or of its limits to change, as `capsule.run`.
+
+    Raises:
+        PolicyError: the request is wrong, or an overlay keeps its layer, which one at a time can have.
+        HostError, SetupError: as `capsule.run`; the first capsule is made at once.
+    """
+
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        size: int = 4,
+        command: Args = ("true",),
+        **overrides: Unpack[Overrides],
+    ) -> None:
+        if type(size) is not int or not 0 < size <= MOST:
+            hint = f"pass a whole number from 1 to {MOST}"
+            raise PolicyError(f"size: not a size of a pool: {size!r}", field="size", hint=hint)
+        self.size = size
+        self._policy = override(policy, overrides)
+        self._command = command
+        self._closed = False
+        self._spares: list[Spare] = []
+        self._dropped: list[Spare] = []
+        self._ending: list[tuple[int, int]] = []
+        self._prepare_threads()
+        self._table, self._caller = Table(), Caller()
+        try:
+            self._spares.append(self._first())
+        except BaseException:
+            self._let_go()
+            raise
+        self._template = self._spares[0].template
+        _pools.add(self)
+
+    def _prepare_threads(self) -> None:
+        self._changed = threading.Condition()
+        self._making = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._failed = False
+
+    def _first(self) -> Spare:
+        return presuming(lambda: self._fresh().make())
+
+    def _made(self, template: Template) -> Spare:
+        try:
+            return template.make()
+        except (CapsuleError, OSError):
+            # Of what the host was presumed to be, or had.
+            return self._first()
+
+    def _fresh(self) -> Template:
+        compiled = compiled_for(presume, self._command, self._policy)
+        if any(kept for *_, kept in compiled[0].overlays):
+            hint = "leave keep= out: what a run changes is in Process.layers"
+            message = "mounts: an overlay of a pool cannot keep its layer"
+            raise PolicyError(message, field="mounts", hint=hint)
+        return Template(compiled, self._caller)
+
+    # --- runs ---------------------------------------------------------------------------------
+
+    def run(self, args: Args, *, check: bool = False, **options: Unpack[Options]) -> Result:
+        """Run a command in one of the capsules and return how it ended.
+
+        Args:
+            args: the command and its arguments.
+            check: raise CommandFailed unless the command ended with status 0.
+            options: as `capsule.run`. Of the policy what makes no other view can be changed: the
+                environment, limits of time, of output and of `setrlimit(2)`.
+
+        Raises:
+            PolicyError: the request is wrong, or the command needs what the pool's capsules lack.
+            HostError, SetupError, CommandFailed: as `capsule.run`.
+        """
+        if options.get("input") is not None and options.get("stdin") is not None:
+            raise PolicyError("input and stdin exclude each other", field="input", hint="leave one out")
+        try:
+            with self._start(args, options, self._reap_later) as process:
+                result = process.wait()
+        finally:
+            # Not before: what makes the next one would be in the way of who waits for this.
+            self._refill()
+        return result.check() if check else result
+
+    def start(self, args: Args, **options: Unpack[Options]) -> Process:
+        """Start a command in one of the capsules and return once it runs; otherwise as `run`.
+
+        Raises:
+            PolicyError, HostError, SetupError: as `run`.
+        """
+        try:
+            return self._start(args, options, self._reap_soon)
+        finally:
+            self._refill()
+
+    def _start(self, args: Args, options: Options, reaper: Reaper) -> Process:
+        more: dict[str, Any] = {**options}
+        words = given(**{name: more.pop(name) for name in _WORDS & more.keys()})
+        policy = override(self._policy, more)
+        if self._closed:
+            raise PolicyError("pool: it is closed", field="pool", hint="make another one")
+
+        def elsewhere(
+            policy: Policy, compiled: Compiled, given: Given, held: signals.Held
+        ) -> Process | None:
+            spare = self._take(compiled)
+            if spare is None:
+                return None
+            return spare.start(policy, compiled, given, held, lambda: self._is_still(spare), reaper)
+
+        few = len(words.passed) <= MOST_PASSED
+        return begin(args, policy, words, elsewhere=elsewhere if few else None)
+
+    def _take(self, compiled: Compiled) -> Spare | None:
+        """Return a capsule for a plan; None if it is to have one of its own."""
+        if compiled[2].found is None and self._policy.root is None:
+            return None  # which says why it cannot be run
+        with self._changed:
+            if not self._template.fits(compiled):
+                self._renew(compiled)
+            return self._spares.pop(0) if self._spares else None
+
+    def _is_still(self, spare: Spare) -> bool:
+        """Return whether a capsule is what would be made now; else all are dropped."""
+        try:
+            same = spare.template is self._template and self._template.look() == spare.seen
+        except OSError:
+            same = False
+        with self._changed:
+            same = not self._table.has_changed() and same
+            if not same:
+                self._drop()
+        return same
+
+    def _reap_later(self, init: int, pidfd: int) -> None:
+        """Have the thread wait for an init that is about to end, whenever it is told of something."""
+        with self._changed:
+            if not self._closed:
+                self._ending.append((init, pidfd))
+                return
+        reap(init)
+        os.close(pidfd)
+
+    def _reap_soon(self, init: int, pidfd: int) -> None:
+        self._reap_later(init, pidfd)
+        self._refill()
+
+    def _renew(self, compiled: Compiled) -> None:
+        """Make another template, if what the host has is not what it was.
+
+        Raises:
+            PolicyError: it is what it was, and the command needs another view.
+        """
+        fresh = self._fresh()
+        if not fresh.fits(compiled):
+            raise fresh.refusal(compiled)
+        self._template = fresh
+        self._drop()
+
+    # --- the capsules that wait ------------------------------------------------------------------
+
+    @property
+    def ready(self) -> int:
+        """How many capsules wait."""
+        return len(self._spares)
+
+    def fill(self, timeout: float | None = None) -> bool:
+        """Wait until all capsules are ready.
+
+        Args:
+            timeout: seconds after which to give up.
+
+        Returns:
+            Whether they are. Where one cannot be made, they are not.
+        """
+        self._refill()
+        with self._changed:
+            self._changed.wait_for(lambda: self._failed or len(self._spares) >= self.size, timeout)
+            return len(self._spares) >= self.size
+
+    def drop(self) -> None:
+        """End the capsules that wait; others are made, of what this process is by then."""
+        with self._changed:
+            self._drop()
+        self._refill()
+
+    def _drop(self) -> None:
+        """Have all that wait ended; a new thread makes others, as restricted as this one is."""
+        self._dropped += self._spares
+        self._spares.clear()
+        self._thread = None
+        self._changed.notify_all()
+
+    def _is_current(self) -> bool:
+        return self._thread is threading.current_thread()
+
+    def _refill(self) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            self._failed = False
+            if self._thread is None:
+                # At exit nobody waits for it but `close`.
+                self._thread = threading.Thread(target=self._work, name="capsule-pool", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def _is_at_rest(self) -> bool:
+        full = self._failed or len(self._spares) >= self.size
+        return full and self._is_current() and not (self._dropped or self._ending)
+
+    def _work(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._is_at_rest())
+                if not self._is_current():
+                    return
+                template = self._template
+                full = self._failed or len(self._spares) >= self.size
+            with self._making:
+                self._clear()
+                if not full and self._is_current():
+                    self._make(template)
+
+    def _clear(self) -> None:
+        """End what was dropped, and wait for what is ending."""
+        with self._changed:
+            dropped, self._dropped = self._dropped, []
+            ending, self._ending = self._ending, []
+        for spare in dropped:
+            spare.end()
+        for init, pidfd in ending:
+            reap(init)
+            os.close(pidfd)
+
+    def _make(self, template: Template) -> None:
+        spare = None
+        try:
+            spare = self._made(template)
+        except (CapsuleError, OSError):
+            pass  # the next run says why
+        with self._changed:
+            if spare is None:
+                self._failed = True
+            elif template is self._template and self._is_current():
+                self._template = spare.template
+                self._spares.append(spare)
+            else:
+                self._dropped.append(spare)
+            self._changed.notify_all()
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the capsules that wait. Those that run a command go on; nothing more is started."""
+        with self._changed:
+            self._closed = True
+            self._drop()
+        # What is being made is dropped by who makes it.
+        with self._making:
+            self._clear()
+        if self in _pools:
+            _pools.discard(self)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        os.close(self._table.fd)
+        self._caller.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{self.ready} of {self.size} ready"
+        return f"<Pool {state}>"
+
+    def _before_fork(self) -> None:
+        self._making.acquire()
+
+    def _after_fork(self) -> None:
+        self._making.release()
+
+    def _in_child(self) -> None:
+        """The capsules are the parent's; what comes here begins anew."""
+        for spare in (*self._spares, *self._dropped):
+            spare.forget()
+        for _, pidfd in self._ending:
+            os.close(pidfd)
+        self._spares, self._dropped, self._ending = [], [], []
+        self._prepare_threads()
+        self._let_go()
+        self._table, self._caller = Table(), Caller()
+        self._template = Template(self._template.compiled, self._caller)
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _all(what: str) -> None:
+    for pool in list(_pools):
+        getattr(pool, what)()
+
+
+atexit.register(_all, "close")
+os.register_at_fork(
+    before=lambda: _all("_before_fork"),
+    after_in_parent=lambda: _all("_after_fork"),
+    after_in_child=lambda: _all("_in_child"),
+)
