@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from capsule.changes.layer import Layer, open_layer
     from capsule.changes.values import Action, Change, SetAside
     from capsule.confine.seccomp.denials import Denial
+    from capsule.fleet.aio import AsyncProcess, run_async, start_async
     from capsule.fleet.pool import Pool
     from capsule.launcher.failure import SetupError
     from capsule.policy.toml import read as profile
@@ -51,6 +52,7 @@ __all__ = [
     "PIPE",
     "STDOUT",
     "Action",
+    "AsyncProcess",
     "CapsuleError",
     "Change",
     "CommandFailed",
@@ -83,7 +85,9 @@ __all__ = [
     "probe",
     "profile",
     "run",
+    "run_async",
     "start",
+    "start_async",
 ]
 
 
@@ -92,6 +96,7 @@ _LAZY = {
     "capsule.changes.layer": ("Layer", "open_layer"),
     "capsule.changes.values": ("Action", "Change", "SetAside"),
     "capsule.confine.seccomp.denials": ("Denial",),
+    "capsule.fleet.aio": ("AsyncProcess", "run_async", "start_async"),
     "capsule.fleet.pool": ("Pool",),
     "capsule.launcher.failure": ("SetupError",),
     "capsule.process.handle": ("Process",),

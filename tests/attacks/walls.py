@@ -35,7 +35,7 @@ from tests.support import REAL_ROOT, ask_outside, probe_args, shared_directory, 
 FILTER, LANDLOCK = "filter", "Landlock"
 # The steps that are a wall.
 STEPS: dict[str, tuple[type[s.Step], ...]] = {
-    FILTER: (s.Seccomp,),
+    FILTER: (s.Filter, s.Seccomp),
     LANDLOCK: (s.LandlockRestrict,),
     "capabilities": (s.BoundingSet, s.Capabilities),
     "sysctls": (s.Sysctl,),
@@ -63,7 +63,7 @@ def _suid(step: s.Step) -> s.Step:
 
 def _told_apart(step: s.Step) -> s.Step:
     """The filter with one errno for all that it refuses, whether init would be told or not."""
-    if not isinstance(step, s.Seccomp):
+    if not isinstance(step, s.Filter):
         return step
     program = bytearray.fromhex(step[0])
     for at in range(0, len(program), 8):
@@ -71,7 +71,7 @@ def _told_apart(step: s.Step) -> s.Step:
         # BPF_RET | BPF_K of SECCOMP_RET_ERRNO, SECCOMP_RET_USER_NOTIF
         if program[at] == 6 and action in (0x00050000, 0x7FC00000):
             program[at + 4 : at + 8] = (0x00050000 | SENTINEL).to_bytes(4, "little")
-    return s.Seccomp(program.hex(), 0, *step[2:])
+    return s.Filter(program.hex(), 0)
 
 
 # --- probes -------------------------------------------------------------------------------------

@@ -123,13 +123,13 @@ def test_descriptors(pool: capsule.Pool, tmp_path: Path) -> None:
 
 def test_more_descriptors_than_a_message_takes(pool: capsule.Pool) -> None:
     """Such a run has a capsule of its own, and gets them all."""
-    fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(250)]
+    fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(251)]
     try:
         result = pool.run(["sh", "-c", "ls /proc/self/fd | wc -l"], pass_fds=fds, text=True)
     finally:
         for fd in fds:
             os.close(fd)
-    assert (result.stdout, result.usage.warm) == ("254\n", False)
+    assert (result.stdout, result.usage.warm) == ("255\n", False)
 
 
 SPIN = "while :; do :; done"
@@ -186,6 +186,8 @@ def test_start(pool: capsule.Pool) -> None:
         process.stdin.flush()
         assert process.stdout.readline() == b"there\n"
         assert process.usage().warm
+        assert process.wait(HANG).ok
+    with pool.start(["sleep", "60"]) as process:
         process.terminate()
         assert process.wait(HANG).returncode == -signal.SIGTERM
     with pool.start(["sleep", "60"]) as process:

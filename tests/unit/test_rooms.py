@@ -156,7 +156,7 @@ def test_the_public_names() -> None:
         "CapsuleError", "CommandFailed", "HostError", "InternalError", "PolicyError", "SetupError",
         "Git", "Host", "IdMap", "Limits", "Mount", "Network", "Outcome", "Plan", "Policy", "Pool",
         "Process", "Result", "Denial", "Seccomp", "Terminal", "Usage", "__version__", "open_layer",
-        "plan", "probe", "profile", "run", "start",
+        "plan", "probe", "profile", "run", "start", "AsyncProcess", "run_async", "start_async",
     }  # fmt: skip
     assert len(set(capsule.__all__)) == len(capsule.__all__)
 

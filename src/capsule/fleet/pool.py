@@ -20,6 +20,7 @@ from .template import Spare, Table, Template
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
     from typing import Any, Self, Unpack
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from capsule.process.result import Result
     from capsule.process.stdio import Given, Words
 
+    from .aio import AsyncProcess
+
     Reaper = Callable[[int, int], None]
 
     class Options(Words, Overrides, total=False):
@@ -37,9 +40,8 @@ if TYPE_CHECKING:
 
 
 _WORDS = frozenset(("input", "stdin", "stdout", "stderr", "text", "encoding", "errors", "pass_fds"))
-MOST = 1024
-# scm_rights(7) takes 253; the plan and the three standard ones go with them.
-MOST_PASSED = 249
+# scm_rights(7) takes 253; the three standard ones go with them.
+MOST, MOST_PASSED = 1024, 250
 
 
 class Pool:
@@ -221,6 +223,24 @@ class Pool:
         self._template = fresh
         self._drop()
 
+    async def run_async(self, args: Args, *, check: bool = False, **options: Unpack[Options]) -> Result:
+        """Run a command in one of the capsules while the event loop goes on: `capsule.run_async`."""
+        from .aio import run_by
+
+        try:
+            begin = lambda: self._start(args, options, self._reap_later)  # noqa: E731
+            return await run_by(begin, options, check=check)
+        finally:
+            self._refill()
+
+    def start_async(
+        self, args: Args, **options: Unpack[Options]
+    ) -> AbstractAsyncContextManager[AsyncProcess]:
+        """Start a command in one of the capsules, for an event loop; see `capsule.start_async`."""
+        from .aio import start_by
+
+        return start_by(lambda: self.start(args, **options))
+
     # --- the capsules that wait ------------------------------------------------------------------
 
     @property
@@ -347,12 +367,6 @@ class Pool:
         state = "closed" if self._closed else f"{self.ready} of {self.size} ready"
         return f"<Pool {state}>"
 
-    def _before_fork(self) -> None:
-        self._making.acquire()
-
-    def _after_fork(self) -> None:
-        self._making.release()
-
     def _in_child(self) -> None:
         """The capsules are the parent's; what comes here begins anew."""
         for spare in (*self._spares, *self._dropped):
@@ -369,14 +383,15 @@ class Pool:
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
-def _all(what: str) -> None:
+def _for_all(act: Callable[[Pool], object]) -> None:
     for pool in list(_pools):
-        getattr(pool, what)()
+        act(pool)
 
 
-atexit.register(_all, "close")
+atexit.register(_for_all, Pool.close)
+# Nobody forks while a capsule is being made: its descriptors would stay open in the child.
 os.register_at_fork(
-    before=lambda: _all("_before_fork"),
-    after_in_parent=lambda: _all("_after_fork"),
-    after_in_child=lambda: _all("_in_child"),
+    before=lambda: _for_all(lambda pool: pool._making.acquire()),
+    after_in_parent=lambda: _for_all(lambda pool: pool._making.release()),
+    after_in_child=lambda: _for_all(Pool._in_child),
 )

@@ -354,5 +354,20 @@ class Process:
 
 
 def loop_of(process: Process) -> Loop:
-    """The loop of a process, for a front end that puts itself between the command and a person."""
+    """The loop of a process, for a front end that puts itself between the command and who waits."""
     return process._loop
+
+
+def streams_of(process: Process) -> Streams:
+    """Our ends of the pipes of a process, likewise."""
+    return process._streams
+
+
+def result_of(process: Process) -> Result | None:
+    """The result of a process that has been waited for."""
+    return process._result
+
+
+def is_reaped_elsewhere(process: Process) -> bool:
+    """Tell whether nobody need wait for init's own end."""
+    return process._may_wait

@@ -14,13 +14,26 @@ from .records import TO_GROUP
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Protocol
 
     from capsule.confine.cgroup import Leaf
 
     from .launch import Running
     from .records import Records
     from .stdio import Streams
+
+    class Poller(Protocol):
+        """What of `select.poll` is used."""
+
+        def register(self, fd: int, events: int, /) -> None:
+            """Watch a descriptor, or for other events than before."""
+
+        def unregister(self, fd: int, /) -> None:
+            """Watch it no more."""
+
+        def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
+            """Wait, and return (descriptor, events) of those that are ready."""
+
 
 # Milliseconds between two looks at what a cgroup holds, on a kernel that keeps no peak of it.
 SAMPLING = 20.0
@@ -51,8 +64,9 @@ class Loop:
         self._records = records
         self._streams = streams
         self._leaf = leaf
+        self._elsewhere: set[int] = set()
         self._watched: dict[int, tuple[int, Callable[[], object]]] = {}
-        self._poller = select.poll()
+        self._poller: Poller = select.poll()
         # What is called again and again: when next, how often, and what.
         self._next, self._interval = 0.0, 0.0
         self._tick: Callable[[], None] | None = None
@@ -90,6 +104,21 @@ class Loop:
     def pass_through(self, stdout: int, stderr: int) -> None:
         """Write what the command writes on to descriptors of ours instead of keeping it."""
         self.capture.pass_through(stdout, stderr)
+
+    def use(self, poller: Poller) -> None:
+        """Have something else wait from here on, which calls `run` when it is time."""
+        self._poller = poller
+        self._watch_streams()
+
+    @property
+    def sampling(self) -> float | None:
+        """Seconds within which `run` is to be called again in any case, None for no such need."""
+        return SAMPLING / 1000 if self._leaf is not None and self._leaf.sampled else None
+
+    def read_elsewhere(self, fd: int) -> None:
+        """Leave a stream to somebody who hands in what is to be kept of it."""
+        self._elsewhere.add(fd)
+        self.unwatch(fd)
 
     def run(self, timeout: float | None) -> bool:
         """Move output and input until the end (true) or the timeout (false)."""
@@ -145,7 +174,8 @@ class Loop:
         return lambda: self._read_output(fd)
 
     def _outputs(self) -> list[int]:
-        return [fd for fd in (self._streams.stdout, self._streams.stderr) if fd >= 0]
+        ours = (self._streams.stdout, self._streams.stderr)
+        return [fd for fd in ours if fd >= 0 and fd not in self._elsewhere]
 
     def _read_output(self, fd: int) -> bool:
         """Take what there is of one stream. False once there is no more for now."""

@@ -35,7 +35,7 @@ EXAMPLES: dict[type[s.Step], s.Step] = {
     s.LandlockRestrict: s.LandlockRestrict(),
     s.Keyring: s.Keyring(),
     s.Setrlimit: s.Setrlimit(14, 1, 2, "rtprio", "1", "2"),
-    s.Seccomp: s.Seccomp("00", 1, "default: some of all"),
+    s.Seccomp: s.Seccomp("default: some of all"),
     s.UidMap: s.UidMap("0 1000 1"),
     s.GidMap: s.GidMap("0 1000 1"),
     s.DenySetgroups: s.DenySetgroups(),
