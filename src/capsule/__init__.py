@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from capsule.changes.values import Action, Change, SetAside
     from capsule.confine.seccomp.denials import Denial
     from capsule.fleet.aio import AsyncProcess, run_async, start_async
+    from capsule.fleet.codec import Garbled
+    from capsule.fleet.executor import Executor
+    from capsule.fleet.interpreter import CallFailed
     from capsule.fleet.pool import Pool
     from capsule.launcher.failure import SetupError
     from capsule.policy.toml import read as profile
@@ -53,10 +56,13 @@ __all__ = [
     "STDOUT",
     "Action",
     "AsyncProcess",
+    "CallFailed",
     "CapsuleError",
     "Change",
     "CommandFailed",
     "Denial",
+    "Executor",
+    "Garbled",
     "Git",
     "Host",
     "HostError",
@@ -97,6 +103,9 @@ _LAZY = {
     "capsule.changes.values": ("Action", "Change", "SetAside"),
     "capsule.confine.seccomp.denials": ("Denial",),
     "capsule.fleet.aio": ("AsyncProcess", "run_async", "start_async"),
+    "capsule.fleet.codec": ("Garbled",),
+    "capsule.fleet.executor": ("Executor",),
+    "capsule.fleet.interpreter": ("CallFailed",),
     "capsule.fleet.pool": ("Pool",),
     "capsule.launcher.failure": ("SetupError",),
     "capsule.process.handle": ("Process",),

@@ -108,3 +108,27 @@ def test_the_demo_notices_a_capsule_that_leaks(tmp_path: Path) -> None:
     assert "FAILED: it could send all that to a server" in done.stdout
     assert "FAILED: the key or the token got out" in done.stdout
     assert "FAILED: bytes sent:" in done.stdout
+
+
+VERDICTS = {
+    *("a result: int", "a result: float", "ZeroDivisionError", "FileNotFoundError", "timed out"),
+    *("exited", "ValueError", "PermissionError", "OSError"),
+}
+
+
+def test_the_judge_on_a_cluster(tmp_path: Path) -> None:
+    """dask.distributed spreads snippets over two processes; each has the verdict that it deserves."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "judge.py", "60"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    lines = dict(line.split(None, 1)[::-1] for line in done.stdout.splitlines())
+    assert (set(lines), done.returncode) == (VERDICTS, 0), done.stderr
+    assert sum(map(int, lines.values())) == 60
+    # Two of the ten are FileNotFoundError: the home and the password file are not there.
+    assert {name: int(times) for name, times in lines.items() if int(times) != 6} == {
+        "FileNotFoundError": 12
+    }

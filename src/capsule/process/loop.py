@@ -48,6 +48,7 @@ class Loop:
     Attributes:
         capture: what was read of its output.
         on_end: called when all inside is dead and the pipes are empty.
+        is_paused: whether `pause` ended the last `run`.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Loop:
         self._streams = streams
         self._leaf = leaf
         self._elsewhere: set[int] = set()
+        self.is_paused = False
         self._watched: dict[int, tuple[int, Callable[[], object]]] = {}
         self._poller: Poller = select.poll()
         # What is called again and again: when next, how often, and what.
@@ -105,6 +107,10 @@ class Loop:
         """Write what the command writes on to descriptors of ours instead of keeping it."""
         self.capture.pass_through(stdout, stderr)
 
+    def pause(self) -> None:
+        """Have `run` return before the end: for a handler that has what it waited for."""
+        self.is_paused = True
+
     def use(self, poller: Poller) -> None:
         """Have something else wait from here on, which calls `run` when it is time."""
         self._poller = poller
@@ -126,7 +132,8 @@ class Loop:
             return True
         until = None if timeout is None else time.monotonic() + timeout
         self._watch_streams()
-        while not self._records.has_ended():
+        self.is_paused = False
+        while not (self._records.has_ended() or self.is_paused):
             events = self._poller.poll(self._patience(until))
             for fd, _ in events:
                 # A handler before this one may have ended the watch.
