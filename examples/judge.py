@@ -46,11 +46,11 @@ def judge(executor: capsule.Executor, snippet: str, number: int) -> str:
 def main(count: int) -> None:
     """Judge so many, and print how often each verdict came."""
     executor = capsule.Executor(max_workers=2, preload=["numpy"], timeout=2)
-    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as cluster:
-        with Client(cluster) as client:
-            snippets = [SNIPPETS[number % len(SNIPPETS)] for number in range(count)]
-            futures = client.map(judge, [executor] * count, snippets, range(count), pure=False)
-            verdicts = Counter(client.gather(futures))
+    snippets = [SNIPPETS[number % len(SNIPPETS)] for number in range(count)]
+    cluster = LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None)
+    with cluster, Client(cluster) as client:
+        futures = client.map(judge, [executor] * count, snippets, range(count), pure=False)
+        verdicts = Counter(client.gather(futures))
     executor.shutdown()
     for verdict, times in verdicts.most_common():
         print(f"{times:5}  {verdict}")

@@ -5,6 +5,8 @@ CapsuleError                  .hint, .exit_code
 ├── HostError                 this host cannot give what is required
 ├── SetupError (OSError)      a step failed; the command did not run
 ├── CommandFailed             only from Result.check()
+├── CallFailed                a call of an Executor raised an exception, or had no result
+├── Garbled                   what came out of an Executor's capsule is no result
 └── InternalError             the launcher broke its protocol
 
 A program that fails or meets a limit is a result, never one of these.

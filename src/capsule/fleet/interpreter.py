@@ -114,7 +114,7 @@ class Kind:
 
 
 def failed(error: object) -> CallFailed:
-    """What a worker says of an exception, as text that is safe to print."""
+    """Make of what a worker says of an exception text that is safe to print."""
     words = error if isinstance(error, dict) else {}
     said = [words.get(name) for name in ("type", "message", "traceback")]
     lines = [one.split("\n") if isinstance(one, str) else [] for one in said]
@@ -228,7 +228,7 @@ class Worker:
         return False
 
     def _end_of(self, ended: bool) -> CapsuleError:
-        """What it means that there is no answer."""
+        """Say what it means that there is no answer."""
         if not ended:
             self._process.kill()
         result = self._process.wait()

@@ -110,7 +110,7 @@ def read_exactly(channel: socket.socket, size: int) -> bytes:
 
 
 def read_request(channel: socket.socket) -> Any:
-    """What the other side asks for: it is trusted."""
+    """Read what the other side asks for: it is trusted."""
     (size,) = SIZE.unpack(read_exactly(channel, SIZE.size))
     return pickle.loads(read_exactly(channel, size))  # noqa: S301 - the caller sends it
 
