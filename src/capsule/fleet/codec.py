@@ -40,7 +40,10 @@ _REFUSED = (
 
 
 class Garbled(CapsuleError):
-    """What came out of a capsule is not what a worker sends."""
+    """What came out of a capsule is not what a worker sends: the call was made, and has no result."""
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def decode(

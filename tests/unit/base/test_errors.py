@@ -8,6 +8,8 @@ import pickle
 import pytest
 
 from capsule.base.errors import CapsuleError, HostError, InternalError, PolicyError
+from capsule.fleet.codec import Garbled
+from capsule.fleet.interpreter import CallFailed
 from capsule.launcher import steps as s
 from capsule.launcher.failure import SetupError
 from capsule.process.result import CommandFailed, Outcome, Result
@@ -21,7 +23,12 @@ ERRORS: list[CapsuleError] = [
     SETUP,
     InternalError("the launcher said nothing"),
 ]
-EVERY: list[CapsuleError] = [*ERRORS, CommandFailed(FAILED)]
+EVERY: list[CapsuleError] = [
+    *ERRORS,
+    CommandFailed(FAILED),
+    CallFailed("ValueError", "no", "Traceback ..."),
+    Garbled("no result"),
+]
 
 
 def kind_of(error: object) -> str:
@@ -37,6 +44,8 @@ def kind_of(error: object) -> str:
         (HostError, (CapsuleError,), 125),
         (SetupError, (CapsuleError, OSError), 125),
         (CommandFailed, (CapsuleError,), 125),
+        (CallFailed, (CapsuleError,), 125),
+        (Garbled, (CapsuleError,), 125),
         (InternalError, (CapsuleError,), 125),
     ],
 )
