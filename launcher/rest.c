@@ -179,7 +179,7 @@ int step_go(const struct step *step)
 	(void)step;
 	for (int i = 0; i < LOOKS && got < 0; i++)
 		got = syscall(__NR_recvfrom, GIFT_FD, &byte, 1, MSG_DONTWAIT, NULL, NULL);
-	while (got < 0 && (errno == EINTR || errno == EAGAIN))
+	while (got < 0 && (errno == EAGAIN || errno == EINTR))
 		got = read(GIFT_FD, &byte, 1);
 	if (got == 0)
 		_exit(EXIT_SETUP);
