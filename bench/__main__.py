@@ -16,6 +16,7 @@ import capsule
 
 from . import bwrap
 from .calls import busy_row, calls_row, filter_row
+from .fleet import executor_row, pool_row, pool_threads_row
 from .many import many_row, memory_row
 from .plot import plot
 from .starts import (
@@ -42,6 +43,9 @@ ROWS = {
     "cli": cli_row,
     "first": first_row,
     "threads": threads_row,
+    "pool": pool_row,
+    "pool-threads": pool_threads_row,
+    "executor": executor_row,
     "timeline": timeline_row,
     "filter": filter_row,
     "landlock": landlock_row,

@@ -35,6 +35,8 @@ hypothesis.settings.load_profile("few")
 base.OFTEN, launch.FIRST_RUNS = 1, 0
 
 
+# Numpy would start a thread for each CPU in the process of the tests.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
 # What of PATH does not lie with the system would be shown to each capsule.
 os.environ["PATH"] = ":".join(
     folder for folder in os.environ["PATH"].split(":") if folder.startswith(("/usr/", "/bin", "/sbin"))

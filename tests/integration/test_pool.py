@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import resource
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import pytest
 import capsule
 from capsule import Mount, Outcome
 from tests.integration.test_base import SHOWN
+from tests.integration.test_lifeline import kill, nursery
 from tests.support import PYTHON, await_end, children, give, needs, open_descriptors
 
 HANG = 60
@@ -549,6 +553,56 @@ def test_an_exception_at_any_moment() -> None:
         [PYTHON, "-c", INTERRUPTED, "150"], capture_output=True, text=True, timeout=120
     )
     assert (done.stdout, done.stderr) == ("2\n['']\n", "")
+
+
+_POOL = """
+pool = capsule.Pool(size=3)
+while True:
+    pool.run(["sh", "-c", "setsid sleep 0.002 & trap : TERM; sleep 0.001"])
+"""
+
+
+def _kill_the_supervisor(count: int) -> None:
+    """SIGKILL to supervisors that run their pools, at random moments: nobody survives."""
+    moments = random.Random(3)
+    with nursery(_POOL) as born:
+        for _ in range(count):
+            supervisor = born.supervisor()
+            moment = moments.uniform(0, 0.06)
+            time.sleep(moment)
+            kill(supervisor)
+            assert born.survivors() == [], f"killed after {moment:.6f} s"
+
+
+@pytest.mark.row("F-14")
+def test_a_supervisor_that_is_killed() -> None:
+    """At 30 random moments of its life."""
+    _kill_the_supervisor(30)
+
+
+@pytest.mark.slow
+def test_a_thousand_supervisors_that_are_killed() -> None:
+    """The same at 1,000."""
+    _kill_the_supervisor(1000)
+
+
+@pytest.mark.slow
+def test_ten_thousand_runs() -> None:
+    """From four threads: each has its own result, and nothing is left."""
+    capsule.run(["true"])
+    before, fds = children(), len(open_descriptors())
+    with capsule.Pool(size=8) as pool:
+
+        def several(number: int) -> int:
+            words = [["sh", "-c", f"echo {number} {turn}; exit 3"] for turn in range(2500)]
+            results = [pool.run(one) for one in words]
+            right = [b"%d %d\n" % (number, turn) for turn in range(2500)]
+            assert [result.stdout for result in results] == right
+            return sum(result.usage.warm for result in results)
+
+        with ThreadPoolExecutor(4) as threads:
+            assert sum(threads.map(several, range(4))) > 100
+    assert (children(), len(open_descriptors())) == (before, fds)
 
 
 @needs("cgroup")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 import pickle
 import sys
@@ -181,7 +182,7 @@ def _pickled(fn: Callable[..., Any] | None, call: object) -> bytes:
         PolicyError: it cannot be pickled.
     """
     try:
-        from cloudpickle import dumps
+        dumps = importlib.import_module("cloudpickle").dumps
     except ImportError:
         dumps = pickle.dumps
         if fn is not None and getattr(fn, "__module__", None) == "__main__":

@@ -6,6 +6,7 @@ standard library alone. What it sends, the other side reads as hostile (`codec`)
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
@@ -158,10 +159,10 @@ def answer(request: dict[str, Any]) -> bytes:
 
 def _pickled(value: Any) -> bytes:
     try:
-        import cloudpickle
+        dumps = importlib.import_module("cloudpickle").dumps
     except ImportError:
-        return pickle.dumps(value)
-    return bytes(cloudpickle.dumps(value))
+        dumps = pickle.dumps
+    return bytes(dumps(value))
 
 
 def told(error: BaseException) -> dict[str, str]:
