@@ -154,15 +154,24 @@ def begin(
     given: Given,
     terminal: Terminal | None = None,
     elsewhere: Begin | None = None,
+    supposed: Survey | None = None,
 ) -> Process:
-    """Start a command; *elsewhere*, in a capsule that was made ahead, if that has one for it."""
+    """Start a command; *elsewhere*, in a capsule that was made ahead, if that has one for it.
+
+    There what was *supposed* to be found where the policy points is looked at again.
+    """
 
     def once() -> Process:
         with signals.Held(breathing=True) as held:
-            compiled = compiled_for(presume, args, policy, given.passed, terminal)
+            about = presume, args, policy, given.passed, terminal
+            process = None
+            if elsewhere is not None:
+                process = elsewhere(policy, compiled_for(*about, supposed=supposed), given, held)
+            if process is not None:
+                return process
+            compiled = compiled_for(*about)
             held.stop_breathing()
-            process = elsewhere and elsewhere(policy, compiled, given, held)
-            return process or _start(policy, compiled, given, terminal, held)
+            return _start(policy, compiled, given, terminal, held)
 
     try:
         return presuming(once)
@@ -198,11 +207,13 @@ def compiled_for(
     policy: Policy,
     passed: Sequence[int] = (),
     terminal: Terminal | None = None,
+    *,
+    supposed: Survey | None = None,
 ) -> Compiled:
     """The plan, and what it was made of."""
     host = find(cgroups=bool(policy.limits.of_tree()))
     command = resolve(args, policy)
-    found = look(policy, command)
+    found = look(policy, command) if supposed is None else supposed
     pairs = pairs_of(passed)
     plan = make_plan(policy, host, command, found, descriptors=pairs, terminal=terminal)
     return plan, host, command, found

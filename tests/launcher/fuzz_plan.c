@@ -72,8 +72,9 @@ static void check_accepted(const struct plan *plan, const char *text, size_t siz
 	require(plan_phase_end(plan, plan->count, COMMAND) == plan->count, "end");
 }
 
-/* Whether DATA was accepted. The parser gets a copy that ends where its memory ends. */
-static bool parse(const uint8_t *data, size_t size)
+/* Whether DATA was accepted as what begins in FIRST. The parser gets a copy that ends where its memory
+ * ends. */
+static bool parse_as(const uint8_t *data, size_t size, enum phase first)
 {
 	char *text = malloc(size);
 	struct plan plan;
@@ -82,7 +83,7 @@ static bool parse(const uint8_t *data, size_t size)
 	require(text != NULL || size == 0, "memory");
 	if (size > 0)
 		memcpy(text, data, size);
-	error = plan_parse(&plan, text, size, LAUNCH);
+	error = plan_parse(&plan, text, size, first);
 	if (error == 0) {
 		check_accepted(&plan, (const char *)data, size);
 		plan_release(&plan);
@@ -91,6 +92,15 @@ static bool parse(const uint8_t *data, size_t size)
 	}
 	free(text);
 	return error == 0;
+}
+
+/* As a plan, or as the rest of one; never as both. */
+static bool parse(const uint8_t *data, size_t size)
+{
+	bool whole = parse_as(data, size, LAUNCH), rest = parse_as(data, size, COMMAND);
+
+	require(!(whole && rest), "one kind");
+	return whole || rest;
 }
 
 #ifndef STANDALONE

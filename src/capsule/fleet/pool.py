@@ -169,32 +169,34 @@ class Pool:
         def elsewhere(
             policy: Policy, compiled: Compiled, given: Given, held: signals.Held
         ) -> Process | None:
-            spare = self._take(compiled)
+            held.stop_breathing()
+            spare = self._take(compiled, lambda: compiled_for(presume, args, policy, words.passed))
             if spare is None:
                 return None
-            return spare.start(policy, compiled, given, held, lambda: self._is_still(spare), reaper)
+            still = lambda: self._is_still(spare, policy, compiled)  # noqa: E731
+            return spare.start(policy, compiled, given, held, still, reaper)
 
         few = len(words.passed) <= MOST_PASSED
-        return begin(args, policy, words, elsewhere=elsewhere if few else None)
+        supposed = self._template.supposed(policy)
+        return begin(args, policy, words, elsewhere=elsewhere if few else None, supposed=supposed)
 
-    def _take(self, compiled: Compiled) -> Spare | None:
+    def _take(self, compiled: Compiled, anew: Callable[[], Compiled]) -> Spare | None:
         """Return a capsule for a plan; None if it is to have one of its own."""
         if compiled[2].found is None and self._policy.root is None:
             return None  # which says why it cannot be run
         with self._changed:
             if not self._template.fits(compiled):
-                self._renew(compiled)
+                self._renew(anew())
+                return None
             return self._spares.pop(0) if self._spares else None
 
-    def _is_still(self, spare: Spare) -> bool:
+    def _is_still(self, spare: Spare, policy: Policy, compiled: Compiled) -> bool:
         """Return whether a capsule is what would be made now; else all are dropped."""
-        try:
-            same = spare.template is self._template and self._template.look() == spare.seen
-        except OSError:
-            same = False
+        same = spare.template is self._template and spare.is_same(policy, compiled)
         with self._changed:
             same = not self._table.has_changed() and same
             if not same:
+                self._template = self._fresh()
                 self._drop()
         return same
 

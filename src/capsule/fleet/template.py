@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from capsule.api import closing_of, in_scope, leaf_of, receive
+from capsule.api import look as survey_of
 from capsule.base.descriptors import Descriptors
 from capsule.base.errors import PolicyError
 from capsule.base.text import is_below
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from capsule.api import Compiled
     from capsule.base import signals
     from capsule.changes.closing import Closing
+    from capsule.files.found import Survey
     from capsule.policy.policy import Policy
     from capsule.process.stdio import Given
     from capsule.process.warm import Warm
@@ -81,6 +83,10 @@ class Template:
         plan = compiled[0]
         return plan.cgroup == self.compiled[0].cgroup and part(plan).first == self._steps
 
+    def supposed(self, policy: Policy) -> Survey | None:
+        """Return what is supposed to be found for a run: what was, where that is quickly looked at."""
+        return None if policy.mounts or policy.root is not None else self.compiled[3]
+
     def refusal(self, compiled: Compiled) -> PolicyError:
         """Say what a plan would have been made with, or without, that its capsules are not."""
         plan = compiled[0]
@@ -106,6 +112,14 @@ class Spare:
         self._warm = warm
         # Called where there is nothing more to be done for it.
         self.end, self.forget = warm.end, warm.forget
+
+    def is_same(self, policy: Policy, compiled: Compiled) -> bool:
+        """Return whether all is as it was when it was made, and as it was supposed for this run."""
+        _, _, command, found = compiled
+        try:
+            return found == survey_of(policy, command) and self.template.look() == self.seen
+        except OSError:
+            return False
 
     def start(
         self,
