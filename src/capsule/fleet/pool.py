@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import threading
 import weakref
+from functools import partial
 
 from capsule.api import begin, compiled_for, override, presuming
 from capsule.base.errors import CapsuleError, PolicyError
@@ -51,12 +53,10 @@ class Pool:
     the same result as one by `capsule.run`; with none ready a capsule is made for it as ever, and
     `Usage.warm` is False. A thread refills the pool.
 
-    What a capsule takes over from this process and from the host is compared when it is used: ids,
-    capabilities, namespaces, seccomp and no_new_privs, root and working directory, umask, rlimits,
-    CPUs, scheduling, cgroup; the mounts, and what lies where the policy points. On any difference all
-    that wait are dropped. What /proc does not tell is that a process restricts itself by Landlock:
-    call `drop` then. All are dropped in a forked child, at exit, and when the block ends; they end
-    with this process, however it ends.
+    A capsule is used only if it is what would be made now: what it has taken over from this process,
+    the mounts and what lies where the policy points are compared; on any difference all are dropped.
+    That a process restricts itself by Landlock nothing tells: call `drop` then. All are dropped in a
+    forked child, at exit, and when the block ends; they end with this process.
 
     Args:
         policy: what each command may see and do; None is ``Policy()``.
@@ -80,8 +80,7 @@ class Pool:
         **overrides: Unpack[Overrides],
     ) -> None:
         if type(size) is not int or not 0 < size <= MOST:
-            hint = f"pass a whole number from 1 to {MOST}"
-            raise PolicyError(f"size: not a size of a pool: {size!r}", field="size", hint=hint)
+            raise PolicyError(f"size: {size!r}", field="size", hint=f"pass a number from 1 to {MOST}")
         self.size = size
         self._policy = override(policy, overrides)
         self._command = command
@@ -112,15 +111,13 @@ class Pool:
         try:
             return template.make()
         except (CapsuleError, OSError):
-            # Of what the host was presumed to be, or had.
-            return self._first()
+            return self._first()  # the host may not be what it was presumed to be
 
     def _fresh(self) -> Template:
         compiled = compiled_for(presume, self._command, self._policy)
         if any(kept for *_, kept in compiled[0].overlays):
-            hint = "leave keep= out: what a run changes is in Process.layers"
             message = "mounts: an overlay of a pool cannot keep its layer"
-            raise PolicyError(message, field="mounts", hint=hint)
+            raise PolicyError(message, field="mounts", hint="leave keep= out: see Process.layers")
         return Template(compiled, self._caller)
 
     # --- runs ---------------------------------------------------------------------------------
@@ -155,7 +152,7 @@ class Pool:
             PolicyError, HostError, SetupError: as `run`.
         """
         try:
-            return self._start(args, options, self._reap_soon)
+            return self._start(args, options, partial(self._reap_later, soon=True))
         finally:
             self._refill()
 
@@ -192,26 +189,26 @@ class Pool:
 
     def _is_still(self, spare: Spare, policy: Policy, compiled: Compiled) -> bool:
         """Return whether a capsule is what would be made now; else all are dropped."""
-        same = spare.template is self._template and spare.is_same(policy, compiled)
+        same = spare.is_same(policy, compiled)
         with self._changed:
-            same = not self._table.has_changed() and same
-            if not same:
+            # Of a change of the mounts one thread is told, who makes another template.
+            if same and spare.template is self._template and not self._table.has_changed():
+                return True
+            with contextlib.suppress(CapsuleError, OSError):  # the run that follows says why
                 self._template = self._fresh()
-                self._drop()
-        return same
+            self._drop()
+        return False
 
-    def _reap_later(self, init: int, pidfd: int) -> None:
+    def _reap_later(self, init: int, pidfd: int, soon: bool = False) -> None:
         """Have the thread wait for an init that is about to end, whenever it is told of something."""
         with self._changed:
             if not self._closed:
                 self._ending.append((init, pidfd))
+                if soon:
+                    self._changed.notify_all()
                 return
         reap(init)
         os.close(pidfd)
-
-    def _reap_soon(self, init: int, pidfd: int) -> None:
-        self._reap_later(init, pidfd)
-        self._refill()
 
     def _renew(self, compiled: Compiled) -> None:
         """Make another template, if what the host has is not what it was.
@@ -257,7 +254,7 @@ class Pool:
             timeout: seconds after which to give up.
 
         Returns:
-            Whether they are. Where one cannot be made, they are not.
+            Whether they are: not, where one cannot be made.
         """
         self._refill()
         with self._changed:
@@ -287,8 +284,12 @@ class Pool:
             self._failed = False
             if self._thread is None:
                 # At exit nobody waits for it but `close`.
-                self._thread = threading.Thread(target=self._work, name="capsule-pool", daemon=True)
-                self._thread.start()
+                made = threading.Thread(target=self._work, name="capsule-pool", daemon=True)
+                try:
+                    made.start()
+                    self._thread = made
+                except RuntimeError:
+                    self._failed = True  # no thread can be had now
             self._changed.notify_all()
 
     def _is_at_rest(self) -> bool:
