@@ -6,6 +6,7 @@ another call.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import select
@@ -292,26 +293,37 @@ class Zygotes:
         return process, ours
 
     def perform(self, request: dict[str, Any]) -> Any:
-        """Have a request answered by a fork."""
-        process, control = self.prepare()
-        name = request["id"].encode()
-        ours, theirs = socket.socketpair()
-        with ours:
-            with theirs, self._lock:
-                try:
-                    socket.send_fds(control, [name], [theirs.fileno()])
-                except OSError:
-                    pass  # it has ended, which is seen below
-            answer = _talk(process, ours, framed(request), self._kind.timeout, self._kind)
+        """Have a request answered by a fork. What has not begun is begun again, once."""
+        for last in (False, True):
+            process, control = self.prepare()
+            ours, theirs = socket.socketpair()
+            with ours:
+                with (
+                    theirs,
+                    self._lock,
+                    contextlib.suppress(OSError),
+                ):  # it has ended, which is seen below
+                    socket.send_fds(control, [request["id"].encode()], [theirs.fileno()])
+                if _has_begun(process, ours):
+                    return self._answer(process, control, ours, request)
+            with self._lock:
+                if self._now is not None and self._now[0] is process:
+                    self._end()
+            if last:
+                raise CommandFailed(process.wait())
+        raise AssertionError
+
+    def _answer(
+        self, process: Process, control: socket.socket, ours: socket.socket, request: dict[str, Any]
+    ) -> Any:
+        answer = _talk(process, ours, framed(request), self._kind.timeout, self._kind)
         if answer is not None:
             return self._kind.read(answer, request)
         with self._lock:
             if _has_ended(process):
                 raise CommandFailed(process.wait())
-            try:
-                control.send(name)
-            except OSError:
-                pass
+            with contextlib.suppress(OSError):
+                control.send(request["id"].encode())
         result = Result(args=process.args, outcome=Outcome.TIMED_OUT, returncode=-9)
         raise CommandFailed(_timed_out(result, self._kind.timeout))
 
@@ -330,10 +342,24 @@ class Zygotes:
 
 
 def _has_ended(process: Process) -> bool:
+    waiting = select.poll()
     try:
-        return bool(select.select([process], [], [], 0)[0])
+        waiting.register(process.fileno(), select.POLLIN)
     except ValueError:
         return True  # and it has been waited for
+    return bool(waiting.poll(0))
+
+
+def _has_begun(process: Process, channel: socket.socket) -> bool:
+    """Wait until a fork says that it is there; false if it or the process ended before."""
+    waiting = select.poll()
+    try:
+        for fd in (channel.fileno(), process.fileno()):
+            waiting.register(fd, select.POLLIN)
+        ready = dict(waiting.poll(_PATIENCE * 1000))
+        return channel.fileno() in ready and bool(channel.recv(1))
+    except (ConnectionResetError, ValueError):
+        return False  # another thread has waited for it
 
 
 def _talk(
@@ -349,7 +375,10 @@ def _talk(
     answer, left = _Answer(kind.most), memoryview(data)
     channel.setblocking(False)
     waiting = select.poll()
-    waiting.register(process.fileno(), select.POLLIN)
+    try:
+        waiting.register(process.fileno(), select.POLLIN)
+    except ValueError:
+        return None  # another thread has waited for it
     while until is None or time.monotonic() < until:
         waiting.register(channel, select.POLLOUT if left else select.POLLIN)
         patience = None if until is None else max(0.0, until - time.monotonic()) * 1000

@@ -235,7 +235,9 @@ def begin_anew() -> None:
 def serve_in_fork(fd: int) -> None:
     """Answer one request and end, without what the parent has registered for its own end."""
     try:
-        serve(socket.socket(fileno=fd))
+        channel = socket.socket(fileno=fd)
+        channel.sendall(b"+")  # from here on the call may have had effects
+        serve(channel)
     except BaseException:  # noqa: BLE001 - whatever it does
         os._exit(1)
     os._exit(0)
