@@ -89,19 +89,20 @@ class Template:
 
     def refusal(self, compiled: Compiled) -> PolicyError:
         """Say what a plan would have been made with, or without, that its capsules are not."""
-        plan = compiled[0]
+        plan, ours = compiled[0], self.compiled[0]
+        if plan.cgroup != ours.cgroup:
+            message = "pool: the limits that a cgroup keeps are those that the pool was made with"
+            return PolicyError(message, field="limits", hint="pass them to Pool, or use capsule.run")
         head = part(plan).first
-        for word, steps, others in (("without", head, self._steps), ("with", self._steps, head)):
-            # What is shown says more than the numbers that follow from it.
-            missing = sorted((step for step in steps if step not in others), key=_is_tree)
-            if missing:
-                message = f"pool: its capsules are made {word} what this command needs: "
-                if word == "with":
-                    message = "pool: its capsules are made with what this command is not to have: "
-                message += missing[-1].describe()
-                return PolicyError(message, field="pool", value=plan.args, hint=_OTHERS)
-        message = "pool: the limits of a cgroup are fixed when the pool is made"
-        return PolicyError(message, field="limits", hint="pass them to Pool, or use capsule.run")
+        word, steps, others = "without what this command needs", head, self._steps
+        if all(step in others for step in steps):
+            word, steps, others = "with what this command is not to have", self._steps, head
+        # What is shown says more than the numbers that follow from it.
+        differing = sorted((step for step in steps if step not in others), key=_is_tree)
+        message = f"pool: its capsules are made {word}"
+        if differing:
+            message += f": {differing[-1].describe()}"
+        return PolicyError(message, field="pool", value=plan.args, hint=_OTHERS)
 
 
 class Spare:
