@@ -439,3 +439,12 @@ def test_limits_of_a_cgroup() -> None:
         assert result.detail
         with pytest.raises(capsule.PolicyError, match="cgroup"):
             pool.run(["true"], memory="32M")
+
+
+def test_a_reader_waits(pool: capsule.Pool) -> None:
+    """The streams of a process are files as any, though the loop reads them without waiting."""
+    with pool.start(["sh", "-c", "sleep 0.2; echo late; sleep 0.2; echo err >&2; echo end"]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"late\n"
+        result = process.wait(HANG)
+    assert (result.stdout, result.stderr) == (b"end\n", b"err\n")

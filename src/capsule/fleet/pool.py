@@ -42,8 +42,10 @@ if TYPE_CHECKING:
 
 
 _WORDS = frozenset(("input", "stdin", "stdout", "stderr", "text", "encoding", "errors", "pass_fds"))
+_PLAIN = given()
 # scm_rights(7) takes 253; the three standard ones go with them.
 MOST, MOST_PASSED = 1024, 250
+_ENDING = 4  # inits that may wait to be waited for
 
 
 class Pool:
@@ -142,7 +144,7 @@ class Pool:
                 result = process.wait()
         finally:
             # Not before: what makes the next one would be in the way of who waits for this.
-            self._refill()
+            self._refill_if_low()
         return result.check() if check else result
 
     def start(self, args: Args, **options: Unpack[Options]) -> Process:
@@ -158,7 +160,7 @@ class Pool:
 
     def _start(self, args: Args, options: Options, reaper: Reaper) -> Process:
         more: dict[str, Any] = {**options}
-        words = given(**{name: more.pop(name) for name in _WORDS & more.keys()})
+        words = given(**{name: more.pop(name) for name in _WORDS & more.keys()}) if more else _PLAIN
         policy = override(self._policy, more)
         if self._closed:
             raise PolicyError("pool: it is closed", field="pool", hint="make another one")
@@ -230,7 +232,7 @@ class Pool:
             begin = lambda: self._start(args, options, self._reap_later)  # noqa: E731
             return await run_by(begin, options, check=check)
         finally:
-            self._refill()
+            self._refill_if_low()
 
     def start_async(
         self, args: Args, **options: Unpack[Options]
@@ -248,14 +250,7 @@ class Pool:
         return len(self._spares)
 
     def fill(self, timeout: float | None = None) -> bool:
-        """Wait until all capsules are ready.
-
-        Args:
-            timeout: seconds after which to give up.
-
-        Returns:
-            Whether they are: not, where one cannot be made.
-        """
+        """Wait until all capsules are ready, so many seconds at most; return whether they are."""
         self._refill()
         with self._changed:
             self._changed.wait_for(lambda: self._failed or len(self._spares) >= self.size, timeout)
@@ -276,6 +271,11 @@ class Pool:
 
     def _is_current(self) -> bool:
         return self._thread is threading.current_thread()
+
+    def _refill_if_low(self) -> None:
+        """Wake nobody after each run: that takes as long as a tenth of it."""
+        if len(self._spares) <= self.size // 2 or self._dropped or len(self._ending) > _ENDING:
+            self._refill()
 
     def _refill(self) -> None:
         with self._changed:

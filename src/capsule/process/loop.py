@@ -170,8 +170,8 @@ class Loop:
     def _watch_streams(self) -> None:
         self.watch(self._running.status, _READABLE, self._records.read)
         self.watch(self._running.pidfd, select.POLLIN, self._records.notice_end)
+        self._streams.unblock()
         for fd in self._outputs():
-            os.set_blocking(fd, False)
             self.watch(fd, _READABLE, self._reader(fd))
         if self._streams.stdin >= 0 and self._streams.input:
             os.set_blocking(self._streams.stdin, False)

@@ -65,12 +65,14 @@ class Streams:
         self.stdin, self.stdout, self.stderr = stdin, stdout, stderr
         self.input = memoryview(input)
         self.encoding = encoding
+        self.blocks = True  # our ends of the outputs
         self._files: dict[str, IO[Any]] = {}
 
     def file(self, name: str, mode: str) -> IO[Any] | None:
         """One object a stream. Closing stdin's closes the pipe: the command sees its end."""
         fd = getattr(self, name)
         if name not in self._files and fd >= 0:
+            self._block()
             file: IO[Any] = open(fd, mode, closefd=name == "stdin")  # noqa: SIM115
             if name == "stdin":
                 self.stdin = -1
@@ -82,6 +84,22 @@ class Streams:
                 )
             self._files[name] = file
         return self._files.get(name)
+
+    def unblock(self) -> None:
+        """Have reads of the outputs return at once."""
+        if self.blocks:
+            self._set_blocking(False)
+
+    def _block(self) -> None:
+        """Have them wait, for somebody reads them as files."""
+        if not self.blocks:
+            self._set_blocking(True)
+
+    def _set_blocking(self, blocks: bool) -> None:
+        self.blocks = blocks
+        for fd in (self.stdout, self.stderr):
+            if fd >= 0:
+                os.set_blocking(fd, blocks)
 
     def buffered(self, fd: int) -> bytes:
         """Return what the caller's own reader has fetched from the pipe but not handed out."""
@@ -141,6 +159,7 @@ class Streams:
         """The same streams with another owner: this one closes nothing any more."""
         moved = Streams(self.stdin, self.stdout, self.stderr, encoding=self.encoding)
         moved.input = self.input
+        moved.blocks = self.blocks
         self.stdin = self.stdout = self.stderr = -1
         return moved
 

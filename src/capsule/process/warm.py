@@ -124,6 +124,7 @@ def prepare(plan: Plan, host: Host, command: Command, survey: Survey, leaf: Leaf
                     os.close(fd)
                 raise
             count = len(origin or whole) + host.presumed
+            streams.unblock()
             return Warm(pid, pidfd, *ends, gifts.keep(), taken, count, leaf, streams.move())
 
     with Streams() as streams, Descriptors(plan.owner) as theirs:
@@ -199,7 +200,7 @@ def hand_over(
     if parts.begin:
         # Init first: its clock runs when the command does.
         os.write(warm.lifeline, parts.begin)
-    text = _rest_text(parts.rest) + s.encode_more(plan.steps[-1:])
+    text = _rest_text(parts.rest, plan.steps[-1])
     _send(warm, text, (*stdio, *passed.values()))
     if not still():
         return None
@@ -225,13 +226,13 @@ def _send(warm: Warm, text: bytes, fds: Sequence[int]) -> None:
         sent += warm.socket.send(data[sent:], MSG_NOSIGNAL)
 
 
-# The last rest, and what the launcher reads of it.
-_last: tuple[tuple[s.Step, ...], bytes] = ((), b"")
+# The last rest and the last words of a command, and what the launcher reads of them.
+_last: tuple[tuple[s.Step, ...], s.Step | None, bytes] = ((), None, b"")
 
 
-def _rest_text(rest: tuple[s.Step, ...]) -> bytes:
+def _rest_text(rest: tuple[s.Step, ...], words: s.Step) -> bytes:
     global _last  # noqa: PLW0603
     last = _last
-    if last[0] is not rest:
-        last = _last = rest, s.encode(rest)
-    return last[1]
+    if last[0] is not rest or last[1] is not words:
+        last = _last = rest, words, s.encode((*rest, words))
+    return last[2]
