@@ -253,7 +253,7 @@ class Pool:
         """Wait until all capsules are ready, so many seconds at most; return whether they are."""
         self._refill()
         with self._changed:
-            self._changed.wait_for(lambda: self._failed or len(self._spares) >= self.size, timeout)
+            self._changed.wait_for(self._is_settled, timeout)
             return len(self._spares) >= self.size
 
     def drop(self) -> None:
@@ -263,7 +263,7 @@ class Pool:
         self._refill()
 
     def _drop(self) -> None:
-        """Have all that wait ended; a new thread makes others, as restricted as this one is."""
+        """Have all ended that wait; a new thread makes others, as restricted as this one is."""
         self._dropped += self._spares
         self._spares.clear()
         self._thread = None
@@ -292,15 +292,14 @@ class Pool:
                     self._failed = True  # no thread can be had now
             self._changed.notify_all()
 
-    def _is_at_rest(self) -> bool:
-        full = self._failed or len(self._spares) >= self.size
-        return full and self._is_current() and not (self._dropped or self._ending)
+    def _is_settled(self) -> bool:
+        return self._failed or not (len(self._spares) < self.size or self._dropped or self._ending)
 
     def _work(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: not self._is_at_rest())
+                self._changed.wait_for(lambda: not (self._is_current() and self._is_settled()))
                 if not self._is_current():
                     return
                 template = self._template
@@ -313,13 +312,15 @@ class Pool:
     def _clear(self) -> None:
         """End what was dropped, and wait for what is ending."""
         with self._changed:
-            dropped, self._dropped = self._dropped, []
-            ending, self._ending = self._ending, []
+            dropped, ending = self._dropped[:], self._ending[:]
         for spare in dropped:
             spare.end()
         for init, pidfd in ending:
             reap(init)
             os.close(pidfd)
+        with self._changed:
+            del self._dropped[: len(dropped)], self._ending[: len(ending)]
+            self._changed.notify_all()
 
     def _make(self, template: Template) -> None:
         spare = None
@@ -344,8 +345,7 @@ class Pool:
         with self._changed:
             self._closed = True
             self._drop()
-        # What is being made is dropped by who makes it.
-        with self._making:
+        with self._making:  # what is being made is dropped by who makes it
             self._clear()
         if self in _pools:
             _pools.discard(self)
