@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +17,7 @@ import pytest
 
 import capsule
 from capsule import CallFailed, CommandFailed, Garbled, Outcome
-from tests.support import PYTHON, children, open_descriptors
+from tests.support import PYTHON, await_end, children, open_descriptors
 
 HANG = 60
 
@@ -288,6 +290,23 @@ def test_a_shared_interpreter_that_is_killed() -> None:
                 "import os, signal, time\nos.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(60)",
             )
         assert source(executor, "2") == 2
+
+
+def test_an_interpreter_that_is_killed_while_it_waits() -> None:
+    """The call that finds it says so, and the next has another one."""
+    with capsule.Executor(max_workers=1, timeout=30) as executor:
+        assert source(executor, "1") == 1
+        end = time.monotonic() + HANG
+        while not executor._waiting:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        waiting = executor._waiting[0]._process.pid
+        os.kill(waiting, signal.SIGKILL)
+        assert await_end(waiting)
+        with pytest.raises(CommandFailed) as caught:
+            source(executor, "2")
+        assert caught.value.result.outcome is Outcome.KILLED
+        assert source(executor, "3") == 3
 
 
 # --- as an executor ---------------------------------------------------------------------------------

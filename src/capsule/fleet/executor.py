@@ -43,7 +43,7 @@ class Executor(_Executor):
         policy: what each call may see and do; None is ``Policy()``.
         max_workers: calls at once, and interpreters that wait; None is the number of CPUs.
         preload: modules to import ahead, from this process' ``sys.path``.
-        share: fork one interpreter, in one capsule, for each call. 30 times as quick to begin, and the
+        share: fork one interpreter, in one capsule, for each call: some 3 ms however many come. The
             calls share all but memory: files, network, processes. One can see and kill the others, and
             the interpreter that is forked. Only for calls that trust each other.
         trust_results: results come back as pickles, whose reading executes what they say: whoever is

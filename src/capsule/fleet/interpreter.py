@@ -72,24 +72,33 @@ class Kind:
         result_size: int,
         python: str,
     ) -> None:
-        self.max_workers, self.python = max_workers, python
+        self.max_workers, self._python = max_workers, python
         self.timeout = policy.limits.timeout
-        self.policy = policy.replace(limits=policy.limits.replace(timeout=None))
-        self._trusted, self._most = trust_results, result_size
+        self._policy = policy.replace(limits=policy.limits.replace(timeout=None))
+        self._trusted, self.most = trust_results, result_size
         self.setup = pickle.dumps({"path": sys.path, "preload": preload, "share": share})
         with open(_SOURCE, encoding="utf-8") as file:
             self._source = file.read()
 
-    def start(self, fd: int, stdout: int) -> Process:
-        """Start an interpreter with its end of the channel."""
-        args = [self.python, "-I", "-c", self._source, str(fd)]
-        return start(args, self.policy, pass_fds=[fd], stdout=stdout, stderr=stdout)
+    def start(self, stdout: int) -> tuple[Process, socket.socket]:
+        """Start an interpreter, and return it with our end of a channel to it."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            args = [self._python, "-I", "-c", self._source, str(theirs.fileno())]
+            try:
+                process = start(
+                    args, self._policy, pass_fds=[theirs.fileno()], stdout=stdout, stderr=stdout
+                )
+            except BaseException:
+                ours.close()
+                raise
+        return process, ours
 
     def request(self, call: bytes, source: str | None) -> dict[str, Any]:
         """A request with a name of its own."""
         name = os.urandom(8).hex()
         return {
-            "id": name, "call": call, "source": source, "trusted": self._trusted, "most": self._most,
+            "id": name, "call": call, "source": source, "trusted": self._trusted, "most": self.most,
         }  # fmt: skip
 
     def read(self, answer: tuple[bytes, bytes], request: dict[str, Any]) -> Any:
@@ -108,11 +117,6 @@ class Kind:
             raise Garbled("a result that is none")
         return found["value"]
 
-    @property
-    def most(self) -> int:
-        """Bytes of an answer."""
-        return self._most
-
 
 def failed(error: object) -> CallFailed:
     """Make of what a worker says of an exception text that is safe to print."""
@@ -129,8 +133,10 @@ class _Answer:
         self._most = most
         self._data = bytearray()
 
+    is_whole = False
+
     def add(self, data: bytes) -> bool:
-        """Take a piece, and return whether it is whole.
+        """Take a piece, and return whether it is whole now.
 
         Raises:
             Garbled: it is larger than it may be, or longer than it says.
@@ -144,7 +150,8 @@ class _Answer:
             raise Garbled(f"a result of {whole} bytes, more than the {self._most} allowed")
         if len(self._data) > whole:
             raise Garbled("more than a result")
-        return bool(len(self._data) == whole)
+        self.is_whole = len(self._data) == whole
+        return self.is_whole
 
     def parts(self) -> tuple[bytes, bytes]:
         """(The text, the bytes beside it)."""
@@ -163,17 +170,12 @@ class Worker:
 
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self._process = kind.start(theirs.fileno(), PIPE)
-            except BaseException:
-                ours.close()
-                raise
-        self._channel = ours
-        # It begins at once, and has mostly said that it is ready when there is a call.
-        ours.sendall(framed(kind.setup))
-        ours.setblocking(False)
+        self._process, self._channel = kind.start(PIPE)
+        # It begins at once, and has mostly said that it is ready when there is a call. If it has ended
+        # already, the call says why.
+        with contextlib.suppress(OSError):
+            self._channel.sendall(framed(kind.setup))
+        self._channel.setblocking(False)
 
     def perform(self, request: dict[str, Any]) -> Any:
         """Have a request answered."""
@@ -186,35 +188,34 @@ class Worker:
     def _exchange(self, data: bytes, timeout: float | None) -> tuple[bytes, bytes]:
         """Send, and return the answer, while what it writes is read."""
         loop, answer, channel = loop_of(self._process), _Answer(self._kind.most), self._channel
-        left = memoryview(data)
+        left, closed = memoryview(data), False
 
         def turn() -> None:
-            nonlocal left
-            if left:
-                left = left[channel.send(left) :]
-                if not left:
-                    loop.watch(channel.fileno(), select.POLLIN, turn)
-            elif not (piece := channel.recv(1 << 18)):
-                raise CallFailed("EOFError", "the interpreter has closed its channel")
-            elif answer.add(piece):
+            nonlocal left, closed
+            try:
+                if left:
+                    left = left[channel.send(left) :]
+                    if not left:
+                        loop.watch(channel.fileno(), select.POLLIN, turn)
+                    return
+                piece = channel.recv(1 << 18)
+            except (BrokenPipeError, ConnectionResetError):
+                piece = b""
+            closed = not piece
+            if closed or answer.add(piece):
                 loop.pause()
 
         loop.watch(channel.fileno(), select.POLLOUT if left else select.POLLIN, turn)
         try:
             ended = loop.run(timeout)
-        except (BrokenPipeError, ConnectionResetError):
-            ended = loop.run(timeout)
-        except CallFailed:
-            # Its end says more, if it comes at once.
-            loop.unwatch(channel.fileno())
-            if not loop.run(1.0):
-                raise
-            ended = True
         finally:
             loop.unwatch(channel.fileno())
-        if loop.is_paused:
-            return answer.parts()
-        if ended and self._last(answer):
+        if closed:
+            # Its end says more, if it comes at once.
+            ended = loop.run(1.0)
+            if not ended:
+                raise CallFailed("EOFError", "the interpreter has closed its channel")
+        if answer.is_whole or (ended and self._last(answer)):
             return answer.parts()
         raise self._end_of(ended)
 
@@ -272,13 +273,7 @@ class Zygotes:
             return self._now
 
     def _make(self) -> tuple[Process, socket.socket]:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                process = self._kind.start(theirs.fileno(), DEVNULL)
-            except BaseException:
-                ours.close()
-                raise
+        process, ours = self._kind.start(DEVNULL)
         try:
             answer = _talk(process, ours, framed(self._kind.setup), _PATIENCE, self._kind)
             found = decode(*answer) if answer is not None else {}
@@ -294,24 +289,19 @@ class Zygotes:
 
     def perform(self, request: dict[str, Any]) -> Any:
         """Have a request answered by a fork. What has not begun is begun again, once."""
-        for last in (False, True):
+        for _ in range(2):
             process, control = self.prepare()
             ours, theirs = socket.socketpair()
             with ours:
-                with (
-                    theirs,
-                    self._lock,
-                    contextlib.suppress(OSError),
-                ):  # it has ended, which is seen below
+                # Where it has ended, that is seen below.
+                with theirs, self._lock, contextlib.suppress(OSError):
                     socket.send_fds(control, [request["id"].encode()], [theirs.fileno()])
                 if _has_begun(process, ours):
                     return self._answer(process, control, ours, request)
             with self._lock:
                 if self._now is not None and self._now[0] is process:
                     self._end()
-            if last:
-                raise CommandFailed(process.wait())
-        raise AssertionError
+        raise CommandFailed(process.wait())
 
     def _answer(
         self, process: Process, control: socket.socket, ours: socket.socket, request: dict[str, Any]

@@ -19,7 +19,6 @@ import traceback
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
 # Sizes of the text and of the bytes that follow it.
@@ -244,7 +243,7 @@ def serve_in_fork(fd: int) -> None:
 
 
 def main(fd: int) -> None:
-    """Import what is to be there, say so, and serve."""
+    """Import what is to be there, say so, and serve. The descriptor is that of the channel."""
     channel = socket.socket(fileno=fd)
     setup = read_request(channel)
     sys.path[:] = setup["path"]
@@ -258,10 +257,5 @@ def main(fd: int) -> None:
     (fork_for_each if setup["share"] else serve)(channel)
 
 
-def arguments(words: Sequence[str]) -> int:
-    """The number of the channel's descriptor."""
-    return int(words[1])
-
-
 if __name__ == "__main__":
-    main(arguments(sys.argv))
+    main(int(sys.argv[1]))

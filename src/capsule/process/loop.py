@@ -48,7 +48,6 @@ class Loop:
     Attributes:
         capture: what was read of its output.
         on_end: called when all inside is dead and the pipes are empty.
-        is_paused: whether `pause` ended the last `run`.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class Loop:
         self._streams = streams
         self._leaf = leaf
         self._elsewhere: set[int] = set()
-        self.is_paused = False
+        self._paused = False
         self._watched: dict[int, tuple[int, Callable[[], object]]] = {}
         self._poller: Poller = select.poll()
         # What is called again and again: when next, how often, and what.
@@ -109,7 +108,7 @@ class Loop:
 
     def pause(self) -> None:
         """Have `run` return before the end: for a handler that has what it waited for."""
-        self.is_paused = True
+        self._paused = True
 
     def use(self, poller: Poller) -> None:
         """Have something else wait from here on, which calls `run` when it is time."""
@@ -128,12 +127,12 @@ class Loop:
 
     def run(self, timeout: float | None) -> bool:
         """Move output and input until the end (true) or the timeout (false)."""
+        self._paused = False
         if self._records.has_ended():
             return True
         until = None if timeout is None else time.monotonic() + timeout
         self._watch_streams()
-        self.is_paused = False
-        while not (self._records.has_ended() or self.is_paused):
+        while not (self._records.has_ended() or self._paused):
             events = self._poller.poll(self._patience(until))
             for fd, _ in events:
                 # A handler before this one may have ended the watch.
