@@ -15,7 +15,7 @@ from capsule.planner.plan import Plan, Terminal, make_plan
 from capsule.policy.limits import Limits
 from capsule.policy.policy import Policy
 from capsule.process.launch import end, launch
-from capsule.process.stdio import PIPE, given, open_stdio, pairs_of
+from capsule.process.stdio import PIPE, check_input, given, open_stdio, pairs_of
 from capsule.program.command import resolve
 
 from .base import signals
@@ -38,12 +38,15 @@ if TYPE_CHECKING:
     from capsule.process.handle import Process
     from capsule.process.launch import Running
     from capsule.process.result import Result
-    from capsule.process.stdio import Given, Stdio
+    from capsule.process.stdio import Given, Stdio, Words
     from capsule.program.command import Command
 
     Args = Sequence[str | bytes | os.PathLike[str]]
     Begun = TypeVar("Begun")
     Compiled = tuple[Plan, Host, Command, Survey]
+
+    class Options(Words, Overrides, total=False):
+        """What `start` takes besides command and policy, but for a terminal."""
 
     Begin = Callable[[Policy, Compiled, Given, signals.Held], Process | None]
 
@@ -88,8 +91,7 @@ def run(
         SetupError: a step failed; the command did not run.
         CommandFailed: only with *check*.
     """
-    if input is not None and stdin is not None:
-        raise PolicyError("input and stdin exclude each other", field="input", hint="leave one out")
+    check_input(input, stdin)
     with start(
         args,
         policy,
@@ -164,12 +166,12 @@ def begin(
     def once() -> Process:
         with signals.Held(breathing=True) as held:
             about = presume, args, policy, given.passed, terminal
-            process = None
-            if elsewhere is not None:
-                process = elsewhere(policy, compiled_for(*about, supposed=supposed), given, held)
+            compiled = compiled_for(*about, supposed=supposed)
+            process = elsewhere and elsewhere(policy, compiled, given, held)
             if process is not None:
                 return process
-            compiled = compiled_for(*about)
+            if supposed is not None:
+                compiled = compiled_for(*about)
             held.stop_breathing()
             return _start(policy, compiled, given, terminal, held)
 

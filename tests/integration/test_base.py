@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import capsule
+from capsule.base.descriptors import Kept
 from capsule.base.errors import HostError
 from capsule.planner.base import split
 from capsule.process import base, launch
@@ -266,7 +267,7 @@ def test_one_that_cannot_be_joined_is_given_up() -> None:
     held = base._held[0][1]
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     os.dup2(null, held.mounts, inheritable=False)
-    held._own = [base._identity(fd) for fd in held._descriptors()]
+    held._kept = Kept(held._kept.fds)
     assert capsule.run(["true"]).ok
     assert base._held == []
     assert capsule.run(["true"]).ok

@@ -58,6 +58,34 @@ class Descriptors:
             os.close(fd)
 
 
+class Kept:
+    """Descriptors that are held for long. Somebody may close them, and others get their numbers."""
+
+    def __init__(self, fds: Iterable[int]) -> None:
+        self.fds = tuple(fds)
+        self._own = [identity(fd) for fd in self.fds]
+
+    def are_ours(self) -> bool:
+        """Return whether they still are what they were."""
+        return [identity(fd) for fd in self.fds] == self._own
+
+    def close(self) -> None:
+        """Close them. What else has these numbers by now is left alone."""
+        for fd, own in zip(self.fds, self._own, strict=True):
+            if own is not None and identity(fd) == own:
+                os.close(fd)
+        self._own = [None] * len(self.fds)
+
+
+def identity(path: str | int, *, follow: bool = True) -> tuple[int, int] | None:
+    """Return (device, inode) of what lies at a path, or of a descriptor; None if it is not there."""
+    try:
+        found = os.stat(path, follow_symlinks=follow)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def read_file(path: str, most: int | None = None) -> bytes:
     """Return what a file holds, or its beginning. A fifth of the time of `open`, which a start feels.
 

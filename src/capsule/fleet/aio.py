@@ -10,9 +10,8 @@ from contextlib import asynccontextmanager
 
 from capsule.api import start
 from capsule.base.descriptors import CHUNK
-from capsule.base.errors import PolicyError
 from capsule.process.handle import is_reaped_elsewhere, loop_of, result_of, streams_of
-from capsule.process.stdio import input_bytes
+from capsule.process.stdio import check_input, input_bytes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,14 +19,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from typing import Any, Unpack
 
-    from capsule.api import Args
-    from capsule.policy.policy import Overrides, Policy
+    from capsule.api import Args, Options
+    from capsule.policy.policy import Policy
     from capsule.process.handle import Process
     from capsule.process.result import Result, Usage
-    from capsule.process.stdio import Words
-
-    class Options(Words, Overrides, total=False):
-        """What `start_async` takes besides: as `capsule.start`, but for a terminal."""
 
 
 async def run_async(
@@ -56,8 +51,7 @@ async def run_async(
 
 async def run_by(begin: Callable[[], Process], options: Options, *, check: bool) -> Result:
     """Run what *begin* starts. Input goes with its options, and excludes another standard input."""
-    if options.get("input") is not None and options.get("stdin") is not None:
-        raise PolicyError("input and stdin exclude each other", field="input", hint="leave one out")
+    check_input(options.get("input"), options.get("stdin"))
     async with start_by(begin) as process:
         result = await process.wait()
     return result.check() if check else result

@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 
-from capsule.base.descriptors import CHUNK, Descriptors
+from capsule.base.descriptors import CHUNK, Descriptors, Kept, identity
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,28 +32,17 @@ _NAMES = ("status", "limits", "cgroup", "oom_score_adj", "ns")
 _POWERLESS = b"\nCapPrm:\t0000000000000000"
 
 
-class _Files:
+class _Files(Kept):
     """What /proc says of a thread, held open for it: to look each up anew takes longer than to read."""
 
     def __init__(self) -> None:
         flags = os.O_RDONLY | os.O_CLOEXEC
         with Descriptors() as made:
-            self.fds = [made.own(os.open(f"{_SELF}/{name}", flags)) for name in _NAMES]
-            self._own = [_identity(fd) for fd in self.fds]
-            made.keep(self.fds)
+            fds = [made.own(os.open(f"{_SELF}/{name}", flags)) for name in _NAMES]
+            super().__init__(fds)
+            made.keep(fds)
 
-    def are_open(self) -> bool:
-        """Return whether they still are: somebody may have closed them."""
-        return [_identity(fd) for fd in self.fds] == self._own
-
-    def close(self) -> None:
-        """Close them. What else has these numbers by now is left alone."""
-        for fd, own in zip(self.fds, self._own, strict=True):
-            if own is not None and _identity(fd) == own:
-                os.close(fd)
-        self._own = [None] * len(self.fds)
-
-    __del__ = close
+    __del__ = Kept.close
 
 
 class Caller:
@@ -63,9 +52,9 @@ class Caller:
         self._own = threading.local()
         self._all: weakref.WeakSet[_Files] = weakref.WeakSet()
 
-    def _files(self) -> list[int]:
+    def _files(self) -> tuple[int, ...]:
         files: _Files | None = getattr(self._own, "files", None)
-        if files is None or not files.are_open():
+        if files is None or not files.are_ours():
             files = self._own.files = _Files()
             self._all.add(files)
         return files.fds
@@ -89,7 +78,7 @@ class Caller:
             os.getpid(),
             *[_between(text, *ends) for ends in _STATUS],
             *[_name(name, namespaces) for name in names],
-            *map(_identity, ("/", ".")),
+            *map(identity, ("/", ".")),
             os.pread(limits, CHUNK, 0),
             os.pread(cgroup, CHUNK, 0),
             os.pread(spared, CHUNK, 0),
@@ -109,12 +98,3 @@ def _name(name: str, namespaces: int) -> str:
         return os.readlink(name, dir_fd=namespaces)
     except FileNotFoundError:
         return ""
-
-
-def _identity(path: str | int) -> tuple[int, int] | None:
-    """Which file it is; none if it was deleted or is closed."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

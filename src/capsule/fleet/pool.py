@@ -14,7 +14,7 @@ from capsule.api import begin, compiled_for, override, presuming
 from capsule.base.errors import CapsuleError, PolicyError
 from capsule.host.host import presume
 from capsule.launcher.spawn import reap
-from capsule.process.stdio import given
+from capsule.process.stdio import check_input, given
 
 from .caller import Caller
 from .template import Spare, Table, Template
@@ -26,19 +26,16 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self, Unpack
 
-    from capsule.api import Args, Compiled
+    from capsule.api import Args, Compiled, Options
     from capsule.base import signals
     from capsule.policy.policy import Overrides, Policy
     from capsule.process.handle import Process
     from capsule.process.result import Result
-    from capsule.process.stdio import Given, Words
+    from capsule.process.stdio import Given
 
     from .aio import AsyncProcess
 
     Reaper = Callable[[int, int], None]
-
-    class Options(Words, Overrides, total=False):
-        """What `Pool.start` takes besides the command: as `capsule.start`, but for a terminal."""
 
 
 _WORDS = frozenset(("input", "stdin", "stdout", "stderr", "text", "encoding", "errors", "pass_fds"))
@@ -137,8 +134,7 @@ class Pool:
             PolicyError: the request is wrong, or the command needs what the pool's capsules lack.
             HostError, SetupError, CommandFailed: as `capsule.run`.
         """
-        if options.get("input") is not None and options.get("stdin") is not None:
-            raise PolicyError("input and stdin exclude each other", field="input", hint="leave one out")
+        check_input(options.get("input"), options.get("stdin"))
         try:
             with self._start(args, options, self._reap_later) as process:
                 result = process.wait()
@@ -175,9 +171,10 @@ class Pool:
             still = lambda: self._is_still(spare, policy, compiled)  # noqa: E731
             return spare.start(policy, compiled, given, held, still, reaper)
 
-        few = len(words.passed) <= MOST_PASSED
+        if len(words.passed) > MOST_PASSED:
+            return begin(args, policy, words)
         supposed = self._template.supposed(policy)
-        return begin(args, policy, words, elsewhere=elsewhere if few else None, supposed=supposed)
+        return begin(args, policy, words, elsewhere=elsewhere, supposed=supposed)
 
     def _take(self, compiled: Compiled, anew: Callable[[], Compiled]) -> Spare | None:
         """Return a capsule for a plan; None if it is to have one of its own."""
@@ -352,7 +349,7 @@ class Pool:
             self._let_go()
 
     def _let_go(self) -> None:
-        os.close(self._table.fd)
+        self._table.close()
         self._caller.close()
 
     def __enter__(self) -> Self:

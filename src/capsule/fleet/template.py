@@ -6,7 +6,7 @@ import os
 
 from capsule.api import closing_of, in_scope, leaf_of, receive
 from capsule.api import look as survey_of
-from capsule.base.descriptors import Descriptors
+from capsule.base.descriptors import Descriptors, Kept, identity
 from capsule.base.errors import PolicyError
 from capsule.base.text import is_below
 from capsule.launcher import steps as s
@@ -76,7 +76,8 @@ class Template:
         Raises:
             OSError: something that is shown is gone.
         """
-        return (*self._caller.snapshot(), *look(self._places), *map(_lying, self._covered))
+        covered = [identity(path, follow=False) for path in self._covered]
+        return (*self._caller.snapshot(), *look(self._places), *covered)
 
     def fits(self, compiled: Compiled) -> bool:
         """Return whether a capsule of it is what this plan would make first."""
@@ -174,12 +175,13 @@ class Spare:
             closing.close()
 
 
-class Table:
+class Table(Kept):
     """The host's mounts, and whether they have changed."""
 
     def __init__(self) -> None:
-        self.fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        self._waiting = poll_table(self.fd)
+        fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        super().__init__((fd,))
+        self._waiting = poll_table(fd)
 
     def has_changed(self) -> bool:
         """Return whether mounts came or went since this was last asked."""
@@ -204,11 +206,3 @@ def _covered(steps: Sequence[s.Step]) -> Iterator[str]:
             top = next((at for at in places if is_below(path, at)), None)
             if top is not None:
                 yield f"{shown[top].path}{path[len(top) :]}"
-
-
-def _lying(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino

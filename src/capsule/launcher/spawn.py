@@ -79,7 +79,7 @@ def spawn(
             lifeline_end, lifeline = fds.pipe()
             wanted = {
                 **dict(enumerate(stdio)),
-                PLAN_FD: plan_file(fds, plan),
+                PLAN_FD: _plan_file(fds, plan),
                 ERROR_FD: error_end,
                 STATUS_FD: status_end,
                 LIFELINE_FD: lifeline_end,
@@ -140,8 +140,7 @@ def cannot_start(error: OSError) -> HostError:
     return HostError(f"cannot start the launcher: {error.strerror}", hint=hint)
 
 
-def plan_file(fds: Descriptors, plan: bytes) -> int:
-    """A plan in a memfd, as the launcher takes one."""
+def _plan_file(fds: Descriptors, plan: bytes) -> int:
     memory = fds.own(os.memfd_create("capsule-plan", os.MFD_CLOEXEC))
     while plan:
         # What did not fit at first says why at the next attempt.

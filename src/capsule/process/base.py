@@ -9,7 +9,7 @@ import os
 import select
 from _thread import allocate_lock
 
-from capsule.base.descriptors import Descriptors
+from capsule.base.descriptors import Descriptors, Kept
 from capsule.base.errors import CapsuleError
 from capsule.base.values import Value
 from capsule.launcher import spawn
@@ -53,17 +53,13 @@ class Base:
         self.user, self.mounts = user, mounts
         self._table = table
         self._places, self._seen = places, seen
-        # Somebody may close them, and others get their numbers.
-        self._own = [_identity(fd) for fd in self._descriptors()]
+        self._kept = Kept((user, mounts, table))
         self._waiting = poll_table(table)
         self._changed = False
 
-    def _descriptors(self) -> tuple[int, int, int]:
-        return self.user, self.mounts, self._table
-
     def holds(self) -> bool:
         """Return whether the same would come of it now."""
-        if self._own != [_identity(fd) for fd in self._descriptors()]:
+        if not self._kept.are_ours():
             return False
         try:
             # It is told once only.
@@ -74,9 +70,7 @@ class Base:
 
     def close(self) -> None:
         """Let go. What else has these numbers by now is left alone."""
-        for fd, own in zip(self._descriptors(), self._own, strict=True):
-            if own is not None and _identity(fd) == own:
-                os.close(fd)
+        self._kept.close()
 
 
 class Joining(Value):
@@ -213,14 +207,6 @@ def poll_table(table: int) -> select.poll:
     waiting = select.poll()
     waiting.register(table, select.POLLPRI)
     return waiting
-
-
-def _identity(fd: int) -> tuple[int, int] | None:
-    try:
-        found = os.fstat(fd)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def places_of(sources: tuple[str, ...]) -> Places:

@@ -57,9 +57,8 @@ class Process:
         leaf: Leaf | None = None,
         reaper: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._reaper = reaper
         # All inside is dead when init says so; where nothing else is left, nobody waits for its end.
-        self._may_wait = reaper is not None and leaf is None and closing is None
+        self._reaper = reaper if leaf is None and closing is None else None
         self.args = plan.args
         self.pid = running.pid
         self.namespaces = plan.namespaces
@@ -313,9 +312,8 @@ class Process:
         if self.terminal is not None:
             os.close(self.terminal)
             self.terminal = None
-        if self._may_wait and self._records.ended and not self._reaped:
+        if self._reaper is not None and self._records.ended and not self._reaped:
             self._reaped = True
-            assert self._reaper is not None
             self._reaper(running.pid, running.pidfd)
             return
         self._reap(running)
@@ -370,4 +368,4 @@ def result_of(process: Process) -> Result | None:
 
 def is_reaped_elsewhere(process: Process) -> bool:
     """Tell whether nobody need wait for init's own end."""
-    return process._may_wait
+    return process._reaper is not None

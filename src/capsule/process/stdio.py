@@ -269,6 +269,16 @@ def given(
     return Given((first, stdout, stderr), data, coding, checked_fds(pass_fds))
 
 
+def check_input(input: object, stdin: object) -> None:
+    """Refuse both: what a command is to read from standard input, and another standard input.
+
+    Raises:
+        PolicyError: there are both.
+    """
+    if input is not None and stdin is not None:
+        raise PolicyError("input and stdin exclude each other", field="input", hint="leave one out")
+
+
 def _not_bytes(data: object) -> PolicyError:
     hint = "pass bytes, or str with text=True"
     return PolicyError(f"input: not bytes: {shown(data)}", field="input", value=data, hint=hint)
