@@ -10,12 +10,12 @@
 /* State that steps hand to later steps. The launcher is single-threaded and runs one plan. */
 struct state {
 	const struct plan *plan;
-	size_t before; /* init: how many steps went before those of this plan, in one of its own */
-	int proc;      /* launcher: the host's /proc, once it is out of sight */
-	int go;	       /* init: end of file or a byte when the id maps are written */
-	pid_t init;    /* launcher: init's pid */
-	int cgroup;    /* launcher: the capsule's own cgroup, or -1 */
-	int cpu_stat;  /* init: that cgroup's account of CPU time, or -1 */
+	size_t before;	      /* command: how many steps there were before the rest of the plan */
+	int proc;	      /* launcher: the host's /proc, once it is out of sight */
+	int go;		      /* init: end of file or a byte when the id maps are written */
+	pid_t init;	      /* launcher: init's pid */
+	int cgroup;	      /* launcher: the capsule's own cgroup, or -1 */
+	int cpu_stat;	      /* init: that cgroup's account of CPU time, or -1 */
 	uint64_t deadline_ms; /* init: 0 is none */
 	pid_t command;	      /* init: the command, once it is forked */
 	int64_t started;      /* init: when it was; 0 of one that was made ahead */
@@ -35,6 +35,12 @@ _Noreturn void fail(int step, int error);
 
 /* main.c: perform steps FROM..TO; does not return if one fails. */
 void run_steps(size_t from, size_t to);
+
+/*
+ * main.c: a plan of SIZE bytes, in memory of our own: in a file, or where FIRST is COMMAND the rest of one
+ * as it comes over a socket.
+ */
+int load_plan(struct plan *plan, int fd, uint64_t size, enum phase first);
 
 /*
  * account.c: nanoseconds of a clock, 0 if it is gone; of CLOCK_MONOTONIC; microseconds of a timeval.
@@ -67,8 +73,8 @@ struct begin {
 	uint64_t deadline_ms, cpu_us, cpus, idle_ms;
 };
 
-/* account.c, in init: take these limits; milliseconds until it has to look, -1 for never; whether a limit is seen to
- * be met, and which, once it is time to look; a record of what was used so far. */
+/* account.c, in init: take these limits; milliseconds until it has to look, -1 for never; whether a
+ * limit is seen to be met, and which, once it is time to look; a record of what was used so far. */
 void limit_run(const struct begin *begin);
 int account_wait(void);
 bool account_met(enum end_reason *reason);

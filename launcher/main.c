@@ -73,28 +73,19 @@ static int secure_descriptors(void)
 	return 0;
 }
 
-/*
- * The plan, in memory of our own. The file is private to the supervisor, but its size is checked
- * before and after all the same: what was checked is what is parsed.
- */
-static int read_plan(struct plan *plan)
+int load_plan(struct plan *plan, int fd, uint64_t size, enum phase first)
 {
-	struct stat file;
-	size_t size, done = 0;
-	char *text;
+	char *text = NULL;
 
-	if (fstat(PLAN_FD, &file) < 0)
-		return -1;
-	if (file.st_size <= 0 || file.st_size > (off_t)PLAN_MAX) {
-		errno = E2BIG;
-		return -1;
-	}
-	size = (size_t)file.st_size;
-	text = allocate(size);
+	errno = E2BIG;
+	if (size > 0 && size <= PLAN_MAX)
+		text = allocate(size);
 	if (text == NULL)
 		return -1;
-	while (done < size) {
-		ssize_t got = pread(PLAN_FD, text + done, size - done, (off_t)done);
+	for (size_t done = 0; done < size;) {
+		/* Who wrote the file has left its offset at the end. */
+		ssize_t got = first == LAUNCH ? pread(fd, text + done, size - done, (off_t)done)
+					      : read(fd, text + done, size - done);
 
 		if (got < 0 && errno == EINTR)
 			continue;
@@ -104,9 +95,23 @@ static int read_plan(struct plan *plan)
 		}
 		done += (size_t)got;
 	}
-	close(PLAN_FD);
-	errno = plan_parse(plan, text, size, LAUNCH);
+	errno = plan_parse(plan, text, size, first);
 	return errno == 0 ? 0 : -1;
+}
+
+/*
+ * The file is private to the supervisor, but its size is checked before and after all the same: what was
+ * checked is what is parsed.
+ */
+static int read_plan(struct plan *plan)
+{
+	struct stat file;
+
+	if (fstat(PLAN_FD, &file) < 0 ||
+	    load_plan(plan, PLAN_FD, (uint64_t)file.st_size, LAUNCH) < 0)
+		return -1;
+	close(PLAN_FD);
+	return 0;
 }
 
 /* Whether the plan hands descriptor FD to the command. */

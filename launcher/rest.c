@@ -46,31 +46,6 @@ static ssize_t receive_handed(struct handed *handed, uint64_t *size)
 	return (ssize_t)((handed->size - offsetof(struct handed, fd)) / sizeof(int));
 }
 
-/* The text of the plan, in memory of our own. */
-static int receive_plan(struct plan *plan, uint64_t size)
-{
-	char *text = NULL;
-
-	errno = E2BIG;
-	if (size > 0 && size <= PLAN_MAX)
-		text = allocate(size);
-	if (text == NULL)
-		return -1;
-	for (size_t done = 0; done < size;) {
-		ssize_t got = read(GIFT_FD, text + done, size - done);
-
-		if (got < 0 && errno == EINTR)
-			continue;
-		if (got <= 0) {
-			errno = got == 0 ? EPROTO : errno;
-			return -1;
-		}
-		done += (size_t)got;
-	}
-	errno = plan_parse(plan, text, size, COMMAND);
-	return errno == 0 ? 0 : -1;
-}
-
 /* Move *FD above TOP, and close it where it was. */
 static int move_above(int *fd, int top)
 {
@@ -155,7 +130,7 @@ int step_rest(const struct step *step)
 	if (send_record(&waiting) < 0)
 		return -1;
 	count = receive_handed(&handed, &size);
-	if (count < 0 || receive_plan(&rest, size) < 0)
+	if (count < 0 || load_plan(&rest, GIFT_FD, size, COMMAND) < 0)
 		return -1;
 	if (place(&rest, handed.fd, (size_t)count) < 0)
 		return -1;
