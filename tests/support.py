@@ -68,11 +68,20 @@ def probe_args(code: str, given: dict[str, Any] | None = None) -> list[str]:
     return [PYTHON, "-I", "-S", "-c", _PRELUDE + code, json.dumps(given or {})]
 
 
+Run = Callable[..., capsule.Result]
+
+
 def ask(
-    code: str, policy: capsule.Policy | None = None, given: dict[str, Any] | None = None, **options: Any
+    code: str,
+    policy: capsule.Policy | None = None,
+    given: dict[str, Any] | None = None,
+    *,
+    run: Run | None = None,
+    **options: Any,
 ) -> Any:
     """What a probe tells from inside a capsule."""
-    result = capsule.run(probe_args(code, given), policy, **options)
+    words = probe_args(code, given)
+    result = capsule.run(words, policy, **options) if run is None else run(words, **options)
     assert result.ok, (result.describe(), result.stdout, result.stderr)
     return json.loads(result.stdout)
 
@@ -108,6 +117,7 @@ def assert_denied(
     outside: dict[str, Any] | None = None,
     inside: dict[str, Any] | None = None,
     policy: capsule.Policy | None = None,
+    run: Run | None = None,
     **options: Any,
 ) -> None:
     """A denial in three parts: done outside, that very errno inside, and a harmless act works there.
@@ -118,13 +128,14 @@ def assert_denied(
         outside: what the act finds in `given` outside.
         inside: what it finds there inside, if that differs.
         policy: the capsule's.
-        options: for `capsule.run`.
+        run: what runs it inside, if not `capsule.run`.
+        options: for that.
     """
     outside = outside or {}
     told = ask_outside(_ATTEMPT + "tell(outcome)", {"act": act, **outside})
     assert told == "done", f"the control outside failed: {told}"
     here = {"act": act, **(outside if inside is None else inside)}
-    told = ask(_ATTEMPT + _HARMLESS, policy, here, **options)
+    told = ask(_ATTEMPT + _HARMLESS, policy, here, run=run, **options)
     assert told == [errno.errorcode[error], "done", True]
 
 

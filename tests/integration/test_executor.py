@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -17,7 +18,7 @@ import pytest
 
 import capsule
 from capsule import CallFailed, CommandFailed, Garbled, Outcome
-from tests.support import PYTHON, await_end, children, open_descriptors
+from tests.support import PYTHON, await_end, children, give, open_descriptors
 
 HANG = 60
 
@@ -210,12 +211,52 @@ def test_it_prints_more_than_a_pipe_holds(executor: capsule.Executor) -> None:
     assert source(executor, "print('x' * (1 << 20))\n1") == 1
 
 
-def test_it_is_shut_in(executor: capsule.Executor) -> None:
-    """The policy is that of any capsule: the same call outside would do it."""
-    with pytest.raises(CallFailed) as caught:
-        source(executor, "open('/usr/new', 'w')")
-    assert caught.value.type in ("OSError", "PermissionError")
-    assert source(executor, "open('/tmp/new', 'w').close()\n1") == 1
+SHUT_IN = """
+import errno, os
+try:
+    os.mkdir(path)
+    outcome = "done"
+except OSError as error:
+    outcome = errno.errorcode[error.errno]
+with open("/tmp/harmless", "w+") as file:
+    alive = file.write("done")
+[outcome, alive]
+"""
+
+
+@pytest.mark.parametrize("share", [False, True], ids=["one for each", "shared"])
+def test_it_is_shut_in(share: bool, tmp_path: Path) -> None:
+    """The policy is that of any capsule: done outside, that very errno inside, and it is alive."""
+    path = str(give(tmp_path) / "new")
+    os.mkdir(path)
+    os.rmdir(path)
+    mounts = [capsule.Mount.read_only(str(tmp_path))]
+    with capsule.Executor(max_workers=1, share=share, mounts=mounts) as executor:
+        assert source(executor, SHUT_IN, path=path) == ["EROFS", 4]
+
+
+def test_as_many_at_once_as_asked_for() -> None:
+    """Two of two wait for each other; two of one would wait for ever."""
+    meet = (
+        "import os, time\nopen(f'/tmp/{me}', 'w').close()\nend = time.monotonic() + patience\n"
+        "while not os.path.exists(f'/tmp/{other}') and time.monotonic() < end: time.sleep(0.01)\n"
+        "os.path.exists(f'/tmp/{other}')"
+    )
+    for workers, patience, met in ((2, HANG, [True, True]), (1, 0.3, [False, True])):
+        with capsule.Executor(max_workers=workers, share=True) as executor:
+            names = ({"me": "a", "other": "b"}, {"me": "b", "other": "a"})
+            futures = [executor.submit_source(meet, patience=patience, **one) for one in names]
+            assert [future.result(HANG) for future in futures] == met
+
+
+def test_another_interpreter(tmp_path: Path) -> None:
+    """The one that is named runs the calls."""
+    with capsule.Executor(max_workers=1) as executor:
+        assert source(executor, "import sys\nsys.executable") == PYTHON
+    link = tmp_path / "other-python"
+    link.symlink_to(os.path.realpath(PYTHON))
+    with capsule.Executor(max_workers=1, python=str(link)) as executor:
+        assert source(executor, "import sys\nsys.executable") == str(link)
 
 
 # --- hostile ---------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import pytest
 import capsule
 from capsule import Mount, Outcome
 from tests.integration.test_base import SHOWN
-from tests.support import PYTHON, await_end, children, give, needs
+from tests.support import PYTHON, assert_denied, await_end, children, give, needs
 
 HANG = 60
 
@@ -40,6 +40,56 @@ def warm(pool: capsule.Pool, *args: str, **options: Any) -> capsule.Result:
 
 
 # --- as any other -------------------------------------------------------------------------------
+
+
+POLICIES: list[dict[str, Any]] = [
+    {"uid": 1000, "gid": 1000, "hostname": "other"},
+    {"keep_id": True, "landlock": "off"},
+    {"network": "host", "pretend_chown": True},
+    {"system": "needed", "show_cwd": False, "cwd": "/tmp"},
+    {"env": (("PATH", "/usr/bin:/bin"), ("A", "b")), "open_files": 99, "file_size": "1M"},
+    {"ulimits": ("stack=1M", "core=0"), "idle": 50, "cpu_time": 50, "allow_degraded": ("cpu_time",)},
+]
+# What those that show nothing but what a program needs still have.
+PLAIN = """
+while read -r line; do echo "$line"; done </proc/self/uid_map
+while read -r line; do
+case $line in Cap*|NoNew*|Seccomp*|Umask*) echo "$line";; esac
+done </proc/self/status
+read -r name </proc/sys/kernel/hostname; echo "$name $HOME $A"; ulimit -a; pwd; echo /* /etc/* /tmp/*
+"""
+
+
+@pytest.mark.parametrize("fields", POLICIES, ids=str)
+def test_each_policy_is_what_it_is_without(fields: dict[str, Any]) -> None:
+    """Its fields have the same effect inside of a capsule that was made ahead."""
+    words = ["sh", "-c", PLAIN]
+    cold = capsule.run(words, text=True, **fields)
+    with capsule.Pool(command=["sh"], size=1, **fields) as pool:
+        found = warm(pool, *words, text=True)
+    assert (found.stdout, found.stderr, found.returncode) == (cold.stdout, cold.stderr, cold.returncode)
+    assert found.protections == cold.protections
+    assert "NoNewPrivs:\t1" in found.stdout
+
+
+def test_words_of_text(pool: capsule.Pool) -> None:
+    """encoding=, errors=, stderr= and check= mean what they mean to run()."""
+    script = r"printf '\344\377'; printf err >&2; exit 3"
+    for options in (
+        {"encoding": "latin-1"},
+        {"encoding": "ascii", "errors": "backslashreplace"},
+        {"stderr": capsule.STDOUT},
+        {"stdout": capsule.DEVNULL},
+    ):
+        found, cold = (
+            warm(pool, "sh", "-c", script, **options),
+            capsule.run(["sh", "-c", script], **options),
+        )
+        assert (found.stdout, found.stderr) == (cold.stdout, cold.stderr)
+    with pytest.raises(capsule.CommandFailed):
+        pool.run(["false"], check=True)
+    with pytest.raises(capsule.PolicyError):
+        pool.run(["true"], input=b"", stdin=capsule.DEVNULL)
 
 
 FILTERS: list[Any] = [
@@ -240,14 +290,14 @@ def test_a_step_that_fails_at_the_end_is_named(pool: capsule.Pool) -> None:
         assert caught.value.errno == errno.EPERM
 
 
-def test_a_denial(pool: capsule.Pool) -> None:
-    """The three parts of one, in a capsule that was made ahead."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir("/tmp/new")
-    os.rmdir("/tmp/new")
-    result = warm(pool, "sh", "-c", "mkdir /usr/new; mkdir /tmp/new && echo made", text=True)
-    assert result.stdout == "made\n"
-    assert os.strerror(errno.EROFS) in result.stderr
+def test_a_denial(tmp_path: Path) -> None:
+    """In a capsule that was made ahead it has the three parts of any."""
+    give(tmp_path)
+    act = "os.rmdir(given['path']) if os.path.isdir(given['path']) else os.mkdir(given['path'])"
+    mounts = [Mount.read_only(str(tmp_path))]
+    with capsule.Pool(mounts=mounts, command=[PYTHON], size=1) as pool:
+        run = lambda words: warm(pool, *words)  # noqa: E731
+        assert_denied(act, errno.EROFS, outside={"path": f"{tmp_path}/new"}, run=run)
 
 
 # --- what does not go ---------------------------------------------------------------------------

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import capsule
-from tests.integration.test_lifeline import kill, nursery
+from tests.integration.test_lifeline import kill_at_random
 from tests.support import HANG, PYTHON, await_end, children, open_descriptors
 
 
@@ -144,28 +142,16 @@ while True:
 """
 
 
-def _kill_the_supervisor(count: int) -> None:
-    """SIGKILL to supervisors that run their pools, at random moments: nobody survives."""
-    moments = random.Random(3)
-    with nursery(_POOL) as born:
-        for _ in range(count):
-            supervisor = born.supervisor()
-            moment = moments.uniform(0, 0.06)
-            time.sleep(moment)
-            kill(supervisor)
-            assert born.survivors() == [], f"killed after {moment:.6f} s"
-
-
 @pytest.mark.row("F-14")
 def test_a_supervisor_that_is_killed() -> None:
     """At 30 random moments of its life."""
-    _kill_the_supervisor(30)
+    kill_at_random(_POOL, 30, 3, 0.06)
 
 
 @pytest.mark.slow
 def test_a_thousand_supervisors_that_are_killed() -> None:
     """The same at 1,000."""
-    _kill_the_supervisor(1000)
+    kill_at_random(_POOL, 1000, 3, 0.06)
 
 
 @pytest.mark.slow
