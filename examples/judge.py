@@ -11,8 +11,10 @@ interpreters. What comes back is a verdict: no snippet can make this program run
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections import Counter
 
+import dask
 from distributed import Client, LocalCluster
 
 import capsule
@@ -47,8 +49,13 @@ def main(count: int) -> None:
     """Judge so many, and print how often each verdict came."""
     executor = capsule.Executor(max_workers=2, preload=["numpy"], timeout=2)
     snippets = [SNIPPETS[number % len(SNIPPETS)] for number in range(count)]
-    cluster = LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None)
-    with cluster, Client(cluster) as client:
+    # What a cluster writes on disk goes with it.
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        dask.config.set({"temporary-directory": scratch}),
+        LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
         futures = client.map(judge, [executor] * count, snippets, range(count), pure=False)
         verdicts = Counter(client.gather(futures))
     executor.shutdown()

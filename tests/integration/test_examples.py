@@ -125,6 +125,7 @@ def test_the_judge_on_a_cluster(tmp_path: Path) -> None:
         text=True,
         timeout=120,
     )
+    assert os.listdir(tmp_path) == []
     lines = dict(line.split(None, 1)[::-1] for line in done.stdout.splitlines())
     assert (set(lines), done.returncode) == (VERDICTS, 0), done.stderr
     assert sum(map(int, lines.values())) == 60
