@@ -61,20 +61,24 @@ class Descriptors:
 class Kept:
     """Descriptors that are held for long. Somebody may close them, and others get their numbers."""
 
+    fds: tuple[int, ...] = ()  # so that what could not be made can be closed
+
     def __init__(self, fds: Iterable[int]) -> None:
         self.fds = tuple(fds)
-        self._own = [identity(fd) for fd in self.fds]
+        self._own = {fd: identity(fd) for fd in self.fds}
 
     def are_ours(self) -> bool:
         """Return whether they still are what they were."""
-        return [identity(fd) for fd in self.fds] == self._own
+        return {fd: identity(fd) for fd in self.fds} == self._own
 
     def close(self) -> None:
         """Close them. What else has these numbers by now is left alone."""
-        for fd, own in zip(self.fds, self._own, strict=True):
+        for fd in self.fds:
+            # One step: of two threads that are here at once one has it. A weak reference still leads to
+            # an object whose __del__ runs.
+            own = self._own.pop(fd, None)
             if own is not None and identity(fd) == own:
                 os.close(fd)
-        self._own = [None] * len(self.fds)
 
 
 def identity(path: str | int, *, follow: bool = True) -> tuple[int, int] | None:
