@@ -1,8 +1,9 @@
 /*
  * PID 1 of the capsule.
  *
- * It builds the view, forks the command and then waits for five things at once: its children, the
- * supervisor's word, the supervisor's death, the deadline and what the filter refuses. When the
+ * It builds the view, forks the command and then waits for six things at once: its children, the
+ * supervisor's word, the supervisor's death, the deadline, what the filter refuses and who asks for
+ * sockets. When the
  * command ends, everything ends. It was executed from a file of its own and is not dumpable:
  * nothing of the caller is in its memory, and nobody inside may look.
  */
@@ -227,6 +228,7 @@ static _Noreturn void watch_over(struct watch *watch)
 		{.fd = LIFELINE_FD, .events = POLLIN},
 		{.fd = SUPERVISOR_FD, .events = POLLIN},
 		{.fd = -1, .events = POLLIN},
+		{.fd = -1, .events = POLLIN},
 	};
 
 	take_short_turns();
@@ -243,7 +245,9 @@ static _Noreturn void watch_over(struct watch *watch)
 		left = (unsigned)look < (unsigned)left ? look : left;
 		wait[3].fd = filter_descriptor();
 		wait[3].revents = 0;
-		if (poll(wait, 4, watch->behind ? 0 : left) < 0 && errno != EINTR)
+		wait[4].fd = socket_requests();
+		wait[4].revents = 0;
+		if (poll(wait, 5, watch->behind ? 0 : left) < 0 && errno != EINTR)
 			_exit(EXIT_SETUP);
 		if (wait[2].revents != 0)
 			_exit(0);
@@ -253,6 +257,8 @@ static _Noreturn void watch_over(struct watch *watch)
 			hear_signals(watch);
 		if (wait[3].revents != 0)
 			hear_filter(wait[3].revents);
+		if (wait[4].revents != 0)
+			hear_request();
 		if (watch->ended)
 			end(watch, has_met_full_memory(watch->status) ? END_SHARED : END_COMMAND);
 	}
@@ -261,8 +267,8 @@ static _Noreturn void watch_over(struct watch *watch)
 /* Keep what init itself uses: a descriptor of the command's would never close while it is here. */
 static void close_unused(void)
 {
-	const int keep[] = {STATUS_FD,	   LIFELINE_FD,	   SUPERVISOR_FD,      state.slave,
-			    state.signals, state.cpu_stat, filter_descriptor()};
+	const int keep[] = {STATUS_FD,	   LIFELINE_FD,	   SUPERVISOR_FD,	state.slave,
+			    state.signals, state.cpu_stat, filter_descriptor(), socket_requests()};
 	int highest = 0;
 
 	for (size_t i = 0; i < sizeof keep / sizeof keep[0]; i++)

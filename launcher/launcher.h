@@ -80,6 +80,10 @@ int account_wait(void);
 bool account_met(enum end_reason *reason);
 int report_usage(void);
 
+/* network.c, in init: where the supervisor asks for sockets, or -1; what to do when it does. */
+int socket_requests(void);
+void hear_request(void);
+
 /* namespaces.c: a new user namespace with these maps. For root. */
 int make_user_namespace(const char *uid_map, const char *gid_map);
 

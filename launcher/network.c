@@ -1,7 +1,15 @@
 /*
  * The steps that concern the network and UTS namespaces.
+ *
+ * Where a capsule may reach some hosts, every address is its own namespace's (AnyIP): a route of type
+ * local for all of them. What goes to a socket that is made here arrives at that; what does not is
+ * refused by the kernel at once. The sockets leave as gifts, and who has them dials from outside.
  */
 #include "launcher.h"
+
+#include <linux/filter.h>
+#include <linux/if_addr.h>
+#include <linux/rtnetlink.h>
 
 /* linux/if.h, which needs a C library's sockets: struct ifreq, IFF_UP, IFF_RUNNING, SIOCSIFFLAGS. */
 struct interface {
@@ -11,12 +19,36 @@ struct interface {
 };
 enum { UP = 1, RUNNING = 0x40, SET_FLAGS = 0x8914 };
 
+/* The loopback interface's, in every namespace. */
+enum { LOOPBACK = 1 };
+
+/* socket(7), ipv6(7), packet(7), listen(2): what the kernel's headers leave out or need more for. */
+enum { SO_REUSEADDR = 2, SO_ATTACH_FILTER = 26, IPPROTO_IPV6 = 41, IPV6_V6ONLY = 26 };
+enum { IPV6_FREEBIND = 78, ETH_P_ALL = 3, BACKLOG = 1024 };
+
+static uint16_t big_endian(uint64_t number)
+{
+	return (uint16_t)(number >> 8 | (number & 0xff) << 8);
+}
+
+static int new_socket(int family, int type, int protocol)
+{
+	return (int)syscall(__NR_socket, family, type | SOCK_CLOEXEC, protocol);
+}
+
+static int set_option(int fd, int level, int option)
+{
+	const int on = 1;
+
+	return (int)syscall(__NR_setsockopt, fd, level, option, &on, sizeof on);
+}
+
 /*
  * A new network namespace has a loopback interface that is down; the kernel adds 127.0.0.1 and ::1.
  */
 int step_loopback(const struct step *step)
 {
-	cleanup_fd int fd = (int)syscall(__NR_socket, AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	cleanup_fd int fd = new_socket(AF_INET, SOCK_DGRAM, 0);
 	struct interface request = {.name = "lo", .flags = UP | RUNNING};
 
 	(void)step;
@@ -26,4 +58,256 @@ int step_loopback(const struct step *step)
 int step_hostname(const struct step *step)
 {
 	return (int)syscall(__NR_sethostname, step->arg[0].text, strlen(step->arg[0].text));
+}
+
+/* --- every address is here ------------------------------------------------------------------- */
+
+/* rtnetlink(7), of four bytes. */
+struct attribute {
+	struct rtattr head;
+	uint32_t value;
+};
+
+/* Send a request, and return 0 or -1 as its answer says; struct nlmsgerr. */
+static int ask_kernel(int fd, struct nlmsghdr *request, size_t size)
+{
+	struct {
+		struct nlmsghdr head;
+		int error;
+		char request[256];
+	} answer;
+	const ssize_t least = offsetof(typeof(answer), request);
+
+	request->nlmsg_len = (uint32_t)size;
+	request->nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+	if (write(fd, request, size) < 0 || read(fd, &answer, sizeof answer) < least)
+		return -1;
+	errno = answer.head.nlmsg_type == NLMSG_ERROR ? -answer.error : EPROTO;
+	return errno == 0 ? 0 : -1;
+}
+
+static int add_local_route(int fd, int family)
+{
+	struct {
+		struct nlmsghdr head;
+		struct rtmsg route;
+		struct attribute interface;
+	} message = {
+		.head = {.nlmsg_type = RTM_NEWROUTE},
+		.route = {.rtm_family = (unsigned char)family,
+			  .rtm_table = RT_TABLE_LOCAL,
+			  .rtm_protocol = RTPROT_BOOT,
+			  .rtm_scope = RT_SCOPE_HOST,
+			  .rtm_type = RTN_LOCAL},
+		.interface = {{sizeof message.interface, RTA_OIF}, LOOPBACK},
+	};
+
+	return ask_kernel(fd, &message.head, sizeof message);
+}
+
+static int add_address(int fd, uint32_t address)
+{
+	struct {
+		struct nlmsghdr head;
+		struct ifaddrmsg about;
+		struct attribute local, address;
+	} message = {
+		.head = {.nlmsg_type = RTM_NEWADDR},
+		.about = {.ifa_family = AF_INET, .ifa_prefixlen = 32, .ifa_index = LOOPBACK},
+		.local = {{sizeof message.local, IFA_LOCAL}, address},
+		.address = {{sizeof message.address, IFA_ADDRESS}, address},
+	};
+
+	return ask_kernel(fd, &message.head, sizeof message);
+}
+
+/* any-address ADDRESS: four bytes, in hex digits. */
+int step_any_address(const struct step *step)
+{
+	cleanup_fd int fd = new_socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+	char *text = (char *)step->arg[0].text;
+	uint32_t address;
+
+	if (fd < 0)
+		return -1;
+	if (strlen(text) != 2 * sizeof address || decode_hex(text) != sizeof address) {
+		errno = EPROTO;
+		return -1;
+	}
+	memcpy(&address, text, sizeof address);
+	/* Who asks for names of the kinds of address that there are (AI_ADDRCONFIG) has this one. */
+	if (add_address(fd, address) < 0 || add_local_route(fd, AF_INET) < 0)
+		return -1;
+	/* Without, as where there is no IPv6, its addresses cannot be reached. */
+	(void)add_local_route(fd, AF_INET6);
+	return 0;
+}
+
+/* --- sockets --------------------------------------------------------------------------------- */
+
+struct address {
+	uint16_t family, port;
+	uint8_t text[24]; /* sockaddr_in: 4 of 12 bytes; sockaddr_in6: at 4, 16 of 24 */
+};
+
+/* What is bound to an address of 4 or 16 bytes and a port, and listens there if it is a stream. */
+static int open_listener(int type, const uint8_t *address, size_t size, uint64_t port)
+{
+	const int family = size == 4 ? AF_INET : AF_INET6;
+	struct address at = {.family = (uint16_t)family, .port = big_endian(port)};
+	int fd;
+
+	if ((size != 4 && size != 16) || port == 0 || port > UINT16_MAX) {
+		errno = EPROTO;
+		return -1;
+	}
+	memcpy(at.text + (size == 4 ? 0 : 4), address, size);
+	fd = new_socket(family, type | O_NONBLOCK, 0);
+	if (fd < 0)
+		return -1;
+	/* IPv6 takes no address for its own only because a route does. */
+	if ((family == AF_INET6 && (set_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) < 0 ||
+				    set_option(fd, IPPROTO_IPV6, IPV6_FREEBIND) < 0)) ||
+	    set_option(fd, SOL_SOCKET, SO_REUSEADDR) < 0 ||
+	    syscall(__NR_bind, fd, &at, size == 4 ? 16 : 28) < 0 ||
+	    (type == SOCK_STREAM && syscall(__NR_listen, fd, BACKLOG) < 0))
+		return fail_closing(fd);
+	return fd;
+}
+
+/* listen TYPE ADDRESS PORT: the address in hex digits. */
+int step_listen(const struct step *step)
+{
+	char *text = (char *)step->arg[1].text;
+	ptrdiff_t size = decode_hex(text);
+	cleanup_fd int fd = -1;
+
+	if (size >= 0)
+		fd = open_listener((int)step->arg[0].number, (const uint8_t *)text, (size_t)size,
+				   step->arg[2].number);
+	else
+		errno = EPROTO;
+	return fd < 0 ? -1 : send_gift(fd);
+}
+
+/* For what follows: go on only with this value, or else take nothing; skip so many if it is another. */
+#define TAKE(bytes) BPF_STMT(BPF_RET | BPF_K, bytes)
+#define ONLY(value) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 1, 0), TAKE(0)
+#define IF(value, length) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, length)
+#define LOAD(how, at) BPF_STMT(BPF_LD | (how), at)
+#define BITS(mask) BPF_STMT(BPF_ALU | BPF_AND | BPF_K, mask)
+#define BYTE BPF_B | BPF_ABS
+#define HALF BPF_H | BPF_ABS
+#define WORD BPF_W | BPF_ABS
+
+/*
+ * What the kernel answers where nobody takes what came: to a connection a reset without a number of its
+ * own, to a datagram "port unreachable". Each once, from the IP header on.
+ */
+static const struct sock_filter answers[] = {
+	LOAD(WORD, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
+	ONLY(0), /* PACKET_HOST: as it comes in */
+	LOAD(BYTE, 0),
+	BPF_STMT(BPF_ALU | BPF_RSH | BPF_K, 4),
+	IF(4, 17), /* IPv4: the header's length, the protocol */
+	BPF_STMT(BPF_LDX | BPF_B | BPF_MSH, 0),
+	LOAD(BYTE, 9),
+	IF(6, 8), /* TCP: flags, number */
+	LOAD(BPF_B | BPF_IND, 13),
+	BITS(0x14), /* RST, ACK */
+	ONLY(0x14),
+	LOAD(BPF_W | BPF_IND, 4),
+	ONLY(0),
+	TAKE(128),
+	ONLY(1), /* icmp(7): type and code */
+	LOAD(BPF_H | BPF_IND, 0),
+	ONLY(0x0303),
+	TAKE(128),
+	ONLY(6), /* IPv6 */
+	LOAD(BYTE, 6),
+	IF(6, 8),
+	LOAD(BYTE, 40 + 13),
+	BITS(0x14),
+	ONLY(0x14),
+	LOAD(WORD, 40 + 4),
+	ONLY(0),
+	TAKE(128),
+	ONLY(58),
+	LOAD(HALF, 40),
+	ONLY(0x0104),
+	TAKE(128),
+};
+
+/* packet(7) */
+int step_refusals(const struct step *step)
+{
+	const struct {
+		unsigned short length;
+		const struct sock_filter *filter;
+	} program = {sizeof answers / sizeof *answers, answers};
+	const struct {
+		uint16_t family, protocol;
+		int32_t interface;
+		char unused[12];
+	} at = {.family = AF_PACKET, .protocol = big_endian(ETH_P_ALL), .interface = LOOPBACK};
+	/* Of no protocol: nothing comes before it is filtered. */
+	cleanup_fd int fd = new_socket(AF_PACKET, SOCK_DGRAM | O_NONBLOCK, 0);
+
+	(void)step;
+	if (fd < 0 ||
+	    syscall(__NR_setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) <
+		    0 ||
+	    syscall(__NR_bind, fd, &at, sizeof at) < 0)
+		return -1;
+	return send_gift(fd);
+}
+
+/* --- sockets for who asks -------------------------------------------------------------------- */
+
+/* What the other end of the gifts' socket asks for; src/capsule/confine/proxy/sockets.py. */
+struct request {
+	uint32_t size; /* of the address: 4 or 16 */
+	uint32_t port; /* to listen at; 0: of a socket that is to be connected */
+	uint8_t address[16];
+};
+
+static bool serves;
+
+/* sockets: init makes more of them, and only what a command could make as well. */
+int step_sockets(const struct step *step)
+{
+	(void)step;
+	serves = true;
+	return fcntl(GIFT_FD, F_GETFD, 0);
+}
+
+int socket_requests(void)
+{
+	return serves ? GIFT_FD : -1;
+}
+
+/* Answer with a byte, an errno or 0 with the descriptor. */
+void hear_request(void)
+{
+	struct request request;
+	ssize_t got = read(GIFT_FD, &request, sizeof request);
+	cleanup_fd int fd = -1;
+	char error = 0;
+
+	if (got < 0 && (errno == EINTR || errno == EAGAIN))
+		return;
+	if (got != sizeof request) {
+		close(GIFT_FD);
+		serves = false;
+		return;
+	}
+	if (request.port != 0)
+		fd = open_listener(SOCK_STREAM, request.address, request.size, request.port);
+	else
+		fd = new_socket(request.size == 4 ? AF_INET : AF_INET6, SOCK_STREAM | O_NONBLOCK,
+				0);
+	if (fd >= 0 && send_descriptor(GIFT_FD, fd) == 0)
+		return;
+	error = (char)errno;
+	(void)!write(GIFT_FD, &error, 1);
 }

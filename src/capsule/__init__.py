@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from capsule.launcher.failure import SetupError
     from capsule.policy.toml import read as profile
     from capsule.process.handle import Process
+    from capsule.process.network.contact import Contact
     from capsule.process.result import CommandFailed, Outcome, Result, Usage
 
 __version__ = "0.1.0"
@@ -60,6 +61,7 @@ __all__ = [
     "CapsuleError",
     "Change",
     "CommandFailed",
+    "Contact",
     "Denial",
     "Executor",
     "Garbled",
@@ -109,6 +111,7 @@ _LAZY = {
     "capsule.fleet.pool": ("Pool",),
     "capsule.launcher.failure": ("SetupError",),
     "capsule.process.handle": ("Process",),
+    "capsule.process.network.contact": ("Contact",),
     "capsule.process.result": ("CommandFailed", "Outcome", "Result", "Usage"),
 }
 

@@ -15,7 +15,7 @@ from capsule.planner.plan import Plan, Terminal, make_plan
 from capsule.policy.limits import Limits
 from capsule.policy.policy import Policy
 from capsule.process.launch import end, launch
-from capsule.process.stdio import PIPE, check_input, given, open_stdio, pairs_of
+from capsule.process.stdio import DEVNULL, PIPE, check_input, given, open_stdio, pairs_of
 from capsule.program.command import resolve
 
 from .base import signals
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from capsule.policy.policy import Overrides
     from capsule.process.handle import Process
     from capsule.process.launch import Running
+    from capsule.process.network.proxy import Proxy
     from capsule.process.result import Result
-    from capsule.process.stdio import Given, Stdio, Words
+    from capsule.process.stdio import File, Given, Stdio, Words
     from capsule.program.command import Command
 
     Args = Sequence[str | bytes | os.PathLike[str]]
@@ -64,6 +65,7 @@ def run(
     errors: str | None = None,
     check: bool = False,
     pass_fds: Iterable[int] = (),
+    net_log: File = None,
     **overrides: Unpack[Overrides],
 ) -> Result:
     """Run a command in a capsule and return how it ended.
@@ -83,6 +85,8 @@ def run(
         errors: how to decode, "replace" unless given; implies *text*.
         check: raise CommandFailed unless the command ended with status 0.
         pass_fds: further descriptors that the command keeps, under their own numbers.
+        net_log: a descriptor or a file for lines of JSON about what is reached and refused, where the
+            network is a list of hosts or something is published; docs/network.md.
         overrides: fields of the policy or of its limits to change: ``timeout=5``, ``cwd="/data"``.
 
     Raises:
@@ -92,19 +96,8 @@ def run(
         CommandFailed: only with *check*.
     """
     check_input(input, stdin)
-    with start(
-        args,
-        policy,
-        input=input,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        text=text,
-        encoding=encoding,
-        errors=errors,
-        pass_fds=pass_fds,
-        **overrides,
-    ) as process:
+    words = given(input, stdin, stdout, stderr, text, encoding, errors, pass_fds, net_log)
+    with begin(args, override(policy, overrides), words) as process:
         result = process.wait()
     return result.check() if check else result
 
@@ -121,6 +114,7 @@ def start(
     encoding: str | None = None,
     errors: str | None = None,
     pass_fds: Iterable[int] = (),
+    net_log: File = None,
     terminal: Terminal | None = None,
     **overrides: Unpack[Overrides],
 ) -> Process:
@@ -140,14 +134,17 @@ def start(
         encoding: as `run`.
         errors: as `run`.
         pass_fds: as `run`.
+        net_log: as `run`.
         terminal: give the command a terminal of its own; `Process.terminal` is its other side.
         overrides: as `run`.
 
     Raises:
         PolicyError, HostError, SetupError: as `run`.
     """
-    words = given(input, stdin, stdout, stderr, text, encoding, errors, pass_fds)
-    return begin(args, override(policy, overrides), words, terminal)
+    words = given(input, stdin, stdout, stderr, text, encoding, errors, pass_fds, net_log)
+    process = begin(args, override(policy, overrides), words, terminal)
+    process.open_network()  # nobody may wait for it, as `run` does
+    return process
 
 
 def begin(
@@ -232,8 +229,9 @@ def _start(
     with given.streams() as streams, Descriptors(plan.owner) as theirs:
         stdio = open_stdio(given.stdio, streams, theirs)
         closing = closing_of(plan, policy)
-        leaf = None
+        leaf = proxy = None
         try:
+            proxy = _proxy_of(plan, given.net_log)
             host = in_scope(compiled[1], plan)
             leaf = leaf_of(plan, host)
             running = launch(
@@ -244,8 +242,10 @@ def _start(
                 meanwhile=_import_process,
                 bases=True,
             )
-            master = receive(running, closing, terminal)
+            master = receive(running, plan, closing, terminal, proxy)
         except BaseException:
+            if proxy is not None:
+                proxy.close()
             if leaf is not None:
                 leaf.remove()
             if closing is not None:
@@ -253,7 +253,8 @@ def _start(
             raise
         from capsule.process.handle import Process
 
-        return Process(running, plan, policy.limits, streams.move(), master, closing, leaf)
+        about = plan, policy.limits, streams.move()
+        return Process(running, *about, master, closing, leaf, proxy=proxy)
 
 
 def look(policy: Policy, command: Command) -> Survey:
@@ -305,17 +306,44 @@ def closing_of(plan: Plan, policy: Policy) -> Closing | None:
     return Closing(plan, policy)
 
 
-def receive(running: Running, closing: Closing | None, terminal: Terminal | None) -> int | None:
-    """Hand out what init has sent: the layers, and the master of a pty."""
+def receive(
+    running: Running,
+    plan: Plan,
+    closing: Closing | None,
+    terminal: Terminal | None,
+    proxy: Proxy | None = None,
+) -> int | None:
+    """Hand out what init has sent: the layers, sockets for the proxy, and the master of a pty."""
     count = len(running.gifts) - (terminal is not None)
-    layers, master = running.gifts[:count], running.gifts[count] if terminal is not None else None
+    others, master = running.gifts[:count], running.gifts[count] if terminal is not None else None
+    layers = count - (0 if plan.way is None else plan.way.gifts)
+    if proxy is not None:
+        proxy.take(others[layers:], running.channel)
     if closing is not None:
         try:
-            closing.receive(layers)
+            closing.receive(others[:layers])
         except BaseException:
-            end(running.replace(gifts=() if master is None else (master,)))
+            end(running.replace(gifts=() if master is None else (master,), channel=-1))
             raise
     return master
+
+
+def _proxy_of(plan: Plan, log: int) -> Proxy | None:
+    """Prepare the way in and out of a capsule, if it has one."""
+    if plan.way is None:
+        if log >= 0:
+            message = "net_log: there is no list of hosts, and nothing is published"
+            raise PolicyError(
+                message, field="net_log", hint="leave it out, or name hosts (--allow-net)"
+            )
+        return None
+    from capsule.process.network.proxy import Proxy  # only with a list of hosts, or what is published
+
+    return Proxy(plan.way, log, _start_proxy)
+
+
+def _start_proxy(args: Args, policy: Policy, fds: Sequence[int]) -> Process:
+    return begin(args, policy, given(stdin=PIPE, stderr=DEVNULL, pass_fds=fds))
 
 
 def plan(

@@ -157,7 +157,7 @@ def test_the_public_names() -> None:
         "Git", "Host", "IdMap", "Limits", "Mount", "Network", "Outcome", "Plan", "Policy", "Pool",
         "Process", "Result", "Denial", "Seccomp", "Terminal", "Usage", "__version__", "open_layer",
         "plan", "probe", "profile", "run", "start", "AsyncProcess", "run_async", "start_async",
-        "CallFailed", "Executor", "Garbled",
+        "CallFailed", "Executor", "Garbled", "Contact",
     }  # fmt: skip
     assert len(set(capsule.__all__)) == len(capsule.__all__)
 

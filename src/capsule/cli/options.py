@@ -66,6 +66,8 @@ OPTIONS = {
         "--ulimit": ("NAME=N[:HARD]", "another limit of setrlimit(2), of each process"),
         "--allow-degraded": ("LIMIT", "without cgroups: memory, pids, cpus, cpu-time"),
         "--net": ("KIND", "none (only a loopback) or host"),
+        "--allow-net": ("HOST[:PORT]", "only this host: a name, *.name, address, CIDR"),
+        "--publish": ("PORT:PORT", "of this host's loopback: of the capsule; also -p"),
         "--tcp-connect": ("PORT", "of the host's network, TCP to this port only"),
         "--tcp-bind": ("PORT", "TCP sockets bound to this port only"),
     },
@@ -79,13 +81,21 @@ OPTIONS = {
     "reports": {
         "--json": ("FILE", "write the whole result; - captures the output into it"),
         "--stats": ("", "memory, CPUs, processes: live on a terminal; in the end"),
+        "--net-log": ("FILE", "lines of JSON about what was reached and refused"),
         "--raw": ("", "let output control the terminal, also where nobody types"),
         "--quiet": ("", "no message of Capsule's about the end; also -q"),
         "--verbose": ("", "say what is shown and how it ended; -v; -vv: each step"),
         "--help": ("", "show this text; also -h"),
     },
 }
-SHORT = {"-e": "--env", "-m": "--memory", "-q": "--quiet", "-v": "--verbose", "-h": "--help"}
+SHORT = {
+    "-e": "--env",
+    "-m": "--memory",
+    "-p": "--publish",
+    "-q": "--quiet",
+    "-v": "--verbose",
+    "-h": "--help",
+}
 FLAGS = {flag: takes for group in OPTIONS.values() for flag, (takes, _) in group.items()}
 
 EXIT_STATUSES = """\

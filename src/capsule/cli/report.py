@@ -105,6 +105,8 @@ def explain(result: Result) -> None:
         say(f"{name}: {how}")
     for each in result.denials:
         say(f"refused: {each.describe()}")
+    if result.network:
+        say(f"network: {'; '.join(one.describe() for one in result.network)}")
     if result.denials_omitted:
         say(f"refused: {result.denials_omitted} more, of kinds beyond the {len(result.denials)} told")
     for hint in result.hints:
@@ -199,6 +201,7 @@ def _of_result(result: Result) -> dict[str, object]:
     fields["stderr"] = _text(result.stderr)
     fields["changes"] = [_plain(change) for change in result.changes]
     fields["denials"] = [_plain(each) for each in result.denials]
+    fields["network"] = [_plain(one) for one in result.network]
     fields["set_aside"] = [_plain(one) for one in result.set_aside]
     fields["usage"] = {name: getattr(result.usage, name) for name in result.usage.__value_fields__}
     return fields

@@ -8,7 +8,7 @@ from capsule.base.errors import PolicyError
 from capsule.confine.seccomp.spec import Seccomp
 from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount
-from capsule.policy.policy import Policy
+from capsule.policy.policy import Network, Policy
 from capsule.policy.units import parse_count, parse_size
 
 from .options import FLAGS, OPTIONS
@@ -90,6 +90,8 @@ def to_policy(options: Options) -> Policy:
             changes[field] = (*(getattr(base, field) or ()), *ports)
     for flag, field in _LISTS.items():
         changes[field] = (*getattr(base, field), *options.all(flag))
+    if options.has("--allow-net"):
+        changes["network"] = _hosts(options, base)
     variables = dict(base.extra_env) | dict(map(_variable, options.all("--env")))
     return base.replace(
         mounts=(*base.mounts, *_mounts(options)),
@@ -98,6 +100,15 @@ def to_policy(options: Options) -> Policy:
         seccomp=_seccomp(options, base.seccomp),
         **changes,
     )
+
+
+def _hosts(options: Options, base: Policy) -> tuple[str, ...]:
+    """Those that the profile names, and those of the options."""
+    if options.has("--net"):
+        message = f"--allow-net: --net {options.last('--net')} says otherwise"
+        raise PolicyError(message, field="network", value=options.last("--net"), hint="leave --net out")
+    named = () if isinstance(base.network, Network) else base.network.rules
+    return (*named, *options.all("--allow-net"))
 
 
 def _profile(options: Options) -> tuple[Policy, bool]:
@@ -250,6 +261,7 @@ _LISTS = {
     "--unprotect": "unprotect",
     "--show-secret": "show_secrets",
     "--allow-degraded": "allow_degraded",
+    "--publish": "publish",
 }
 _PORTS = {"--tcp-connect": "tcp_connect", "--tcp-bind": "tcp_bind"}
 # Those of the output have a function of their own.

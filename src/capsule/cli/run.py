@@ -7,14 +7,17 @@ import os
 
 from capsule import api
 from capsule.base import signals
-from capsule.base.errors import CapsuleError
-from capsule.process.stdio import DEVNULL, INHERIT, PIPE
+from capsule.base.errors import CapsuleError, PolicyError
+from capsule.process.stdio import DEVNULL, INHERIT, PIPE, given
 
 from .forward import Forwarding, die_of
 from .request import effective, place_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from typing import IO
+
     from capsule.planner.plan import Terminal
     from capsule.policy.policy import Policy
     from capsule.process.handle import Process
@@ -122,13 +125,12 @@ def _run_command(options: Options, policy: Policy, ending: _Ending) -> Result:
             report.tell_view(plan, policy)
     with (
         Forwarding() as forwarding,
-        api.start(
+        _net_log(options) as log,
+        api.begin(
             options.command,
             policy,
-            stdin=stdio[0],
-            stdout=stdio[1],
-            stderr=stdio[2],
-            terminal=terminal,
+            given(stdin=stdio[0], stdout=stdio[1], stderr=stdio[2], net_log=log),
+            terminal,
         ) as process,
     ):
         from capsule.process.handle import loop_of
@@ -143,6 +145,21 @@ def _run_command(options: Options, policy: Policy, ending: _Ending) -> Result:
             with Live(process, policy.limits) as live:
                 return _attend(process, forwarding, ttys, ending, live, raw=raw)
         return _attend(process, forwarding, ttys, ending, raw=raw)
+
+
+def _net_log(options: Options) -> AbstractContextManager[IO[bytes] | None]:
+    """Where lines about the network go."""
+    name = options.last("--net-log")
+    if name is None:
+        from contextlib import nullcontext
+
+        return nullcontext()
+    try:
+        return open(name, "ab", buffering=0)
+    except OSError as error:
+        message = f"--net-log: cannot write {name}: {error.strerror}"
+        hint = "name a file that you may write"
+        raise PolicyError(message, field="net_log", value=name, hint=hint) from None
 
 
 def _terminal(ttys: list[int]) -> Terminal | None:

@@ -41,11 +41,17 @@ class Template:
     Args:
         compiled: the plan of any command that is to run in one of them, and what it was made of.
         caller: who makes and uses them.
+
+    Raises:
+        PolicyError: it has a list of hosts, or publishes something.
     """
 
     def __init__(self, compiled: Compiled, caller: Caller) -> None:
         self._caller = caller
         plan = compiled[0]
+        if plan.way is not None:
+            message = "network: a pool's capsules have none, or the host's, and publish nothing"
+            raise PolicyError(message, field="network", hint="use capsule.run, or capsule.run_async")
         self.compiled = compiled
         self._steps = part(plan).first
         self._places = places_of(tuple(str(step.path) for step in self._steps if _is_tree(step)))
@@ -151,7 +157,7 @@ class Spare:
                 passed = dict(pairs_of(given.passed))
                 running = hand_over(*(warm, *compiled, stdio), passed=passed, still=still, held=held)
                 if running is not None:
-                    receive(running, closing, None)
+                    receive(running, plan, closing, None)
             except BrokenPipeError:
                 running = None
             except BaseException:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from .identity import Ids
     from .limits import Bounds
+    from .network import Way
     from .view import View
 
 # What Capsule itself puts there: directories, links, small files, mount points.
@@ -61,6 +62,7 @@ class Plan(Value):
         watched: writable trees to look through at the end.
         filter: of system calls, or None.
         cgroup: (file, content) of the capsule's own cgroup, or None if it has none.
+        way: how the network is reached from inside, and what is inside from the network; or None.
     """
 
     steps: tuple[s.Step, ...]
@@ -73,12 +75,16 @@ class Plan(Value):
     watched: tuple[Watch, ...] = ()
     filter: Filter | None = None
     cgroup: tuple[tuple[str, str], ...] | None = None
+    way: Way | None = None
 
     @property
     def gifts(self) -> int:
-        """How many descriptors init will send: the upper layers in memory, then a terminal."""
-        return sum(isinstance(step, s.Terminal) for step in self.steps) + sum(
-            not kept for _, _, kept in self.overlays
+        """How many descriptors init will send: upper layers in memory, sockets, then a terminal."""
+        sockets = 0 if self.way is None else self.way.gifts
+        return (
+            sum(not kept for _, _, kept in self.overlays)
+            + sockets
+            + sum(isinstance(step, s.Terminal) for step in self.steps)
         )
 
     def __str__(self) -> str:
@@ -142,11 +148,12 @@ def _make_plan(
     check_out_of_reach(bounds, host, survey.found)
     abi = abi_of(policy, host)
     given = policy, host, command, survey, ids, bounds, abi
+    way = _way(policy)
     building, notes = kept.view(lambda: _building(*given), *given)
     return Plan(
         steps=(
             *building,
-            *_machine(policy, terminal, bounds, filter_),
+            *_machine(policy, way, terminal, bounds, filter_),
             *_command_steps(policy, command, ids, filter_, bounds, descriptors, abi),
         ),
         args=command.args,
@@ -158,7 +165,17 @@ def _make_plan(
         watched=survey.watched,
         filter=filter_,
         cgroup=bounds.settings,
+        way=way,
     )
+
+
+def _way(policy: Policy) -> Way | None:
+    """The way in and out, if there is one."""
+    if isinstance(policy.network, Network) and not policy.publish:
+        return None
+    from .network import make_way  # only where there is one
+
+    return make_way(policy)
 
 
 def _filter(policy: Policy, host: Host, command: Command, ids: Ids) -> Filter | None:
@@ -339,10 +356,12 @@ def _proc_steps(view: View) -> Iterator[s.Step]:
 
 
 def _machine(
-    policy: Policy, terminal: Terminal | None, bounds: Bounds, filter_: Filter | None
+    policy: Policy, way: Way | None, terminal: Terminal | None, bounds: Bounds, filter_: Filter | None
 ) -> Iterator[s.Step]:
-    if policy.network is Network.NONE:
+    if policy.network is not Network.HOST:
         yield s.Loopback()
+    if way is not None:
+        yield from way.steps()
     yield s.Hostname(policy.hostname)
     if terminal is not None:
         bits = sum(1 << fd for fd in terminal.descriptors)

@@ -36,18 +36,13 @@ def protections(
     policy: Policy, ids: Ids, filter_: Filter | None, bounds: Bounds, *, landlock: str
 ) -> dict[str, str]:
     """Return what is promised, each with what enforces it."""
-    network = (
-        "network namespace with a loopback interface only"
-        if policy.network is Network.NONE
-        else "none: the host's network is shared"
-    )
     return {
         "identity": f"user namespace: uid {ids.command[0]} inside is uid {ids.outside[0]} outside",
         "processes": "PID namespace; init is not dumpable; all end with the command or the supervisor",
         "files": "mount namespace; pivot_root to a tmpfs, the host's tree detached; read-only binds",
         "hostname": "UTS namespace",
         "cgroup": "cgroup namespace",
-        "network": network,
+        "network": _network(policy),
         "capabilities": (
             f"only those over the mapped ids: {', '.join(OVER_IDS_NAMES)}"
             if kept_capabilities(policy)
@@ -60,3 +55,12 @@ def protections(
         **dict(bounds.protections),
         "descriptors": "only the standard ones and those named by the caller",
     }
+
+
+def _network(policy: Policy) -> str:
+    if policy.network is Network.HOST:
+        return "none: the host's network is shared"
+    kept = "network namespace with a loopback interface only"
+    if isinstance(policy.network, Network):
+        return kept
+    return f"{kept}; a proxy outside connects to {', '.join(policy.network.rules)}"

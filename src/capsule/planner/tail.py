@@ -110,7 +110,7 @@ def _sysctls(policy: Policy, host: Host, ids: Ids) -> Iterator[s.Step]:
         for name in filter(_IPC.__contains__, host.sysctls):
             yield s.Sysctl(name, _IPC[name] or str(_SHARED // host.page_size))
     has_root = ids.set_up == (0, 0) or version(host.kernel) >= SETS_NETWORK
-    if policy.network is Network.NONE and has_root:
+    if policy.network is not Network.HOST and has_root:
         gid = ids.command[1]
         own = {_PORTS: "0", _PINGS: f"{gid} {gid}"}
         yield from (s.Sysctl(name, own[name]) for name in host.sysctls if name in own)

@@ -190,6 +190,10 @@ def _place_system(places: Places, host: Host, policy: Policy, command: Command) 
         places.update((path, Source(path)) for path in host.installed)
     if policy.network is Network.HOST and host.resolv_conf is not None:
         places["/etc/resolv.conf"] = Source(host.resolv_conf)
+    elif not isinstance(policy.network, Network):
+        from .network import RESOLV_CONF
+
+        places["/etc/resolv.conf"] = s.File("/etc/resolv.conf", 0o644, RESOLV_CONF)
 
 
 def _place_generated(places: Places, policy: Policy, command: Command, ids: Ids) -> None:

@@ -13,7 +13,7 @@ from capsule.confine.seccomp.spec import Seccomp
 from .limits import Limits
 from .mounts import CONTENT_SIZE, Mount, in_force
 from .paths import absolute, check_path
-from .units import wrong
+from .units import check_ports, wrong
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Self, TypedDict, Unpack
 
     from .limits import LimitFields
+    from .network import Only
 
     Variables = Mapping[str, str] | Mapping[bytes, bytes] | Sequence[tuple[str, str]]
     Maybe = Variables | Mapping[str, str | None] | Sequence[tuple[str, str | None]]
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
         protect: Sequence[str]
         unprotect: Sequence[str]
         show_secrets: Sequence[str]
-        network: Network | Literal["none", "host"]
+        network: Network | Only | Literal["none", "host"] | list[str] | tuple[str, ...]
+        publish: Sequence[str]
         hostname: str
         uid: int
         gid: int
@@ -70,6 +72,22 @@ class Network(Choice):
     """A network namespace of its own with a loopback interface, and nothing else."""
     HOST = "host"
     """The host's: every service that listens on the host, abstract sockets included."""
+
+    @staticmethod
+    def only(*rules: str) -> Only:
+        """A network namespace of its own, from which some hosts can be reached: docs/network.md.
+
+        Args:
+            rules: ``HOST[:PORT[,PORT]...]``, ports 80 and 443 unless given: a name, ``*.example.org``
+                for all below it, ``*`` for all, an address, a network (CIDR); ``localhost:PORT`` is
+                this host.
+
+        Raises:
+            PolicyError: a rule is none.
+        """
+        from .network import only
+
+        return only(rules)
 
 
 class System(Choice):
@@ -118,7 +136,10 @@ class Policy(Value):
         unprotect: names of that list to leave writable; "all" for the whole list.
         show_secrets: names of the table of secrets in a home (docs/files.md) that are not hidden
             where a mount shows a whole home; "all" for the whole table.
-        network: which network.
+        network: which network: none, the host's, or a list of hosts that can be reached, which
+            `Network.only` makes.
+        publish: ``HOSTPORT:PORT`` for each port inside that can be reached by a port of the host's, on
+            127.0.0.1 unless ``ADDRESS:HOSTPORT:PORT`` says another; with HOSTPORT 0 a free one.
         hostname: the hostname inside.
         uid: user id inside.
         gid: group id inside.
@@ -155,7 +176,8 @@ class Policy(Value):
     protect: tuple[str, ...] = ()
     unprotect: tuple[str, ...] = ()
     show_secrets: tuple[str, ...] = ()
-    network: Network = Network.NONE
+    network: Network | Only = Network.NONE
+    publish: tuple[str, ...] = ()
     hostname: str = "capsule"
     uid: int = 0
     gid: int = 0
@@ -197,7 +219,11 @@ class Policy(Value):
         self._set("git", _choice(Git, self.git, "git"))
         for field in ("protect", "unprotect", "show_secrets"):
             self._set(field, _names(self.__dict__[field], field))
-        self._set("network", _choice(Network, self.network, "network"))
+        self._set("network", _network(self.network))
+        if self.publish != ():
+            from .network import published
+
+            self._set("publish", published(self.publish, on_host=self.network is Network.HOST))
         self._set("id_map", _choice(IdMap, self.id_map, "id_map"))
         self._set("hostname", _hostname(self.hostname))
         for field in ("uid", "gid"):
@@ -218,7 +244,7 @@ class Policy(Value):
         self._set("landlock", _landlock(self.landlock))
         for field in ("tcp_connect", "tcp_bind"):
             if self.__dict__[field] is not None:
-                self._set(field, _ports(self.__dict__[field], field))
+                self._set(field, check_ports(self.__dict__[field], field))
 
     def _check_keep_id(self) -> None:
         for field, other in (("uid", 0), ("gid", 0), ("id_map", IdMap.CALLER)):
@@ -271,6 +297,17 @@ def _choice(kind: type[Choice], value: Any, field: str) -> Choice:
         raise wrong(field, value, f"one of {choices}", f"write one of {choices}") from None
 
 
+def _network(value: Any) -> Network | Only:
+    """An empty list allows nothing."""
+    if isinstance(value, (Network, str)):
+        return _choice(Network, value, "network")  # type: ignore[return-value]
+    if not value and isinstance(value, (list, tuple)):
+        return Network.NONE
+    from .network import only  # only where there is a list
+
+    return only(value)
+
+
 def _degradable(value: Any) -> tuple[str, ...]:
     choices, hint = ", ".join(DEGRADABLE), 'write a list, such as ["memory", "pids"]'
     if not isinstance(value, (list, tuple)):
@@ -299,19 +336,6 @@ def _landlock(value: object) -> str:
         hint = f"write auto, off, or a version from 1 to {landlock.NEWEST}"
         raise wrong("landlock", value, "auto, off or a version of Landlock", hint)
     return word
-
-
-def _ports(value: Any, field: str) -> tuple[int, ...]:
-    hint = "write numbers from 1 to 65535, such as [443]"
-    if not isinstance(value, (list, tuple)):
-        raise wrong(field, value, "a list of ports", hint)
-    return tuple(sorted({_port(port, field, hint) for port in value}))
-
-
-def _port(value: object, field: str, hint: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 1 << 16:
-        raise wrong(field, value, "a port", hint)
-    return value
 
 
 def _hostname(value: object) -> str:

@@ -143,3 +143,21 @@ def _to_float(digits: str) -> float:
         return float(digits)
     except ValueError:
         return -1.0
+
+
+def check_ports(value: object, field: str) -> tuple[int, ...]:
+    """Return ports in their order, each once.
+
+    Raises:
+        PolicyError: it is no list of them.
+    """
+    hint = "write numbers from 1 to 65535, such as [443]"
+    if not isinstance(value, (list, tuple)):
+        raise wrong(field, value, "a list of ports", hint)
+    return tuple(sorted({_port(port, field, hint) for port in value}))
+
+
+def _port(value: object, field: str, hint: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 1 << 16:
+        raise wrong(field, value, "a port", hint)
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import time
 
 from capsule.base import signals
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from capsule.policy.limits import Limits
 
     from .launch import Running
+    from .network.proxy import Proxy
     from .result import Usage
     from .stdio import Streams
 
@@ -56,6 +58,7 @@ class Process:
         closing: Closing | None = None,
         leaf: Leaf | None = None,
         reaper: Callable[[int, int], None] | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
         # All inside is dead when init says so; where nothing else is left, nobody waits for its end.
         self._reaper = reaper if leaf is None and closing is None else None
@@ -74,9 +77,27 @@ class Process:
         self._limits = limits
         self._streams = streams
         self._loop = Loop(running, self._records, streams, limits.output, leaf)
+        self._proxy = proxy
+        if proxy is not None:
+            self._loop.watch(proxy.fileno(), select.POLLIN, self.open_network)
         self._plan = plan
         self._killed = self._reaped = False
         self._result: Result | None = None
+
+    def open_network(self) -> None:
+        """Begin the proxy, if there is to be one and it has not begun. `wait` does so by need.
+
+        Raises:
+            HostError, SetupError: as `capsule.start`.
+        """
+        if self._proxy is not None and not self._proxy.has_begun:
+            self._loop.unwatch(self._proxy.fileno())
+            self._proxy.open()
+
+    @property
+    def published(self) -> Mapping[int, tuple[str, int]]:
+        """Of each port inside that is published, the address and port of the host's."""
+        return {} if self._proxy is None else self._proxy.published
 
     # --- streams ------------------------------------------------------------------------
 
@@ -275,10 +296,13 @@ class Process:
         """
         try:
             result = self._make_result(output=output)
+            if self._proxy is not None:
+                contacts, told = self._proxy.finish(killed=self._killed)
+                result = result.replace(network=contacts, notes=told)
         finally:
             self._release()
             found = None if self._closing is None else self._closing.examine()
-        notes = () if found is None else found.notes
+        notes = result.notes if found is None else (*result.notes, *found.notes)
         if self._leaf is not None and self._leaf.left:
             notes = (f"the cgroup {self._leaf.path} could not be removed", *notes)
         if found is not None or notes:
@@ -307,6 +331,8 @@ class Process:
             return
         # While init's mounts are taken down.
         self._streams.close()
+        if self._proxy is not None:
+            self._proxy.close()
         for fd in (running.status, running.lifeline):
             os.close(fd)
         if self.terminal is not None:

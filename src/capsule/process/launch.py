@@ -38,7 +38,8 @@ class Running(Value):
         pidfd: descriptor of init, readable when the whole PID namespace is gone.
         status: reads records.
         lifeline: its end ends the capsule; a byte is a signal to pass on.
-        gifts: descriptors that init sent: upper layers in memory, then the master of a pty.
+        gifts: descriptors that init sent: upper layers in memory, sockets, then the master of a pty.
+        channel: socket by which init is asked for more, if its plan says so; else -1.
         handed_over: CLOCK_MONOTONIC at which it got its command, if it was made before that; else 0.
     """
 
@@ -47,6 +48,7 @@ class Running(Value):
     status: int
     lifeline: int
     gifts: tuple[int, ...] = ()
+    channel: int = -1
     handed_over: float = 0.0
 
 
@@ -83,8 +85,8 @@ def launch(
             about = plan, host, command, survey, leaf
             return failure_of(report, pids, *about, origin, looked=host.presumed)
 
-        text = expecting(text, host)
-        return _launch(text, plan.gifts, stdio, {**given, **more}, launcher, held, failure, meanwhile)
+        about = {**given, **more}, launcher, held, failure, meanwhile, plan.way is not None
+        return _launch(expecting(text, host), plan.gifts, stdio, *about)
 
     # The files of a base belong to each of its capsules.
     shares = plan.filter is not None and plan.filter.refuses_leases
@@ -161,16 +163,18 @@ def _launch(
     held: signals.Held | None,
     failure: Callable[[bytes, Sequence[int]], CapsuleError],
     meanwhile: Callable[[], None] | None,
+    channel: bool = False,
 ) -> Running:
-    """Have a plan performed, and take as many descriptors as init sends."""
-    with Gifts(count) as gifts:
+    """Have a plan performed, take as many descriptors as init sends, and keep the *channel* to it."""
+    with Gifts(count, always=channel) as gifts:
         child = spawn.spawn(text, stdio, passed={**given, **gifts.theirs}, launcher=launcher)
         gifts.sent()
         running = _await(child, held, failure, meanwhile)
-        if not count:
+        if not count and not channel:
             return running
         try:
-            return running.replace(gifts=gifts.take())
+            taken = gifts.take()
+            return running.replace(gifts=taken, channel=gifts.keep().detach() if channel else -1)
         except BaseException:
             end(running)
             raise
@@ -190,8 +194,9 @@ def _make_base(
 def end(running: Running) -> None:
     """Kill a capsule that nobody watches, reap it and close what is ours of it."""
     kill(running.pid)
-    for fd in (running.pidfd, running.status, running.lifeline, *running.gifts):
-        os.close(fd)
+    for fd in (running.pidfd, running.status, running.lifeline, running.channel, *running.gifts):
+        if fd >= 0:
+            os.close(fd)
 
 
 def _await(

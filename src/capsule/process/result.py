@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from capsule.changes.values import Change, SetAside
     from capsule.confine.seccomp.denials import Denial
 
+    from .network.contact import Contact
+
 
 class Outcome(Choice):
     """How a run ended. What the command itself did is told apart from what was done to it."""
@@ -110,6 +112,8 @@ class Result(Value):
         changes: what the upper layers of overlays changed, each layer in the order of its paths.
         changes_complete: whether that is all; a program can make more than are listed.
         set_aside: protected paths that the command made in writable trees; see ``Policy.protect``.
+        network: what was reached, of a capsule with a list of hosts or published ports, and what was
+            refused; see `Contact`.
         notes: what else was noticed at the end.
         hints: of a command that failed, or said so, what may be of use: which paths of the host its
             words name that are not shown; that a directory is shown read-only, where that was an error.
@@ -131,6 +135,7 @@ class Result(Value):
     changes: tuple[Change, ...] = ()
     changes_complete: bool = True
     set_aside: tuple[SetAside, ...] = ()
+    network: tuple[Contact, ...] = ()
     notes: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
 

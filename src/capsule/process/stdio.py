@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from capsule.base.descriptors import Descriptors
 
-    Stdio = int | IO[Any] | None
+    File = int | IO[Any] | None
+    Stdio = File
 
     class Words(TypedDict, total=False):
         """What `given` takes."""
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         encoding: str | None
         errors: str | None
         pass_fds: Iterable[int]
+        net_log: File
 
 
 # The values of subprocess, so that either module's names do; INHERIT is Capsule's own.
@@ -232,12 +234,14 @@ class Given(Value):
         input: what is written to its standard input.
         encoding: how bytes become text, or None.
         passed: further descriptors of the caller's that it keeps.
+        net_log: for lines about the network, or -1.
     """
 
     stdio: tuple[Stdio, Stdio, Stdio]
     input: bytes = b""
     encoding: Encoding | None = None
     passed: tuple[int, ...] = ()
+    net_log: int = -1
 
     def is_plain(self) -> bool:
         """Return whether it is nothing but what `PLAIN` says: what most are."""
@@ -257,6 +261,7 @@ def given(
     encoding: str | None = None,
     errors: str | None = None,
     pass_fds: Iterable[int] = (),
+    net_log: File = None,
 ) -> Given:
     """Check what `capsule.start` is given of them.
 
@@ -266,7 +271,8 @@ def given(
     coding = encoding_of(text, encoding, errors)
     data = input_bytes(input, coding)
     first = PIPE if input is not None else DEVNULL if stdin is None else stdin
-    return Given((first, stdout, stderr), data, coding, checked_fds(pass_fds))
+    about = (first, stdout, stderr), data, coding, checked_fds(pass_fds)
+    return Given(*about) if net_log is None else Given(*about, _open_file(net_log, "net_log"))
 
 
 def check_input(input: object, stdin: object) -> None:
@@ -331,6 +337,16 @@ def _open(given: Stdio, name: str, number: int, theirs: Descriptors) -> int:
         message = f"{name}: descriptor {fd} is not open"
         raise PolicyError(message, field=name, value=fd, hint=hint) from None
     theirs.give(fd)
+    return fd
+
+
+def _open_file(file: int | IO[Any], name: str) -> int:
+    fd = file if isinstance(file, int) else file.fileno()
+    try:
+        os.fstat(fd)
+    except OSError:
+        message = f"{name}: descriptor {fd} is not open"
+        raise PolicyError(message, field=name, value=fd, hint="pass one that is open") from None
     return fd
 
 

@@ -181,6 +181,8 @@ def test_no_option_is_the_default_policy() -> None:
         (["--hostname", "box"], "hostname", "box"),
         (["--net", "host"], "network", Network.HOST),
         (["--net", "none"], "network", Network.NONE),
+        (["--allow-net", "a.b", "--allow-net=c.d:1,2"], "network", Network.only("a.b", "c.d:1,2")),
+        (["-p", "8080:80", "--publish=0:81"], "publish", ("127.0.0.1:8080:80", "127.0.0.1:0:81")),
         (["--inherit-env"], "inherit_env", True),
         (["--landlock", "off"], "landlock", "off"),
         (["--landlock=6"], "landlock", "6"),
@@ -241,7 +243,7 @@ def test_every_option_has_an_effect() -> None:
         "--cpu-time": "1", "--idle": "1", "--memory": "1M", "--swap": "1M", "--cpus": "1",
         "--cpu-weight": "1", "--pids": "1", "--file-size": "1", "--open-files": "16",
         "--allow-degraded": "cpu-time", "--tcp-connect": "443", "--tcp-bind": "80",
-        "--ulimit": "rtprio=5", "--landlock": "off",
+        "--ulimit": "rtprio=5", "--landlock": "off", "--allow-net": "a.b", "--publish": "8080:80",
     }  # fmt: skip
     assert set(examples) == set(FLAGS) - set(OPTIONS["reports"])
     for flag, value in examples.items():
@@ -498,6 +500,11 @@ def test_no_id(flag: str, word: str) -> None:
         (["--env==x"], "extra_env"),
         (["--net", "some"], "network"),
         (["--net="], "network"),
+        (["--allow-net="], "network"),
+        (["--allow-net", "none"], "network"),
+        (["--allow-net", "a.b", "--net=host"], "network"),
+        (["-p80"], "publish"),
+        (["-p8080:80", "--net=host"], "publish"),
         (["--uid-map", "all"], "id_map"),
         (["--timeout="], "timeout"),
         (["--timeout", "soon"], "timeout"),

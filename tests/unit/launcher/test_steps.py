@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capsule.base.text import describe_size, printable
+from capsule.launcher import network  # noqa: F401 - steps as well
 from capsule.launcher import steps as s
 from capsule.launcher.shown import describe_attributes
 from tests.unit.examples import CASES
@@ -21,11 +22,13 @@ numbers = st.integers(0, 2**64 - 1)
 VALUES = {"p": paths, "s": words, "n": numbers}
 # One text more than the launcher is told, for people.
 LABELS = {
+    "any-address": 1,
     "attach": 1,
     "cgroup": 2,
     "landlock-beneath": 1,
     "landlock-port": 1,
     "landlock-ruleset": 1,
+    "listen": 2,
     "rlimit": 1,
     "seccomp": 1,
     "setrlimit": 3,

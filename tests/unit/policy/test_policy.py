@@ -140,7 +140,8 @@ def test_any_text_is_a_value_or_an_error(text: str) -> None:
 WRONG: dict[str, list[Any]] = {
     "mounts": ["/data", [1], ["/data"], 5, None, {"/a": "/b"}],
     "root": ["", "a\0b", 5],
-    "network": ["bridge", 1, None, []],
+    "network": ["bridge", 1, None, [1], {"a": 1}],
+    "publish": ["8080:80", 1, [80], None],
     "id_map": ["root", 1, None],
     "hostname": ["", "-a", ".a", "a b", "a_b", "a\n", "ä", "x" * 65, "a\0", 5, None],
     "uid": [-1, 2**32 - 1, 2**64, True, "0", 1.0, None],

@@ -12,13 +12,13 @@ from capsule.base.values import Choice, Value
 from capsule.confine.seccomp.spec import Seccomp
 from capsule.policy.limits import Limits
 from capsule.policy.mounts import Mount, MountKind
-from capsule.policy.policy import Git, IdMap, Network, Policy, System
+from capsule.policy.policy import Git, IdMap, Policy, System
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CHOICES: dict[str, type[Choice]] = {kind.__name__: kind for kind in (System, Git, Network, IdMap)}
+CHOICES: dict[str, type[Choice]] = {kind.__name__: kind for kind in (System, Git, IdMap)}
 
 # What the types say -> shape. The Any of a variable takes more in Python than TOML has.
 _OF_POLICY = {
@@ -32,6 +32,7 @@ _OF_POLICY = {
     "Any": "variables",
     "Limits": "limits",
     "Seccomp": "seccomp",
+    "Network | Only": "network",
     **{name: name for name in CHOICES},
 }
 _OF_LIMITS = {"float | None": "time", "int | None": "size", "tuple[str, ...]": "texts"}

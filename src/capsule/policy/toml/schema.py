@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capsule.confine import landlock
 from capsule.policy.mounts import Mount, MountKind
-from capsule.policy.policy import LANDLOCK_AUTO, LANDLOCK_OFF
+from capsule.policy.policy import LANDLOCK_AUTO, LANDLOCK_OFF, Network
 from capsule.policy.units import MOST_CPUS, parse_size
 
 from . import keys
@@ -77,7 +77,7 @@ def _key(shape: Shape) -> Schema:
 
 def _default(shape: Shape) -> object:
     """As JSON has it. A table or an array that is left out is an empty one."""
-    if shape.shape in keys.CHOICES:
+    if shape.shape in keys.CHOICES or shape.shape == "network":
         return getattr(shape.default, "value", None)
     if shape.shape == "size" and shape.default is not None:
         return parse_size(shape.default, "size")  # type: ignore[arg-type]
@@ -87,6 +87,9 @@ def _default(shape: Shape) -> object:
 def _value(shape: Shape) -> Schema:
     if shape.shape in keys.CHOICES:
         return {"enum": [member.value for member in keys.CHOICES[shape.shape]]}
+    if shape.shape == "network":
+        kinds = [member.value for member in Network]
+        return {"anyOf": [{"enum": kinds}, {"type": "array", "items": {"type": "string"}}]}
     if shape.shape == "limits":
         return _table(keys.of_limits())
     if shape.shape == "seccomp":

@@ -83,7 +83,7 @@ def _check(document: Document, key: str, value: object) -> None:
             if limit == NO_LIMIT or name == "ulimits":
                 raise _looser(document, ("limits", name))
     elif key == "network":
-        if value != Network.NONE.value:
+        if value not in (Network.NONE.value, []):
             raise _looser(document, (key,))
     elif key == "seccomp":
         # A profile cannot be said to be the stricter one of two.

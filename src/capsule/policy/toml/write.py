@@ -8,6 +8,7 @@ import os
 from capsule.base.text import describe_size
 from capsule.policy.mounts import OVERLAY_SIZE
 from capsule.policy.paths import inside_path
+from capsule.policy.policy import Network
 from capsule.policy.units import parse_size
 
 from . import document, keys
@@ -58,7 +59,9 @@ def _line(name: str, shape: str, value: Any) -> str:
 
 
 def _written(shape: str, value: Any) -> str:
-    if shape in keys.CHOICES:
+    if shape == "network" and not isinstance(value, Network):
+        return document.literal(value.rules)
+    if shape in keys.CHOICES or shape == "network":
         return document.literal(value.value)
     if shape == "size":
         return _size(value)

@@ -92,15 +92,23 @@ _PART = _SOME.filter(lambda word: "/" not in word and word not in (".", ".."))
 _NAMES = st.lists(st.lists(_PART, min_size=1, max_size=2).map("/".join), max_size=3)
 _PLAIN = frozenset("*?[" + "".join(map(chr, (*range(32), *range(127, 160)))))
 _VARIABLE = _SOME.filter(lambda word: "=" not in word)
+
+
+def _policy(**fields: Any) -> Policy:
+    """What listens in the host's network cannot be published."""
+    return Policy(**fields | ({"publish": ()} if fields["network"] is Network.HOST else {}))
+
+
 POLICIES = st.builds(
-    Policy,
+    _policy,
     mounts=st.lists(st.one_of(*MOUNTS.values()), max_size=5).map(_in_force),
     root=st.none() | _SOME,
     system=st.sampled_from(list(System)),
     show_cwd=FLAG,
     protect=_NAMES.map(lambda names: [name for name in names if _PLAIN.isdisjoint(name)]),
     unprotect=st.lists(st.sampled_from([guard.name for guard in protected.TABLE]), max_size=3),
-    network=st.sampled_from(list(Network)),
+    network=st.sampled_from([*Network, ("pypi.org",), ("*.example.org:22,443", "[2001:4860::/32]")]),
+    publish=st.sampled_from([(), ("8080:80",), ("0:80", "[::1]:53:53")]),
     hostname=st.from_regex(r"[a-z0-9][a-z0-9.-]{0,63}", fullmatch=True),
     uid=st.integers(0, 2**32 - 2),
     gid=st.integers(0, 2**32 - 2),

@@ -176,7 +176,7 @@ def refused(text: str) -> PolicyError:
         ("hostname = ''", "p.toml:1: hostname: not a hostname"),
         ("hostname = 5", "p.toml:1: hostname: not text: 5"),
         ("network = 'some'", 'p.toml:1: network: not one of none, host: "some"'),
-        ("network = ['none']", "p.toml:1: network: not one of none, host"),
+        ("network = ['none']", "p.toml:1: network[0]: not a host"),
         ("root = ''", 'p.toml:1: root: not a path: ""'),
         ('root = "a\\u0000b"', "p.toml:1: root: not a path"),
         ("root = { base64 = '?' }", 'p.toml:1: root: not base64: "?"'),

@@ -1,0 +1,1 @@
+"""How a capsule reaches the network, and is reached: the proxy's process, and what it tells."""
