@@ -483,10 +483,12 @@ NEEDS: dict[str, Need] = {
         for name in (
             "bindfs",
             "busybox",
+            "curl",
             "gcc",
             "gdb",
             "git",
             "gpg",
+            "ip",
             "ldd",
             "make",
             "newuidmap",
