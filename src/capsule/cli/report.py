@@ -106,7 +106,7 @@ def explain(result: Result) -> None:
     for each in result.denials:
         say(f"refused: {each.describe()}")
     if result.network:
-        say(f"network: {'; '.join(one.describe() for one in result.network)}")
+        say(f"network used: {'; '.join(one.describe() for one in result.network)}")
     if result.denials_omitted:
         say(f"refused: {result.denials_omitted} more, of kinds beyond the {len(result.denials)} told")
     for hint in result.hints:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from capsule.planner.network import Way
     from capsule.process.handle import Process
+    from capsule.process.result import Usage
 
     Begin = Callable[[Sequence[str], Policy, Sequence[int]], Process]
 
@@ -60,6 +61,8 @@ class Proxy:
 
     Attributes:
         published: port inside to (address, port) on the host.
+        process: what dials, once it was begun.
+        usage: what that used, once it has ended.
 
     Raises:
         HostError: a port of the host's cannot be had.
@@ -71,7 +74,8 @@ class Proxy:
         self._owned: list[int] = []
         self._sockets: tuple[int, ...] = ()
         self._channel = -1
-        self._process: Process | None = None
+        self.process: Process | None = None
+        self.usage: Usage | None = None
         self.published: dict[int, tuple[str, int]] = {}
         self._doors: list[int] = []
         try:
@@ -118,7 +122,7 @@ class Proxy:
     @property
     def has_begun(self) -> bool:
         """Whether it runs."""
-        return self._process is not None
+        return self.process is not None
 
     def open(self) -> None:
         """Begin it.
@@ -140,7 +144,7 @@ class Proxy:
         }  # fmt: skip
         fd = self._own(os.memfd_create("capsule-proxy", os.MFD_CLOEXEC))
         os.write(fd, marshal.dumps((_all_code(), setup)))
-        self._process = self._begin(_command(fd), _policy(), tuple(self._owned))
+        self.process = self._begin(_command(fd), _policy(), tuple(self._owned))
         self._let_go()
 
     def finish(self, *, killed: bool) -> tuple[tuple[contact.Contact, ...], tuple[str, ...]]:
@@ -149,16 +153,17 @@ class Proxy:
         Args:
             killed: whether what the capsule has sent need not arrive any more.
         """
-        if self._process is None and self._epoll.poll(0) and not killed:
+        if self.process is None and self._epoll.poll(0) and not killed:
             self.open()
-        if self._process is None:
+        if self.process is None:
             self.close()
             return (), ()
-        with self._process as process:
+        with self.process as process:
             if killed:
                 process.kill()
             try:
                 result = process.wait(_PATIENCE)
+                self.usage = result.usage
                 contacts, others = contact.read(result.stdout)
             except (TimeoutError, ValueError):
                 return (), () if killed else ("the proxy ended without an account of the network",)
@@ -169,8 +174,8 @@ class Proxy:
 
     def close(self) -> None:
         """End it, if it runs, and close everything."""
-        if self._process is not None:
-            self._process.__exit__(None, None, None)
+        if self.process is not None:
+            self.process.__exit__(None, None, None)
         self._let_go()
         epoll = getattr(self, "_epoll", None)
         if epoll is not None:
