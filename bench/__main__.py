@@ -18,6 +18,7 @@ from . import bwrap
 from .calls import busy_row, calls_row, filter_row
 from .fleet import executor_row, pool_row, pool_threads_row
 from .many import many_row, memory_row
+from .network import network_row
 from .plot import plot
 from .starts import (
     cli_row,
@@ -46,6 +47,7 @@ ROWS = {
     "pool": pool_row,
     "pool-threads": pool_threads_row,
     "executor": executor_row,
+    "network": network_row,
     "timeline": timeline_row,
     "filter": filter_row,
     "landlock": landlock_row,

@@ -143,8 +143,9 @@ def start(
     """
     words = given(input, stdin, stdout, stderr, text, encoding, errors, pass_fds, net_log)
     process = begin(args, override(policy, overrides), words, terminal)
-    process.open_network()  # nobody may wait for it, as `run` does
-    return process
+    from capsule.process.handle import open_network  # was imported while the launcher was at work
+
+    return open_network(process)  # nobody may wait for it, as `run` does
 
 
 def begin(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +15,15 @@ from hypothesis import strategies as st
 from capsule import profile
 from capsule.base.errors import PolicyError
 from capsule.base.text import describe_size
+from capsule.confine.proxy import dns, opening
+from capsule.confine.proxy.rules import Rules, is_name
 from capsule.confine.seccomp import oci
 from capsule.confine.seccomp.rules import decide
 from capsule.policy import units
+from capsule.policy.network import only, published
 from tests.fuzz.mutants import mutants, seeds
+from tests.unit.confine.proxy.test_dns import question
+from tests.unit.confine.proxy.test_opening import HELLO, REQUEST, in_records
 from tests.unit.confine.seccomp import machine, samples
 from tests.unit.confine.seccomp.test_programs import called, emitted, returned
 
@@ -88,6 +94,53 @@ def test_a_quantity_is_in_its_range_or_an_error(text: str) -> None:
         assert least <= value <= most
         if parse is units.parse_size:
             assert units.parse_size(describe_size(int(value)), "field") == value
+
+
+# --- the network --------------------------------------------------------------------------------
+
+_HOSTS = [
+    b"pypi.org:443,80",
+    b"*.example.org",
+    b"[2606:2800::/32]:22",
+    b"10.0.0.0/8:1",
+    b"localhost:8080",
+    b"0.0.0.0:8080:80",
+]
+_MARKS = [b":", b".", b"*", b"/", b"[", b"]", b",", b"@", b"%", b"::", b"0x", b"xn--", *_NUMBERS]
+_REQUESTS = [
+    HELLO,
+    in_records(HELLO, 7),
+    REQUEST,
+    b"GET http://a.b/ HTTP/1.1\nHost: c.d\n\n",
+    b"CONNECT a.b:443 HTTP/1.1\r\n\r\n",
+]
+_OPENINGS = [b"\r\n", b"Host:", b" ", b"\0", b"\x16\x03\x01", b"\x00\x00", b"www.example.org", b"://"]
+
+
+@given(mutants(_HOSTS, _MARKS).map(lambda data: data.decode("utf-8", "surrogateescape")))
+def test_a_rule_is_what_it_says_again_or_an_error(text: str) -> None:
+    """Whatever is written: what is taken has one form, which is taken for the same."""
+    rule = taken(only, [text])
+    assert rule is None or only(list(rule.rules)) == rule
+    ports = taken(partial(published, on_host=False), [text])
+    assert ports is None or published(list(ports), on_host=False) == ports
+
+
+@given(mutants([question(b"www.example.org"), question(b"x" * 63, 28)], [b"\xc0\x0c", b"\0", b"?"]))
+def test_a_question_is_answered_or_not(data: bytes) -> None:
+    """A name is what a host has, or is in no rule."""
+    asked = dns.parse(data)
+    if asked is not None:
+        assert len(asked.answer(dns.OK, b"abcd")) <= dns.MOST + 16
+        assert not Rules(["*:80"]).ports(asked.name) or is_name(asked.name)
+
+
+@given(mutants(_REQUESTS, _OPENINGS), st.integers(0, 400))
+def test_what_was_seen_of_a_beginning_stays_so(data: bytes, size: int) -> None:
+    """A verdict on the first bytes is the verdict on all: nobody sends more to be for somebody else."""
+    first = opening.look(data[:size])
+    if first[0] in (opening.NAMED, opening.UNNAMED):
+        assert opening.look(data)[:2] == first
 
 
 # --- filters of Docker's format -----------------------------------------------------------------

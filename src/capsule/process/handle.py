@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import time
 
 from capsule.base import signals
@@ -79,20 +78,10 @@ class Process:
         self._loop = Loop(running, self._records, streams, limits.output, leaf)
         self._proxy = proxy
         if proxy is not None:
-            self._loop.watch(proxy.fileno(), select.POLLIN, self.open_network)
+            proxy.attach(self._loop)
         self._plan = plan
         self._killed = self._reaped = False
         self._result: Result | None = None
-
-    def open_network(self) -> None:
-        """Begin the proxy, if there is to be one and it has not begun. `wait` does so by need.
-
-        Raises:
-            HostError, SetupError: as `capsule.start`.
-        """
-        if self._proxy is not None and not self._proxy.has_begun:
-            self._loop.unwatch(self._proxy.fileno())
-            self._proxy.open()
 
     @property
     def published(self) -> Mapping[int, tuple[str, int]]:
@@ -395,3 +384,14 @@ def result_of(process: Process) -> Result | None:
 def is_reaped_elsewhere(process: Process) -> bool:
     """Tell whether nobody need wait for init's own end."""
     return process._reaper is not None
+
+
+def open_network(process: Process) -> Process:
+    """Begin what dials for a process, which `wait` does by need."""
+    try:
+        if process._proxy is not None:
+            process._proxy.open()
+    except BaseException:
+        process.__exit__(None, None, None)
+        raise
+    return process

@@ -9,6 +9,7 @@ from capsule.base.errors import HostError
 from capsule.base.text import printable
 from capsule.confine.cgroup import read_text
 from capsule.host.host import version
+from capsule.launcher import network
 from capsule.launcher import steps as s
 
 TYPE_CHECKING = False
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     Hint = str | Callable[["Step"], str]
 
+_NO_IPV6 = "a rule has an address of IPv6, which this host is without: leave it out"
 _NO_USERNS = (
     "this host does not let you make user namespaces; `capsule doctor` says which setting it is"
 )
@@ -168,6 +170,10 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
         "keep the layer elsewhere"
     ),
     (s.Overlay, errno.ESTALE): "the layer that is kept was made over another directory: take another",
+    (network.AnyAddress, errno.EPROTONOSUPPORT): "the kernel has no NETLINK_ROUTE",
+    (network.Listen, errno.EADDRNOTAVAIL): _NO_IPV6,
+    (network.Listen, errno.EAFNOSUPPORT): _NO_IPV6,
+    (network.Refusals, errno.EAFNOSUPPORT): "the kernel has no packet sockets: load af_packet",
     (s.Terminal, errno.ENOSPC): "the host has no pty left: raise the sysctl kernel.pty.max",
     (s.Terminal, errno.ENOMEM): "the host is out of memory",
     (s.Descriptor, errno.EBADF): "the descriptor is above this process's limit of open files",

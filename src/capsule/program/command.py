@@ -132,10 +132,10 @@ def _resolve(words: tuple[str, ...], policy: Policy, homes: list[str], *, isolat
         if not (isolated or env.get(_NO_SITE) or os.environ.get(_NO_SITE)):
             shown.update((one.path, one) for one in user_site(steps, homes[0]))
     hosts = ""
-    if policy.network is Network.HOST and policy.root is None:
+    if policy.network is not Network.NONE and policy.root is None:
         from .network import certificates, hosts_file  # most have none
 
-        hosts = hosts_file()
+        hosts = hosts_file() if policy.network is Network.HOST else ""
         shown.update((one.path, one) for one in certificates(policy, env, homes))
     return Command(
         args=words,
@@ -288,7 +288,7 @@ def _environment(policy: Policy, home: str, user: str) -> dict[str, str]:
         env = {n: host[n] for n in host if n in PASSED_ON or n.startswith("LC_")}
         env["HOME"] = home
         env["USER"] = user
-        if policy.network is Network.HOST:
+        if policy.network is not Network.NONE:
             from .network import variables
 
             env |= variables(policy, host)

@@ -1,4 +1,4 @@
-"""What a command that has the host's network is given to use it as the host does."""
+"""What a command that has the host's network, or some hosts, is given to use it as the host does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from capsule.base.descriptors import read_file
 from capsule.host.places import is_of_system
-from capsule.policy.policy import IdMap, System
+from capsule.policy.policy import IdMap, Network, System
 
 from .toolchains import Around
 
@@ -28,10 +28,11 @@ HOSTS, HOSTS_SIZE = "/etc/hosts", 1 << 20
 def variables(policy: Policy, host: Mapping[str, str]) -> dict[str, str]:
     """Those of the host's variables that say how to reach the network, and whom to trust there.
 
-    What the latter name is there where the view is the host's.
+    What the latter name is there where the view is the host's. A list of hosts is reached directly.
     """
     named = CERTIFICATES if _has_hosts_view(policy) else ()
-    return {name: host[name] for name in host if name.lower() in PROXIES or name in named}
+    proxies = PROXIES if policy.network is Network.HOST else ()
+    return {name: host[name] for name in host if name.lower() in proxies or name in named}
 
 
 def certificates(policy: Policy, env: Mapping[str, str], homes: list[str]) -> Iterator[Shown]:

@@ -128,6 +128,8 @@ class Rules:
     def ports(self, name: str) -> dict[int, Rule]:
         """The ports of a name that may be reached, and the rule for each."""
         found: dict[int, Rule] = {}
+        if not is_name(name):
+            return found  # whatever it ends with
         for rule in self.all:
             if rule.matches(name):
                 for port in rule.ports:

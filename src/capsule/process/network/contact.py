@@ -60,7 +60,10 @@ def read(text: bytes) -> tuple[tuple[Contact, ...], int]:
     """
     import json  # only where there is a proxy
 
-    told: Any = json.loads(text)
+    try:
+        told: Any = json.loads(text)
+    except RecursionError:
+        raise ValueError("too deep") from None
     if not isinstance(told, dict) or not isinstance(told.get("contacts"), list):
         raise ValueError("not a table")
     return tuple(map(_contact, told["contacts"])), _number(told.get("others"))

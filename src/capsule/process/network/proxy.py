@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from capsule.planner.network import Way
     from capsule.process.handle import Process
+    from capsule.process.loop import Loop
     from capsule.process.result import Usage
 
     Begin = Callable[[Sequence[str], Policy, Sequence[int]], Process]
@@ -74,6 +75,7 @@ class Proxy:
         self._owned: list[int] = []
         self._sockets: tuple[int, ...] = ()
         self._channel = -1
+        self._loop: Loop | None = None
         self.process: Process | None = None
         self.usage: Usage | None = None
         self.published: dict[int, tuple[str, int]] = {}
@@ -115,21 +117,21 @@ class Proxy:
         for fd in sockets:
             self._epoll.register(fd, select.EPOLLIN)
 
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when there is something to do for it."""
-        return self._epoll.fileno()
-
-    @property
-    def has_begun(self) -> bool:
-        """Whether it runs."""
-        return self.process is not None
+    def attach(self, loop: Loop) -> None:
+        """Have it begin when a loop sees that something asks for it."""
+        self._loop = loop
+        loop.watch(self._epoll.fileno(), select.POLLIN, self.open)
 
     def open(self) -> None:
-        """Begin it.
+        """Begin it, unless it runs.
 
         Raises:
             HostError, SetupError: as `capsule.start`.
         """
+        if self.process is not None:
+            return
+        if self._loop is not None:
+            self._loop.unwatch(self._epoll.fileno())
         dns, refusals, *others = self._sockets or (-1, -1)
         listeners = [
             (fd, host, port) for fd, (host, _, port) in zip(others, self._way.listeners, strict=True)
