@@ -11,6 +11,7 @@ import pytest
 
 from capsule.files.found import Found, Survey
 from capsule.host.host import version
+from capsule.launcher import network
 from capsule.launcher import steps as s
 from capsule.policy.mounts import Mount
 from capsule.process import hints
@@ -54,6 +55,9 @@ EXAMPLES: dict[type[s.Step], s.Step] = {
     s.Content: s.Content("/some/path", 0o644, "00ff"),
     s.Hide: s.Hide("/some/path", 7, 0),
     s.Overlay: s.Overlay("/some/path", 0, s.Overlay.NONE, 4096, 16, 6),
+    network.AnyAddress: network.AnyAddress("c6120001", "198.18.0.1"),
+    network.Listen: network.Listen(1, "00" * 16, 443, "::", "stream"),
+    network.Refusals: network.Refusals(),
     s.Terminal: s.Terminal(7, 24, 80),
     s.Descriptor: s.Descriptor(11, 3),
     s.Chdir: s.Chdir("/some/path"),
