@@ -106,10 +106,6 @@ def _ways(port: int) -> dict[str, Callable[[], str]]:
         rules = [f"localhost:{port}"]
         return str(capsule.run([*client, str(port)], network=rules, text=True, check=True).stdout)
 
-    def by_pasta() -> str:
-        words = ["pasta", "-q", "--config-net", "-t", "none", "-T", str(port), "--", *client, str(port)]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
-
     def by_socat() -> str:
         with subprocess.Popen(
             ["socat", "-b262144", f"TCP-LISTEN:{port + 1},fork,bind=127.0.0.1,reuseaddr",
@@ -121,12 +117,8 @@ def _ways(port: int) -> dict[str, Callable[[], str]]:
             finally:
                 proxy.terminate()
 
-    peers = {"pasta": by_pasta, "socat": by_socat}
-    return {
-        "direct": direct,
-        "capsule": in_capsule,
-        **{name: way for name, way in peers.items() if shutil.which(name)},
-    }
+    ways = {"direct": direct, "capsule": in_capsule}
+    return {**ways, "socat": by_socat} if shutil.which("socat") else ways
 
 
 @contextlib.contextmanager

@@ -22,9 +22,9 @@ enum { UP = 1, RUNNING = 0x40, SET_FLAGS = 0x8914 };
 /* The loopback interface's, in every namespace. */
 enum { LOOPBACK = 1 };
 
-/* socket(7), ipv6(7), packet(7), listen(2): what the kernel's headers leave out or need more for. */
+/* socket(7), ipv6(7), listen(2): what the kernel's headers leave out or need more for. */
 enum { SO_REUSEADDR = 2, SO_ATTACH_FILTER = 26, IPPROTO_IPV6 = 41, IPV6_V6ONLY = 26 };
-enum { IPV6_FREEBIND = 78, ETH_P_ALL = 3, BACKLOG = 1024 };
+enum { IPV6_FREEBIND = 78, BACKLOG = 1024 };
 
 static uint16_t big_endian(uint64_t number)
 {
@@ -190,76 +190,71 @@ int step_listen(const struct step *step)
 	return fd < 0 ? -1 : send_gift(fd);
 }
 
-/* For what follows: go on only with this value, or else take nothing; skip so many if it is another. */
+/* For what follows: go on only with this value, or only with another, and take nothing else. */
 #define TAKE(bytes) BPF_STMT(BPF_RET | BPF_K, bytes)
 #define ONLY(value) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 1, 0), TAKE(0)
-#define IF(value, length) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, length)
+#define NOT(value) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, 1), TAKE(0)
 #define LOAD(how, at) BPF_STMT(BPF_LD | (how), at)
 #define BITS(mask) BPF_STMT(BPF_ALU | BPF_AND | BPF_K, mask)
+#define HEADER BPF_STMT(BPF_LDX | BPF_B | BPF_MSH, 0)
 #define BYTE BPF_B | BPF_ABS
 #define HALF BPF_H | BPF_ABS
 #define WORD BPF_W | BPF_ABS
+#define BYTE_BEHIND BPF_B | BPF_IND
+#define HALF_BEHIND BPF_H | BPF_IND
+#define WORD_BEHIND BPF_W | BPF_IND
 
 /*
  * What the kernel answers where nobody takes what came: to a connection a reset without a number of its
- * own, to a datagram "port unreachable". Each once, from the IP header on.
+ * own, to a datagram "port unreachable". raw(7) begins with the IP header, ipv6(7) behind it. Nothing of
+ * 127.0.0.0/8, which is the command's own.
  */
-static const struct sock_filter answers[] = {
-	LOAD(WORD, (uint32_t)(SKF_AD_OFF + SKF_AD_PKTTYPE)),
-	ONLY(0), /* PACKET_HOST: as it comes in */
-	LOAD(BYTE, 0),
-	BPF_STMT(BPF_ALU | BPF_RSH | BPF_K, 4),
-	IF(4, 17), /* IPv4: the header's length, the protocol */
-	BPF_STMT(BPF_LDX | BPF_B | BPF_MSH, 0),
-	LOAD(BYTE, 9),
-	IF(6, 8), /* TCP: flags, number */
-	LOAD(BPF_B | BPF_IND, 13),
-	BITS(0x14), /* RST, ACK */
-	ONLY(0x14),
-	LOAD(BPF_W | BPF_IND, 4),
-	ONLY(0),
-	TAKE(128),
-	ONLY(1), /* icmp(7): type and code */
-	LOAD(BPF_H | BPF_IND, 0),
-	ONLY(0x0303),
-	TAKE(128),
-	ONLY(6), /* IPv6 */
-	LOAD(BYTE, 6),
-	IF(6, 8),
-	LOAD(BYTE, 40 + 13),
-	BITS(0x14),
-	ONLY(0x14),
-	LOAD(WORD, 40 + 4),
-	ONLY(0),
-	TAKE(128),
-	ONLY(58),
-	LOAD(HALF, 40),
-	ONLY(0x0104),
-	TAKE(128),
+static const struct sock_filter resets[] = {
+	LOAD(BYTE, 12),	      NOT(127), HEADER,	   LOAD(BYTE_BEHIND, 13), BITS(0x14), ONLY(0x14),
+	LOAD(WORD_BEHIND, 4), ONLY(0),	TAKE(128),
 };
+static const struct sock_filter unreachables[] = {
+	LOAD(BYTE, 12), NOT(127), HEADER, LOAD(HALF_BEHIND, 0), ONLY(0x0303), TAKE(128),
+};
+static const struct sock_filter resets6[] = {
+	LOAD(BYTE, 13), BITS(0x14), ONLY(0x14), LOAD(WORD, 4), ONLY(0), TAKE(128),
+};
+static const struct sock_filter unreachables6[] = {LOAD(HALF, 0), ONLY(0x0104), TAKE(128)};
 
-/* packet(7) */
-int step_refusals(const struct step *step)
-{
-	const struct {
+/* Not packet(7), which hears all at once: to close one takes until each CPU has been elsewhere. */
+static const struct {
+	int family, protocol;
+	struct {
 		unsigned short length;
 		const struct sock_filter *filter;
-	} program = {sizeof answers / sizeof *answers, answers};
-	const struct {
-		uint16_t family, protocol;
-		int32_t interface;
-		char unused[12];
-	} at = {.family = AF_PACKET, .protocol = big_endian(ETH_P_ALL), .interface = LOOPBACK};
-	/* Of no protocol: nothing comes before it is filtered. */
-	cleanup_fd int fd = new_socket(AF_PACKET, SOCK_DGRAM | O_NONBLOCK, 0);
+	} program;
+} answers[] = {
+	{AF_INET, 6, {sizeof resets / sizeof *resets, resets}},
+	{AF_INET, 1, {sizeof unreachables / sizeof *unreachables, unreachables}},
+	{AF_INET6, 6, {sizeof resets6 / sizeof *resets6, resets6}},
+	{AF_INET6, 58, {sizeof unreachables6 / sizeof *unreachables6, unreachables6}},
+};
 
-	(void)step;
-	if (fd < 0 ||
-	    syscall(__NR_setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program) <
-		    0 ||
-	    syscall(__NR_bind, fd, &at, sizeof at) < 0)
+static int give_answers(int family, int protocol, const void *program, size_t size)
+{
+	cleanup_fd int fd = new_socket(family, SOCK_RAW | O_NONBLOCK, protocol);
+
+	/* Without IPv6 there is nothing to tell of: a socket of no use stands for it. */
+	if (fd < 0 && errno == EAFNOSUPPORT && family == AF_INET6)
+		fd = new_socket(AF_INET, SOCK_RAW | O_NONBLOCK, 255);
+	if (fd < 0 || syscall(__NR_setsockopt, fd, SOL_SOCKET, SO_ATTACH_FILTER, program, size) < 0)
 		return -1;
 	return send_gift(fd);
+}
+
+int step_refusals(const struct step *step)
+{
+	(void)step;
+	for (size_t i = 0; i < sizeof answers / sizeof *answers; i++)
+		if (give_answers(answers[i].family, answers[i].protocol, &answers[i].program,
+				 sizeof answers[i].program) < 0)
+			return -1;
+	return 0;
 }
 
 /* --- sockets for who asks -------------------------------------------------------------------- */

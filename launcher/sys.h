@@ -186,7 +186,7 @@ CALL(int, umount2, (const char *path, int flags), path, flags)
 
 /* --- sockets: what the kernel's headers leave out -------------------------------------------- */
 
-enum { AF_UNIX = 1, AF_INET = 2, AF_INET6 = 10, AF_NETLINK = 16, AF_PACKET = 17 };
+enum { AF_UNIX = 1, AF_INET = 2, AF_INET6 = 10, AF_NETLINK = 16 };
 enum { SOCK_STREAM = 1, SOCK_DGRAM = 2, SOCK_RAW = 3, SOL_SOCKET = 1, SCM_RIGHTS = 1 };
 enum {
 	MSG_CTRUNC = 0x8,

@@ -15,8 +15,8 @@ class Listen(Step, word="listen", signature="nsn", text="hand out a {4} socket a
     """bind(2), listen(2). Arguments: type, address in hex digits, port; for people, both in words."""
 
 
-class Refusals(Step, word="refusals", text="hand out a socket that tells what is refused"):
-    """packet(7), filtered to resets of what nobody took and ICMP's "port unreachable"."""
+class Refusals(Step, word="refusals", text="hand out sockets that tell what is refused"):
+    """raw(7), filtered to resets of what nobody took and ICMP's "port unreachable"; likewise IPv6."""
 
 
 class Sockets(Step, word="sockets", text="make more sockets, as they are asked for"):

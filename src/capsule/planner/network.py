@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _STREAM, _DATAGRAM = 1, 2  # socket(2)
 _DNS = 53
+# Sockets that tell what is refused: of TCP and ICMP, for IPv4 and IPv6.
+REFUSALS = 4
 RESOLV_CONF = f"nameserver {describe(SERVER)}\noptions timeout:5 attempts:2\n"
 
 
@@ -38,8 +40,8 @@ class Way(Value):
 
     @property
     def gifts(self) -> int:
-        """How many sockets init sends: the name server's, one that tells of refusals, the listeners."""
-        return 2 + len(self.listeners) if self.rules else 0
+        """How many sockets init sends: the name server's, those that tell of refusals, listeners."""
+        return 1 + REFUSALS + len(self.listeners) if self.rules else 0
 
     def steps(self) -> Iterator[Step]:
         """Init's steps."""

@@ -173,7 +173,6 @@ HINTS: dict[tuple[type[Step], int], Hint] = {
     (network.AnyAddress, errno.EPROTONOSUPPORT): "the kernel has no NETLINK_ROUTE",
     (network.Listen, errno.EADDRNOTAVAIL): _NO_IPV6,
     (network.Listen, errno.EAFNOSUPPORT): _NO_IPV6,
-    (network.Refusals, errno.EAFNOSUPPORT): "the kernel has no packet sockets: load af_packet",
     (s.Terminal, errno.ENOSPC): "the host has no pty left: raise the sysctl kernel.pty.max",
     (s.Terminal, errno.ENOMEM): "the host is out of memory",
     (s.Descriptor, errno.EBADF): "the descriptor is above this process's limit of open files",

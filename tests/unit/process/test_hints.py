@@ -57,7 +57,6 @@ EXAMPLES: dict[type[s.Step], s.Step] = {
     s.Overlay: s.Overlay("/some/path", 0, s.Overlay.NONE, 4096, 16, 6),
     network.AnyAddress: network.AnyAddress("c6120001", "198.18.0.1"),
     network.Listen: network.Listen(1, "00" * 16, 443, "::", "stream"),
-    network.Refusals: network.Refusals(),
     s.Terminal: s.Terminal(7, 24, 80),
     s.Descriptor: s.Descriptor(11, 3),
     s.Chdir: s.Chdir("/some/path"),

@@ -14,7 +14,7 @@ from _socket import socket
 from functools import partial
 
 from . import dns
-from .addresses import describe, in_port, plain
+from .addresses import describe, in_port, parse, plain
 from .contacts import Contacts
 from .dial import AT_ONCE, LOOPBACK, Channel, Dialer
 from .names import NO_NAME, Names
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     from .names import Name
     from .rules import Rule
 
+    # Protocol, address, port
+    Refused = tuple[str, bytes, int]
+    # From the packet and where it came from.
+    Read = Callable[[bytes, bytes], Refused | None]
+
 FLUSH = 1.0  # seconds at the end for what was sent to arrive
 MOST_CONNECTIONS, MOST_NAMES = 4096, 512
 
@@ -37,8 +42,8 @@ class Proxy:
     """All of it.
 
     Args:
-        setup: what the supervisor says: "rules"; descriptors: "dns", "refusals", "channel", "log",
-            "listeners" of (descriptor, host or "", port), "published" likewise.
+        setup: what the supervisor says: "rules"; descriptors: "dns", "refusals" (four, or none),
+            "channel", "log", "listeners" of (descriptor, host or "", port), "published" likewise.
     """
 
     def __init__(self, setup: dict[str, Any]) -> None:
@@ -56,9 +61,10 @@ class Proxy:
         self._loop.add(self._wake, self._hear_threads)
         self._loop.add(0, self._hear_supervisor)
         self._listeners: list[Callable[[int], None]] = []
-        for fd, hear in ((setup["dns"], self._hear_question), (setup["refusals"], self._hear_refusal)):
-            if fd >= 0:
-                self._add(socket(fileno=fd), hear)
+        if setup["dns"] >= 0:
+            self._add(socket(fileno=setup["dns"]), self._hear_question)
+        for fd, read in zip(setup["refusals"], REFUSED_BY, strict=False):
+            self._add(socket(fileno=fd), partial(self._hear_refusal, read=read))
         for fd, host, port in setup["listeners"]:
             self._listen(socket(fileno=fd), partial(self._dialer.by_address, host=host, port=port))
         for fd, address, port in setup["published"]:
@@ -169,14 +175,14 @@ class Proxy:
 
     # --- what the kernel refused ------------------------------------------------------------------
 
-    def _hear_refusal(self, told: socket) -> None:
+    def _hear_refusal(self, told: socket, read: Read) -> None:
         for _ in range(AT_ONCE):
             try:
-                packet = told.recv(128)
+                packet, (source, *_) = told.recvfrom(128)
             except OSError:
                 return
-            found = refused_by(packet)
-            if found is None or found[1].startswith(b"\x7f") or found[1] == LOOPBACK[1]:
+            found = read(packet, parse(source.partition("%")[0]))
+            if found is None or found[1] in LOOPBACK:
                 continue
             protocol, address, port = found
             name = self._names.behind(address)
@@ -188,24 +194,37 @@ class Proxy:
                 self.contacts.refused(protocol, host, port, "no rule names it", f"--allow-net {allow}")
 
 
-def refused_by(packet: bytes) -> tuple[str, bytes, int] | None:
-    """(Protocol, address, port) of what a packet of the kernel's refuses, from its IP header on."""
-    try:
-        if packet[0] >> 4 == 4:
-            size = (packet[0] & 15) * 4
-            if packet[9] == 6:
-                return "tcp", packet[12:16], int.from_bytes(packet[size : size + 2], "big")
-            inner = packet[size + 8 :]
-            at = (inner[0] & 15) * 4
-            if inner[9] == 17:
-                return "udp", inner[16:20], int.from_bytes(inner[at + 2 : at + 4], "big")
-        elif packet[6] == 6:
-            return "tcp", plain(packet[8:24]), int.from_bytes(packet[40:42], "big")
-        elif packet[48 + 6] == 17:
-            return "udp", plain(packet[48 + 24 : 48 + 40]), int.from_bytes(packet[90:92], "big")
-    except IndexError:
-        pass
-    return None
+# Of each of the sockets that tell, what its packets refuse; launcher/network.c.
+
+
+def _reset(packet: bytes, source: bytes) -> Refused | None:
+    size = (packet[0] & 15) * 4 if packet else 0
+    return _refused("tcp", source, packet[size : size + 2])
+
+
+def _unreachable(packet: bytes, _source: bytes) -> Refused | None:
+    size = (packet[0] & 15) * 4 if packet else 0
+    inner = packet[size + 8 :]
+    at = (inner[0] & 15) * 4 if inner else 0
+    return _refused("udp", inner[16:20], inner[at + 2 : at + 4]) if inner[9:10] == _UDP else None
+
+
+def _reset6(packet: bytes, source: bytes) -> Refused | None:
+    return _refused("tcp", source, packet[:2])
+
+
+def _unreachable6(packet: bytes, _source: bytes) -> Refused | None:
+    inner = packet[8:]
+    return _refused("udp", inner[24:40], inner[42:44]) if inner[6:7] == _UDP else None
+
+
+def _refused(protocol: str, address: bytes, port: bytes) -> Refused | None:
+    whole = len(address) in (4, 16) and len(port) == 2
+    return (protocol, plain(address), int.from_bytes(port, "big")) if whole else None
+
+
+_UDP = b"\x11"
+REFUSED_BY: tuple[Read, ...] = (_reset, _unreachable, _reset6, _unreachable6)
 
 
 def _send(server: socket, client: Any, text: bytes) -> None:

@@ -16,6 +16,7 @@ from importlib.machinery import PathFinder
 
 from capsule.base.errors import HostError
 from capsule.confine import proxy as code
+from capsule.planner.network import REFUSALS
 from capsule.policy.limits import Limits
 from capsule.policy.policy import Network, Policy
 
@@ -132,7 +133,8 @@ class Proxy:
             return
         if self._loop is not None:
             self._loop.unwatch(self._epoll.fileno())
-        dns, refusals, *others = self._sockets or (-1, -1)
+        dns, *others = self._sockets or (-1,)
+        refusals, others = others[:REFUSALS], others[REFUSALS:]
         listeners = [
             (fd, host, port) for fd, (host, _, port) in zip(others, self._way.listeners, strict=True)
         ]

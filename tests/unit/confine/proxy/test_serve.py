@@ -15,41 +15,34 @@ from capsule.confine.proxy import contacts as proxy_contacts
 from capsule.confine.proxy.addresses import parse
 from capsule.confine.proxy.contacts import Contacts
 from capsule.confine.proxy.names import Names
-from capsule.confine.proxy.serve import refused_by
+from capsule.confine.proxy.serve import REFUSED_BY
 from capsule.process.network import contact
 
 FOUR, SIX = parse("8.8.8.8"), parse("2001:4860::1")
 V4 = struct.Struct("!BBHHHBBH4s4s")
 V6 = struct.Struct("!IHBB16s16s")
-
-
-def v4(protocol: int, source: bytes, body: bytes) -> bytes:
-    """A packet of IPv4."""
-    return V4.pack(0x45, 0, 20 + len(body), 0, 0, 64, protocol, 0, source, b"\x0a\0\0\1") + body
-
-
-def v6(protocol: int, source: bytes, body: bytes) -> bytes:
-    """A packet of IPv6."""
-    return V6.pack(6 << 28, len(body), protocol, 64, source, b"\0" * 15 + b"\1") + body
+RESET, UNREACHABLE, RESET6, UNREACHABLE6 = REFUSED_BY
 
 
 def test_what_is_refused() -> None:
     """The reset comes from where the connection went; ICMP holds the datagram's header."""
     reset = struct.pack("!HHII", 443, 50000, 0, 1)
     datagram = struct.pack("!HHHH", 50000, 53, 9, 0)
-    assert refused_by(v4(6, FOUR, reset)) == ("tcp", FOUR, 443)
-    assert refused_by(v6(6, SIX, reset)) == ("tcp", SIX, 443)
+    head = V4.pack(0x45, 0, 32, 0, 0, 64, 6, 0, FOUR, FOUR)
     inner4 = V4.pack(0x45, 0, 29, 0, 0, 64, 17, 0, b"\x0a\0\0\1", FOUR) + datagram
     inner6 = V6.pack(6 << 28, 9, 17, 64, b"\0" * 15 + b"\1", SIX) + datagram
-    assert refused_by(v4(1, FOUR, b"\3\3" + b"\0" * 6 + inner4)) == ("udp", FOUR, 53)
-    assert refused_by(v6(58, SIX, b"\1\4" + b"\0" * 6 + inner6)) == ("udp", SIX, 53)
+    assert RESET(head + reset, FOUR) == ("tcp", FOUR, 443)
+    assert RESET6(reset, SIX) == ("tcp", SIX, 443)
+    assert UNREACHABLE(head + b"\3\3" + b"\0" * 6 + inner4, FOUR) == ("udp", FOUR, 53)
+    assert UNREACHABLE6(b"\1\4" + b"\0" * 6 + inner6, SIX) == ("udp", SIX, 53)
 
 
 @given(st.binary(max_size=128))
 def test_no_packet_is_an_accident(packet: bytes) -> None:
     """Whatever the filter lets through."""
-    found = refused_by(packet)
-    assert found is None or (found[0] in ("tcp", "udp") and 0 <= found[2] < 1 << 16)
+    for read in REFUSED_BY:
+        found = read(packet, SIX)
+        assert found is None or (found[0] in ("tcp", "udp") and 0 <= found[2] < 1 << 16)
 
 
 def test_the_table_is_bounded(tmp_path: Path) -> None:
