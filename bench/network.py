@@ -108,7 +108,7 @@ def _ways(port: int) -> dict[str, Callable[[], str]]:
 
     def by_socat() -> str:
         with subprocess.Popen(
-            ["socat", "-b262144", f"TCP-LISTEN:{port + 1},fork,bind=127.0.0.1,reuseaddr",
+            ["socat", "-t30", "-b262144", f"TCP-LISTEN:{port + 1},fork,bind=127.0.0.1,reuseaddr",
              f"TCP:127.0.0.1:{port}"]
         ) as proxy:  # fmt: skip
             try:

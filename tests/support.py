@@ -423,6 +423,9 @@ NEEDS: dict[str, Need] = {
     "fuse": Need(
         "the caller may not open /dev/fuse", lambda: os.access("/dev/fuse", os.R_OK | os.W_OK), True
     ),
+    "resolver": Need(
+        "the host has no resolv.conf(5)", lambda: os.path.exists("/etc/resolv.conf"), True
+    ),
     "route": Need("the host has no route to the network", _has_route, True),
     "mount_setattr": Need("the kernel is older than 5.12", lambda: capsule.probe().mount_setattr, True),
     "overlay": Need("the kernel has no overlay in a user namespace (before 5.11)", _has_overlay, True),

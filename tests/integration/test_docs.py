@@ -37,7 +37,17 @@ EXECUTED = (
     "README.md",
     *(
         f"docs/{n}.md"
-        for n in ("python", "cli", "errors", "files", "many", "recipes", "security", "architecture")
+        for n in (
+            "python",
+            "cli",
+            "errors",
+            "files",
+            "many",
+            "network",
+            "recipes",
+            "security",
+            "architecture",
+        )
     ),
 )
 PAGES = sorted(str(page.relative_to(ROOT)) for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))

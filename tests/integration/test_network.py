@@ -20,7 +20,7 @@ from tests.attacks.lab import in_lab
 from tests.integration.internet import SETUP, add_index, add_repository, internet
 from tests.support import HANG, PYTHON, needs
 
-pytestmark = needs("ipv6", "unshare", "ip", "curl", "openssl", "git")
+pytestmark = needs("ipv6", "resolver", "unshare", "ip", "curl", "openssl", "git")
 
 FETCH = """
 fetch(process.argv[1]).then(r => r.text()).then(console.log)

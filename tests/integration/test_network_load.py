@@ -157,17 +157,17 @@ def test_a_port_that_is_taken() -> None:
 
 OPEN = """
 import os, resource, socket, sys
-port, count = map(int, sys.argv[1:])
+port, count, patience = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 kept, broken = [], 0
 for number in range(count):
     one = socket.socket()
-    one.settimeout(20)
+    one.settimeout(patience)
     one.connect(("127.0.0.1", port))
     if len(kept) < 1000:
         kept.append(one)
     if number % 500 == 499:
-        with socket.create_connection(("127.0.0.1", port), 20) as used:
+        with socket.create_connection(("127.0.0.1", port), patience) as used:
             used.sendall(b"word")
             assert used.recv(4) == b"word"
 print("done")
@@ -210,7 +210,9 @@ def unused(count: int) -> tuple[capsule.Result, int]:
     """(The end of a program that opened so many, peak memory of what dials in bytes)."""
     with nothing_left(), echo() as port:
         policy = capsule.Policy(network=Network.only(f"localhost:{port}"), cwd="/")
-        with capsule.start([PYTHON, "-c", OPEN, str(port), str(count)], policy, text=True) as process:
+        with capsule.start(
+            [PYTHON, "-c", OPEN, str(port), str(count), str(int(HANG))], policy, text=True
+        ) as process:
             proxy: Any = process._proxy
             result = process.wait()
             return result, proxy.usage.peak_memory

@@ -20,7 +20,7 @@ from tests.integration.internet import ALLOWED, DNS, METADATA, OTHER, OWN, SETUP
 from tests.integration.test_network import policy_for, told
 from tests.support import HANG, PYTHON, needs
 
-pytestmark = needs("ipv6", "unshare", "ip", "openssl")
+pytestmark = needs("ipv6", "resolver", "unshare", "ip", "openssl")
 
 # A probe prints "reached", or the errno that it met.
 HEAD = """
