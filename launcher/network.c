@@ -68,7 +68,7 @@ struct attribute {
 	uint32_t value;
 };
 
-/* Send a request, and return 0 or -1 as its answer says; struct nlmsgerr. */
+/* Send a request, and return the error that its answer says (struct nlmsgerr), or -1 without one. */
 static int ask_kernel(int fd, struct nlmsghdr *request, size_t size)
 {
 	struct {
@@ -83,7 +83,7 @@ static int ask_kernel(int fd, struct nlmsghdr *request, size_t size)
 	if (write(fd, request, size) < 0 || read(fd, &answer, sizeof answer) < least)
 		return -1;
 	errno = answer.head.nlmsg_type == NLMSG_ERROR ? -answer.error : EPROTO;
-	return errno == 0 ? 0 : -1;
+	return errno;
 }
 
 static int add_local_route(int fd, int family)
@@ -136,11 +136,10 @@ int step_any_address(const struct step *step)
 	}
 	memcpy(&address, text, sizeof address);
 	/* Who asks for names of the kinds of address that there are (AI_ADDRCONFIG) has this one. */
-	if (add_address(fd, address) < 0 || add_local_route(fd, AF_INET) < 0)
+	if (add_address(fd, address) != 0 || add_local_route(fd, AF_INET) != 0)
 		return -1;
-	/* Without, as where there is no IPv6, its addresses cannot be reached. */
-	(void)add_local_route(fd, AF_INET6);
-	return 0;
+	/* Where IPv6 is missing or switched off, which the kernel says, nothing is reached by it either. */
+	return add_local_route(fd, AF_INET6) < 0 ? -1 : 0;
 }
 
 /* --- sockets --------------------------------------------------------------------------------- */

@@ -120,7 +120,8 @@ def stage(out: Path, kind: str, *, watched: bool = False) -> Stage:
     if kind == "full":
         mounts = [Mount.read_write(out, at="/out"), Mount.tmpfs("/scratch")]
         mounts.append(Mount.read_only("/usr/lib", at="/data"))
-        policy = the_policy(out, mounts=mounts, uid=1234, gid=2345, limits=Limits(timeout=60))
+        ids, hosts = {"uid": 1234, "gid": 2345}, ["allowed.example", "93.184.216.34:443"]
+        policy = the_policy(out, mounts=mounts, limits=Limits(timeout=60), network=hosts, **ids)
         terminal = Terminal((0,), 24, 80)
     if kind == "old kernel":
         host = host.replace(mount_setattr=False)
@@ -235,8 +236,9 @@ def finish(running: Running) -> tuple[int, ...] | None:
         assert record[0] in (spawn.STOPPED, spawn.REFUSED, spawn.ENDED)
         ended = record
     spawn.reap(running.pid)
-    for fd in (running.pidfd, running.status, running.lifeline, *running.gifts):
-        os.close(fd)
+    for fd in (running.pidfd, running.status, running.lifeline, running.channel, *running.gifts):
+        if fd >= 0:
+            os.close(fd)
     return ended
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import resource
 import socket
 import subprocess
 import threading
@@ -206,9 +207,20 @@ def echo() -> Iterator[int]:
                 one.close()
 
 
+@contextlib.contextmanager
+def many_files() -> Iterator[None]:
+    """As many descriptors as this process may have: a server holds one for each connection."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def unused(count: int) -> tuple[capsule.Result, int]:
     """(The end of a program that opened so many, peak memory of what dials in bytes)."""
-    with nothing_left(), echo() as port:
+    with nothing_left(), many_files(), echo() as port:
         policy = capsule.Policy(network=Network.only(f"localhost:{port}"), cwd="/")
         with capsule.start(
             [PYTHON, "-c", OPEN, str(port), str(count), str(int(HANG))], policy, text=True
