@@ -294,6 +294,39 @@ def test_a_host_that_has_ipv6_alone() -> None:
     assert lies()["six.example"][0] == "hello\n"
 
 
+# Datagrams and beginnings at random, cut off and left open; then what is allowed, once more.
+GARBAGE = """
+import os, random, socket, urllib.request
+random.seed(7)
+kept = []
+for number in range(400):
+    one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    one.sendto(os.urandom(random.randrange(600)), ("198.18.0.1", 53))
+    query = bytearray(b"\\0\\7\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\7allowed\\7example\\0\\0\\1\\0\\1")
+    query[random.randrange(len(query))] = random.randrange(256)
+    one.sendto(query, ("198.18.0.1", 53))
+    one.close()
+starts = [
+    b"\\x16\\x03\\x01",
+    b"GET / HTTP/1.1\\r\\n",
+    b"GET ",
+    b"",
+    b"\\x16\\x03\\x01\\2\\0\\1\\0\\1\\xfc",
+]
+for number in range(200):
+    one = socket.create_connection(("allowed.example", random.choice((80, 443))), 9)
+    try:
+        one.sendall(random.choice(starts) + os.urandom(random.choice((0, 1, 50, 40000))))
+    except OSError:
+        pass
+    if number % 2:
+        kept.append(one)
+    else:
+        one.close()
+print(urllib.request.urlopen("http://allowed.example/hello", timeout=9).read().decode(), end="")
+"""
+
+
 # --- within ----------------------------------------------------------------------------------------
 
 
@@ -310,14 +343,20 @@ def try_within() -> Any:
             "curl -sSm9 https://allowed.example/hello"
         )
         own = capsule.run(["sh", "-c", server], policy_for(net, "allowed.example"), text=True)
+        garbage = capsule.run(
+            [PYTHON, "-c", GARBAGE], policy_for(net, "allowed.example"), text=True, timeout=HANG
+        )
         hits = sorted({address for address, _ in net.hits})
-    return [nested.stdout, nested.stderr, own.stdout, hits]
+    said = [nested.stdout, nested.stderr, own.stdout, garbage.stdout + garbage.stderr]
+    return [*said, garbage.notes, hits]
 
 
 def test_within() -> None:
-    """A namespace within has no way out; a server at the capsule's own loopback is in nobody's way."""
-    nested, said, own, hits = in_lab(try_within, mounts=SETUP)
+    """A namespace within has no way out; the loopback is the capsule's own; garbage stops nothing."""
+    nested, said, own, garbage, notes, hits = in_lab(try_within, mounts=SETUP)
     assert nested == "hello\n"
+    assert garbage == "hello\n"
+    assert notes == []
     assert said.count("curl: (") == 2
     assert own == "200\nhello\n"
     assert hits == [ALLOWED]

@@ -56,8 +56,13 @@ class Channel:
         Raises:
             OSError: it cannot.
         """
-        self._socket.sendall(_REQUEST.pack(len(address), port, address))
-        told, passed, _, _ = self._socket.recvmsg(1, CMSG_LEN(4), MSG_CMSG_CLOEXEC)
+        try:
+            self._socket.sendall(_REQUEST.pack(len(address), port, address))
+            told, passed, _, _ = self._socket.recvmsg(1, CMSG_LEN(4), MSG_CMSG_CLOEXEC)
+        except OSError:
+            # What comes late would be taken for the answer to another question.
+            self._socket.close()
+            raise
         fds = [fd for _, _, found in passed for fd in memoryview(found).cast("i")]
         if not fds:
             code = told[0] if told else errno.ENOTCONN

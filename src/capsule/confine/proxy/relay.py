@@ -39,6 +39,7 @@ class Loop:
 
     Attributes:
         now: CLOCK_MONOTONIC of this turn, in seconds.
+        trouble: the first error that a handler let out, or "": it ends nothing but that handler.
     """
 
     def __init__(self) -> None:
@@ -46,6 +47,7 @@ class Loop:
         self._handlers: dict[int, Callable[[int], None]] = {}
         self._again: list[Callable[[int], None]] = []
         self.now = time.monotonic()
+        self.trouble = ""
 
     def add(self, fd: int, handler: Callable[[int], None], events: int = EPOLLIN) -> None:
         """Have a handler called with the events of a descriptor."""
@@ -70,9 +72,19 @@ class Loop:
             # One before it may have removed it.
             handler = self._handlers.get(fd)
             if handler is not None:
-                handler(events)
+                self._call(handler, events)
         for handler in again:
-            handler(0)
+            self._call(handler, 0)
+
+    def _call(self, handler: Callable[[int], None], events: int) -> None:
+        try:
+            handler(events)
+        except Exception as error:  # noqa: BLE001 - whatever is sent, the other connections go on
+            trace = error.__traceback__
+            while trace is not None and trace.tb_next is not None:
+                trace = trace.tb_next
+            line = 0 if trace is None else trace.tb_lineno
+            self.trouble = self.trouble or f"{error!r}, line {line}"[:300]
 
 
 class Pipes:

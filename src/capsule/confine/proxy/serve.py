@@ -171,7 +171,7 @@ class Proxy:
     def report(self) -> dict[str, Any]:
         """Return all that was reached and refused."""
         self._dialer.account_all()
-        return self.contacts.report()
+        return {**self.contacts.report(), "trouble": self._loop.trouble}
 
     # --- what the kernel refused ------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# More than the proxy tells of.
-MOST = 1 << 20
+# Bytes; more than the proxy tells of.
+MOST = 4 << 20
 
 
 class Contact(Value):
@@ -52,8 +52,8 @@ class Contact(Value):
         return f"reached {where}{times}: {moved}"
 
 
-def read(text: bytes) -> tuple[tuple[Contact, ...], int]:
-    """(What the proxy told, how many more it did not tell of).
+def read(text: bytes) -> tuple[tuple[Contact, ...], tuple[str, ...]]:
+    """(What the proxy told, notes on what it did not).
 
     Raises:
         ValueError: it is not as it has to be.
@@ -66,7 +66,13 @@ def read(text: bytes) -> tuple[tuple[Contact, ...], int]:
         raise ValueError("too deep") from None
     if not isinstance(told, dict) or not isinstance(told.get("contacts"), list):
         raise ValueError("not a table")
-    return tuple(map(_contact, told["contacts"])), _number(told.get("others"))
+    contacts = tuple(map(_contact, told["contacts"]))
+    notes = []
+    if others := _number(told.get("others")):
+        notes.append(f"{others} contacts of the network were of kinds beyond the {len(contacts)} told")
+    if trouble := _text(told.get("trouble")):
+        notes.append(f"the proxy met an error of its own, please report it: {printable(trouble)}")
+    return contacts, tuple(notes)
 
 
 def _contact(told: Any) -> Contact:

@@ -168,13 +168,11 @@ class Proxy:
             try:
                 result = process.wait(_PATIENCE)
                 self.usage = result.usage
-                contacts, others = contact.read(result.stdout)
+                return contact.read(result.stdout)
             except (TimeoutError, ValueError):
                 return (), () if killed else ("the proxy ended without an account of the network",)
             finally:
                 self.close()
-        more = f"{others} contacts of the network were of kinds beyond the {len(contacts)} told"
-        return contacts, (more,) if others else ()
 
     def close(self) -> None:
         """End it, if it runs, and close everything."""
