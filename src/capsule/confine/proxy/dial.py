@@ -50,7 +50,7 @@ class Channel:
         # It answers at once, unless the capsule is about to end.
         self._socket.settimeout(5.0)
 
-    def ask(self, address: bytes, port: int) -> socket:
+    def ask(self, address: bytes, port: int = 0) -> socket:
         """Have init make a socket that listens, or with port 0 one to be connected.
 
         Raises:
@@ -213,21 +213,24 @@ class Dialer:
                     why, allow = f"it leads to a {refusal}", f"--allow-net {in_port(address, one.port)}"
                     self._contacts.refused("tcp", one.host, one.port, why, allow)
                     continue
-            family = AF_INET if len(address) == 4 else AF_INET6
-            try:
-                outside = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
-                code = outside.connect_ex((describe(address), one.port))
-            except OSError as error:
-                why = error.strerror or str(error)
-                continue
-            if code not in (0, errno.EINPROGRESS):
-                outside.close()
-                why = os.strerror(code)
-                continue
-            one.dialled = outside
-            self._loop.add(outside.fileno(), lambda _events: self._dialled(one), EDGES)
-            return
+            why = self._try(one, address, _outside)
+            if not why:
+                return
         self._refuse(one, why or "it has no address")
+
+    def _try(self, one: Connection, address: bytes, make: Callable[[bytes], socket]) -> str:
+        """Begin to connect to an address, and return why that failed at once, or ""."""
+        try:
+            dialled = make(address)
+            code = dialled.connect_ex((describe(address), one.port))
+        except OSError as error:
+            return error.strerror or str(error)
+        if code not in (0, errno.EINPROGRESS):
+            dialled.close()
+            return os.strerror(code)
+        one.dialled = dialled
+        self._loop.add(dialled.fileno(), lambda _events: self._dialled(one), EDGES)
+        return ""
 
     def _own(self, address: bytes, port: int) -> str:
         """Say so if an address is this host's: only by itself may that be reached."""
@@ -320,20 +323,9 @@ class Dialer:
 
     def _go_in(self, one: Connection, why: str) -> None:
         while one.left:
-            address = one.left.pop(0)
-            try:
-                inside = self._channel.ask(address, 0)
-                code = inside.connect_ex((describe(address), one.port))
-            except OSError as error:
-                why = error.strerror or str(error)
-                continue
-            if code not in (0, errno.EINPROGRESS):
-                inside.close()
-                why = os.strerror(code)
-                continue
-            one.dialled = inside
-            self._loop.add(inside.fileno(), lambda _events: self._dialled(one), EDGES)
-            return
+            why = self._try(one, one.left.pop(0), self._channel.ask)
+            if not why:
+                return
         self._refuse(one, f"nothing takes it inside: {why}")
 
     # --- ends -----------------------------------------------------------------------------------------
@@ -355,24 +347,23 @@ class Dialer:
 
     def _ended(self, one: Connection, code: int) -> None:
         self._open.pop(one, None)
-        self.account(one)
+        self._account(one)
         sent, received = (0, 0) if one.pair is None else (one.pair.out.moved, one.pair.back.moved)
         self._contacts.note(
             "closed", protocol=one.protocol, host=one.host, port=one.port, sent=sent,
             received=received, **({"error": os.strerror(code)} if code else {}),
         )  # fmt: skip
 
-    def account(self, one: Connection) -> None:
-        """Add what a connection has moved to its row, once."""
+    def _account(self, one: Connection) -> None:
         if one.contact is not None and one.pair is not None:
             one.contact.sent += one.pair.out.moved
             one.contact.received += one.pair.back.moved
             one.contact = None
 
     def account_all(self) -> None:
-        """Account for what is still open."""
-        for one in self._open:
-            self.account(one)
+        """Account for what is still open: it ends with this."""
+        for one in [one for one in self._open if one.pair is not None]:
+            self._ended(one, 0)
 
 
 def _patience(one: Connection) -> float:
@@ -381,3 +372,8 @@ def _patience(one: Connection) -> float:
     if one.asked and not one.checked:
         return OPENING
     return HALF if one.pair.out.done or one.pair.back.done else IDLE
+
+
+def _outside(address: bytes) -> socket:
+    family = AF_INET if len(address) == 4 else AF_INET6
+    return socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
