@@ -3,9 +3,8 @@
  *
  * It builds the view, forks the command and then waits for six things at once: its children, the
  * supervisor's word, the supervisor's death, the deadline, what the filter refuses and who asks for
- * sockets. When the
- * command ends, everything ends. It was executed from a file of its own and is not dumpable:
- * nothing of the caller is in its memory, and nobody inside may look.
+ * sockets. When the command ends, everything ends. It was executed from a file of its own and is not
+ * dumpable: nothing of the caller is in its memory, and nobody inside may look.
  */
 #include "launcher.h"
 

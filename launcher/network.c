@@ -258,7 +258,7 @@ int step_refusals(const struct step *step)
 
 /* --- sockets for who asks -------------------------------------------------------------------- */
 
-/* What the other end of the gifts' socket asks for; src/capsule/confine/proxy/sockets.py. */
+/* What the other end of the gifts' socket asks for; src/capsule/confine/proxy/dial.py. */
 struct request {
 	uint32_t size; /* of the address: 4 or 16 */
 	uint32_t port; /* to listen at; 0: of a socket that is to be connected */

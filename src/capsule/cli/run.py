@@ -15,9 +15,6 @@ from .request import effective, place_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-    from typing import IO
-
     from capsule.planner.plan import Terminal
     from capsule.policy.policy import Policy
     from capsule.process.handle import Process
@@ -125,13 +122,7 @@ def _run_command(options: Options, policy: Policy, ending: _Ending) -> Result:
             report.tell_view(plan, policy)
     with (
         Forwarding() as forwarding,
-        _net_log(options) as log,
-        api.begin(
-            options.command,
-            policy,
-            given(stdin=stdio[0], stdout=stdio[1], stderr=stdio[2], net_log=log),
-            terminal,
-        ) as process,
+        _begin(options, policy, stdio, terminal) as process,
     ):
         from capsule.process.handle import loop_of
 
@@ -147,19 +138,22 @@ def _run_command(options: Options, policy: Policy, ending: _Ending) -> Result:
         return _attend(process, forwarding, ttys, ending, raw=raw)
 
 
-def _net_log(options: Options) -> AbstractContextManager[IO[bytes] | None]:
-    """Where lines about the network go."""
+def _begin(options: Options, policy: Policy, stdio: list[int], terminal: Terminal | None) -> Process:
+    """Start the command, with a file for lines about the network if one is named."""
+    stdin, stdout, stderr = stdio
     name = options.last("--net-log")
     if name is None:
-        from contextlib import nullcontext
-
-        return nullcontext()
+        words = given(stdin=stdin, stdout=stdout, stderr=stderr)
+        return api.begin(options.command, policy, words, terminal)
     try:
-        return open(name, "ab", buffering=0)
+        log = open(name, "ab", buffering=0)  # noqa: SIM115 - an error of the run is none of the file's
     except OSError as error:
         message = f"--net-log: cannot write {name}: {error.strerror}"
         hint = "name a file that you may write"
         raise PolicyError(message, field="net_log", value=name, hint=hint) from None
+    with log:
+        words = given(stdin=stdin, stdout=stdout, stderr=stderr, net_log=log)
+        return api.begin(options.command, policy, words, terminal)
 
 
 def _terminal(ttys: list[int]) -> Terminal | None:

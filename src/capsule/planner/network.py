@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from capsule.base.values import Value
-from capsule.confine.proxy.addresses import describe
+from capsule.confine.proxy.addresses import LOOPBACK, describe
 from capsule.confine.proxy.names import SERVER
 from capsule.confine.proxy.rules import LOCALHOST, parse
 from capsule.launcher.network import AnyAddress, Listen, Refusals, Sockets
@@ -69,7 +69,7 @@ def make_way(policy: Policy) -> Way:
 def _addresses(rule: Rule) -> tuple[bytes, ...]:
     """Those at which something listens for a rule: a network has any."""
     if rule.host == LOCALHOST:
-        return (b"\x7f\0\0\1", b"\0" * 15 + b"\1")
+        return LOOPBACK
     if rule.network is None:
         return ()
     address = rule.network[0]

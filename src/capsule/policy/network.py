@@ -6,7 +6,7 @@ from capsule.base.errors import PolicyError
 from capsule.base.text import shown
 from capsule.base.values import Value
 from capsule.confine.proxy import rules
-from capsule.confine.proxy.addresses import describe, parse
+from capsule.confine.proxy.addresses import describe, parse, with_ports
 
 from .units import wrong
 
@@ -27,8 +27,9 @@ class Only(Value):
     rules: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        self._set("rules", tuple(dict.fromkeys(map(_rule, self.rules))))
-        sockets = sum(len(rule.ports) for rule in map(rules.parse, self.rules) if rule.needs_sockets)
+        found = {str(rule): rule for rule in map(_rule, self.rules)}
+        self._set("rules", tuple(found))
+        sockets = sum(len(rule.ports) for rule in found.values() if rule.needs_sockets)
         if sockets > MOST_SOCKETS:
             message = f"network: rules for addresses with more than {MOST_SOCKETS} ports in all"
             raise PolicyError(message, field="network", hint="name a network (CIDR) with the ports")
@@ -50,13 +51,13 @@ def only(value: object) -> Only:
     return Only(tuple(value))
 
 
-def _rule(text: str) -> str:
+def _rule(text: str) -> rules.Rule:
     if text in ("none", "host"):
         hint = f'write network = "{text}" (--net {text}), without a list'
         message = f"network: not a host: {text!r}"
         raise PolicyError(message, field="network", value=text, hint=hint)
     try:
-        return str(rules.parse(text))
+        return rules.parse(text)
     except ValueError as error:
         message = f"network: {shown(text)}: {error}"
         raise PolicyError(message, field="network", value=text, hint=_HINT) from None
@@ -73,7 +74,8 @@ def published(value: object, *, on_host: bool) -> tuple[str, ...]:
         raise PolicyError("publish: the network is the host's", field="publish", value=value, hint=hint)
     if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
         raise wrong("publish", value, "a list of HOSTPORT:PORT", _PUBLISH_HINT)
-    found = tuple(dict.fromkeys(_join(*split(one)) for one in value))
+    parts = map(split, value)
+    found = tuple(dict.fromkeys(with_ports(at, f"{outside}:{inside}") for at, outside, inside in parts))
     hosts = [one.rpartition(":")[0] for one in found if ":0:" not in one]
     for one in hosts:
         if hosts.count(one) > 1:
@@ -99,17 +101,9 @@ def split(text: str) -> tuple[str, int, int]:
         raise _not_published(text)
     else:
         at = "127.0.0.1"
-    if not _is_port(inside, 1) or not _is_port(outside, 0):
+    if not rules.is_port(inside) or not rules.is_port(outside, 0):
         raise _not_published(text)
     return at, int(outside), int(inside)
-
-
-def _join(address: str, outside: int, inside: int) -> str:
-    return f"[{address}]:{outside}:{inside}" if ":" in address else f"{address}:{outside}:{inside}"
-
-
-def _is_port(word: str, least: int) -> bool:
-    return word.isascii() and word.isdigit() and len(word) <= 5 and least <= int(word) < 1 << 16
 
 
 def _not_published(text: str) -> PolicyError:

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     # Bytes of an address with those beyond the prefix zero, and how many bits the prefix has.
     Network = tuple[bytes, int]
 
+# Of IPv4 and of IPv6.
+LOOPBACK = (b"\x7f\0\0\1", b"\0" * 15 + b"\1")
 _MAPPED = b"\0" * 10 + b"\xff\xff"
 _NAT64 = b"\0\x64\xff\x9b" + b"\0" * 8
 
@@ -65,15 +67,19 @@ def plain(address: bytes) -> bytes:
     return address[12:] if len(address) == 16 and address.startswith(_MAPPED) else address
 
 
+def family(address: bytes) -> int:
+    """Return AF_INET or AF_INET6."""
+    return AF_INET if len(address) == 4 else AF_INET6
+
+
 def describe(address: bytes) -> str:
     """Return an address as text."""
-    return inet_ntop(AF_INET if len(address) == 4 else AF_INET6, address)
+    return inet_ntop(family(address), address)
 
 
-def in_port(address: bytes, port: int) -> str:
-    """Return address and port as one writes them."""
-    text = describe(address)
-    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
+def with_ports(host: str, ports: object) -> str:
+    """Return host and ports as one writes them: an address of IPv6 in brackets."""
+    return f"[{host}]:{ports}" if ":" in host else f"{host}:{ports}"
 
 
 def parse_network(text: str) -> Network:

@@ -6,8 +6,6 @@ import errno
 import os
 import struct
 from _socket import (
-    AF_INET,
-    AF_INET6,
     CMSG_LEN,
     MSG_CMSG_CLOEXEC,
     MSG_PEEK,
@@ -19,7 +17,7 @@ from _socket import (
 )
 
 from . import opening
-from .addresses import describe, in_port, parse
+from .addresses import LOOPBACK, describe, family, parse, with_ports
 from .relay import EDGES, Loop, Pair, Pipes, error_of, reset
 from .rules import LOCALHOST, Rules, is_name
 
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 # ended.
 CONNECTING, OPENING, IDLE, HALF = 10.0, 10.0, 3600.0, 300.0
 AT_ONCE = 64
-LOOPBACK = (b"\x7f\0\0\1", b"\0" * 15 + b"\1")
 _REQUEST = struct.Struct("=II16s")
 
 
@@ -74,14 +71,9 @@ class Connection:
     """One connection, from when it is accepted to its end."""
 
     __slots__ = (
-        "accepted", "asked", "checked", "comes_in", "contact", "dialled", "host", "left", "name",
+        "accepted", "asked", "comes_in", "contact", "dialled", "host", "left", "name",
         "pair", "port", "rule", "since",
     )  # fmt: skip
-
-    @property
-    def protocol(self) -> str:
-        """What it is in the table."""
-        return "published" if self.comes_in else "tcp"
 
     def __init__(self, accepted: socket, host: str, port: int, rule: str, name: Name | None) -> None:
         self.accepted, self.host, self.port, self.rule, self.name = accepted, host, port, rule, name
@@ -90,9 +82,13 @@ class Connection:
         self.pair: Pair | None = None
         self.contact: Contact | None = None
         self.since = 0.0
-        self.asked = False  # whether it has begun to say whom it is for
-        self.checked = name is None
+        self.asked = False  # whether it has said a part of whom it is for
         self.comes_in = False
+
+    @property
+    def protocol(self) -> str:
+        """What it is in the table."""
+        return "published" if self.comes_in else "tcp"
 
 
 class Dialer:
@@ -146,21 +142,23 @@ class Dialer:
         """Take what has come to a listener."""
         for _ in range(AT_ONCE):
             while len(self._open) >= self._most:
-                self._end(next(iter(self._open)), "too many connections at once")
+                self._end_oldest()
             try:
                 fd, _ = listener._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                full = error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+                if not full or not self._open:
                     return
-                if not self._open:
-                    return
-                self._end(next(iter(self._open)), "too many connections at once")
+                self._end_oldest()
                 continue
             got = socket(fileno=fd)
             got.setblocking(False)
             accepted(got)
+
+    def _end_oldest(self) -> None:
+        self._end(next(iter(self._open)), "too many connections at once")
 
     def by_name(self, got: socket, name: Name, port: int, rule: str) -> None:
         """Take a connection to a name: to where that leads."""
@@ -190,7 +188,7 @@ class Dialer:
         one = Connection(got, describe(address), port, "" if rule is None else str(rule), None)
         self._begin(one)
         if rule is None:
-            self._refuse(one, "no rule names it", f"--allow-net {in_port(address, port)}")
+            self._refuse(one, "no rule names it", f"--allow-net {with_ports(describe(address), port)}")
         else:
             self._dial(one, [address])
 
@@ -210,7 +208,10 @@ class Dialer:
             if one.name is not None:
                 refusal = self._rules.refusal(address, one.port) or self._own(address, one.port)
                 if refusal:
-                    why, allow = f"it leads to a {refusal}", f"--allow-net {in_port(address, one.port)}"
+                    why, allow = (
+                        f"it leads to a {refusal}",
+                        f"--allow-net {with_ports(describe(address), one.port)}",
+                    )
                     self._contacts.refused("tcp", one.host, one.port, why, allow)
                     continue
             why = self._try(one, address, _outside)
@@ -237,7 +238,7 @@ class Dialer:
         if self._rules.covering(address, port) is not None:
             return ""
         try:
-            one = socket(AF_INET if len(address) == 4 else AF_INET6, SOCK_DGRAM)
+            one = socket(family(address), SOCK_DGRAM)
             one.connect((describe(address), port))  # sends nothing
             own = parse(one.getsockname()[0]) == address
         except OSError:
@@ -280,16 +281,14 @@ class Dialer:
         pair = one.pair = Pair(
             self._loop, self._pipes, inside, outside, moved, lambda code: self._ended(one, code)
         )
-        if not one.checked:
-            pair.out.held_back = True
+        if one.name is not None:
             pair.on_read = lambda: self._check(one)
         pair.move()
 
     def _check(self, one: Connection) -> None:
         """Look at whom a connection says it is for before anything of that goes out."""
         pair = one.pair
-        if one.checked or pair is None:
-            return
+        assert pair is not None
         try:
             data = one.accepted.recv(opening.MOST, MSG_PEEK)
         except BlockingIOError:
@@ -308,8 +307,7 @@ class Dialer:
             allow = f"--allow-net {text}:{one.port}" if is_name(text) else ""
             self._refuse(one, f"it asks {one.host} for {text}", allow)
             return
-        one.checked = True
-        pair.out.held_back, pair.on_read = False, None
+        one.asked, pair.on_read = False, None
 
     # --- connections in ------------------------------------------------------------------------------
 
@@ -369,11 +367,10 @@ class Dialer:
 def _patience(one: Connection) -> float:
     if one.pair is None:
         return CONNECTING
-    if one.asked and not one.checked:
+    if one.asked:
         return OPENING
     return HALF if one.pair.out.done or one.pair.back.done else IDLE
 
 
 def _outside(address: bytes) -> socket:
-    family = AF_INET if len(address) == 4 else AF_INET6
-    return socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
+    return socket(family(address), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-A, AAAA, ANY_CLASS_IN = 1, 28, 1
+A, IN = 1, 1
 OK, FORMAT_ERROR, SERVER_FAILURE, NO_SUCH_NAME, NOT_IMPLEMENTED, REFUSED = range(6)
 _HEAD = struct.Struct("!6H")
 _TAIL = struct.Struct("!HH")
@@ -55,7 +55,7 @@ def parse(data: bytes) -> Question | None:
         return Question(id, flags, b"", "", 0, FORMAT_ERROR)
     name, end = found
     kind, family = _TAIL.unpack_from(data, end)
-    error = OK if family == ANY_CLASS_IN else REFUSED
+    error = OK if family == IN else REFUSED
     return Question(id, flags, data[12 : end + 4], name, kind, error)
 
 

@@ -124,7 +124,7 @@ def _http(data: bytes) -> Seen:
     words = line.rstrip(b"\r").split(b" ")
     if len(words) != 3 or not words[2].startswith(b"HTTP/1."):
         return UNNAMED, ""
-    head, whole, _ = _until_blank(rest)
+    head, whole = _until_blank(rest)
     if not whole:
         return MORE, ""
     hosts = []
@@ -147,12 +147,12 @@ def _http(data: bytes) -> Seen:
     return (NAMED, names.pop()) if names else (UNNAMED, "")
 
 
-def _until_blank(rest: bytes) -> tuple[bytes, bool, bytes]:
-    """(The lines before an empty one, whether there is one, what follows)."""
+def _until_blank(rest: bytes) -> tuple[bytes, bool]:
+    """(The lines before an empty one, whether there is one)."""
     if rest.startswith((b"\n", b"\r\n")):
-        return b"", True, rest
+        return b"", True
     ends = [at for at in (rest.find(b"\n\n"), rest.find(b"\n\r\n")) if at >= 0]
-    return (rest[: min(ends)], True, rest[min(ends) :]) if ends else (rest, False, b"")
+    return (rest[: min(ends)], True) if ends else (rest, False)
 
 
 def _host(authority: bytes) -> str:

@@ -26,11 +26,6 @@ TURNS = 16
 _PIPE_SIZE, _F_SETPIPE_SZ, _SPARE = 1 << 18, 1031, 16
 _FLAGS = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
 _RESET = struct.pack("ii", 1, 0)
-# What tells that a connection is over, however it ended.
-_OVER = frozenset(
-    (errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTUNREACH,
-     errno.ENETUNREACH, errno.ECONNABORTED, errno.ECONNREFUSED, errno.EBADF)
-)  # fmt: skip
 EDGES = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
 
 
@@ -130,19 +125,18 @@ class Flow:
         done: whether its end has arrived, too.
         readable: whether there may be something to read.
         writable: whether there may be room.
-        held_back: whether it may not move yet.
     """
 
     __slots__ = (
         "_ended", "_held", "_pipe", "_pipes", "_sink", "_source",
-        "done", "held_back", "moved", "readable", "writable",
+        "done", "moved", "readable", "writable",
     )  # fmt: skip
 
     def __init__(self, source: socket, sink: socket, pipes: Pipes) -> None:
         self._source, self._sink, self._pipes = source, sink, pipes
         self._pipe: Pipe | None = None
         self._held = self.moved = 0
-        self._ended = self.done = self.held_back = False
+        self._ended = self.done = False
         self.readable, self.writable = True, True
 
     def move(self) -> bool:
@@ -151,7 +145,7 @@ class Flow:
         Raises:
             OSError: one side is gone.
         """
-        if self.held_back or self.done:
+        if self.done:
             return False
         return all(self._drain() if self._held else self._fill() for _ in range(TURNS))
 
@@ -212,7 +206,7 @@ class Pair:
     Attributes:
         out: the flow from inside to outside.
         back: the other one.
-        on_read: called, if set, before anything of *out* is moved.
+        on_read: called, as long as it is set, instead of moving anything of *out*.
     """
 
     def __init__(
@@ -249,7 +243,7 @@ class Pair:
     def _move(self) -> None:
         moved = self.out.moved + self.back.moved
         try:
-            more = self.out.move() | self.back.move()
+            more = (self.on_read is None and self.out.move()) | self.back.move()
         except OSError as error:
             self.end(error.errno or errno.EIO)
             return

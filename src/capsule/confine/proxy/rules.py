@@ -51,8 +51,7 @@ class Rule:
         return name == self.host
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{','.join(map(str, self.ports))}"
+        return addresses.with_ports(self.host, ",".join(map(str, self.ports)))
 
 
 def parse(text: str) -> Rule:
@@ -98,9 +97,14 @@ def _ports(text: str | None) -> tuple[int, ...]:
         return WEB
     words = text.split(",")
     for word in words:
-        if not (word.isascii() and word.isdigit() and len(word) <= 5 and 0 < int(word) < 1 << 16):
+        if not is_port(word):
             raise ValueError(f"not a port from 1 to 65535: {word!r}")
     return tuple(map(int, words))
+
+
+def is_port(word: str, least: int = 1) -> bool:
+    """Return whether it is a port in decimal digits, of this number at least."""
+    return word.isascii() and word.isdigit() and len(word) <= 5 and least <= int(word) < 1 << 16
 
 
 def _is_numeric(host: str) -> bool:

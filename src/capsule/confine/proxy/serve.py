@@ -14,9 +14,9 @@ from _socket import socket
 from functools import partial
 
 from . import dns
-from .addresses import describe, in_port, parse, plain
+from .addresses import LOOPBACK, describe, parse, plain, with_ports
 from .contacts import Contacts
-from .dial import AT_ONCE, LOOPBACK, Channel, Dialer
+from .dial import AT_ONCE, Channel, Dialer
 from .names import NO_NAME, Names
 from .relay import Loop
 from .rules import Rules, is_name
@@ -185,13 +185,12 @@ class Proxy:
             if found is None or found[1] in LOOPBACK:
                 continue
             protocol, address, port = found
-            name = self._names.behind(address)
-            host = name or describe(address)
+            host = self._names.behind(address) or describe(address)
             if protocol == "udp":
                 self.contacts.refused(protocol, host, port, "only TCP is passed on")
             else:
-                allow = f"{name}:{port}" if name else in_port(address, port)
-                self.contacts.refused(protocol, host, port, "no rule names it", f"--allow-net {allow}")
+                allow = f"--allow-net {with_ports(host, port)}"
+                self.contacts.refused(protocol, host, port, "no rule names it", allow)
 
 
 # Of each of the sockets that tell, what its packets refuse; launcher/network.c.

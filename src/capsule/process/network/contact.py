@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from capsule.base.text import printable
 from capsule.base.values import Value
+from capsule.confine.proxy.addresses import with_ports
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,10 +42,8 @@ class Contact(Value):
 
     def describe(self) -> str:
         """One line."""
-        port = f":{self.port}" if self.port else ""
         times = "" if self.count == 1 else f" {self.count} times"
-        host = f"[{self.host}]" if ":" in self.host and port else self.host
-        where = printable(f"{host}{port}")
+        where = printable(with_ports(self.host, self.port) if self.port else self.host)
         if self.refused:
             hint = f"; {self.allow} allows it" if self.allow else ""
             return f"refused {self.protocol} {where}{times}: {printable(self.refused)}{printable(hint)}"

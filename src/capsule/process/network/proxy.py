@@ -81,12 +81,12 @@ class Proxy:
         self.usage: Usage | None = None
         self.published: dict[int, tuple[str, int]] = {}
         self._doors: list[int] = []
+        self._epoll = select.epoll()
         try:
             for address, outside, inside in way.published:
                 self._publish(address, outside, inside)
             if log >= 0:
                 self._log = self._own(os.dup(log))
-            self._epoll = select.epoll()
             for fd in self._doors:
                 self._epoll.register(fd, select.EPOLLIN)
         except BaseException:
@@ -159,29 +159,25 @@ class Proxy:
         """
         if self.process is None and self._epoll.poll(0) and not killed:
             self.open()
-        if self.process is None:
-            self.close()
-            return (), ()
-        with self.process as process:
+        try:
+            if self.process is None:
+                return (), ()
             if killed:
-                process.kill()
-            try:
-                result = process.wait(_PATIENCE)
-                self.usage = result.usage
-                return contact.read(result.stdout)
-            except (TimeoutError, ValueError):
-                return (), () if killed else ("the proxy ended without an account of the network",)
-            finally:
-                self.close()
+                self.process.kill()
+            result = self.process.wait(_PATIENCE)
+            self.usage = result.usage
+            return contact.read(result.stdout)
+        except (TimeoutError, ValueError):
+            return (), () if killed else ("the proxy ended without an account of the network",)
+        finally:
+            self.close()
 
     def close(self) -> None:
         """End it, if it runs, and close everything."""
         if self.process is not None:
             self.process.__exit__(None, None, None)
         self._let_go()
-        epoll = getattr(self, "_epoll", None)
-        if epoll is not None:
-            epoll.close()
+        self._epoll.close()
 
     def _let_go(self) -> None:
         owned, self._owned = self._owned, []
