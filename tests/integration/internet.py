@@ -23,11 +23,14 @@ from typing import Any
 
 ALLOWED, OTHER, SIX = "93.184.216.34", "93.184.216.35", "2606:2800::36"
 DNS, OWN, METADATA = "93.184.216.53", "10.99.0.1", "169.254.169.254"
+PRIVATE, PUBLIC = "10.99.0.7", "93.184.217.1"  # of somebody else; the lab's own
 
 # As root of the lab. A host's own address is the one that it has to others.
 SETUP = f"""
 ip link set lo up
 ip address add {OWN}/32 dev lo
+ip address add {PUBLIC}/32 dev lo
+ip route add local {PRIVATE}/32 dev lo src {OWN}
 ip route add local 93.184.216.0/24 dev lo src {OWN}
 ip route add local 169.254.0.0/16 dev lo src {OWN}
 ip address add fd00:99::1/128 dev lo nodad
@@ -47,11 +50,13 @@ NAMES = {
     "both.example": [SIX, ALLOWED],
     "loopback.example": ["127.0.0.1"],
     "mapped.example": ["::ffff:127.0.0.1"],
-    "private.example": ["10.99.0.7"],
+    "private.example": [PRIVATE],
+    "public.example": [PUBLIC],
     "own.example": [OWN],
     "metadata.example": [METADATA],
     "zero.example": ["0.0.0.0"],
     "mixed.example": ["127.0.0.1", ALLOWED],
+    "wild.example": [ALLOWED],
     "dead.example": ["93.184.216.99"],
 }
 
@@ -91,7 +96,7 @@ def internet() -> Iterator[Internet]:
     (root / "hello").write_text("hello\n")
     _certificates(root.parent)
     servers: list[Any] = [_Udp((DNS, 53), partial(_Answers, net=net))]
-    places = [ALLOWED, OTHER, SIX, "127.0.0.1", OWN, METADATA]
+    places = [ALLOWED, OTHER, SIX, "127.0.0.1", OWN, PRIVATE, PUBLIC, METADATA]
     for address in places:
         servers.append(_web(net, address, 80))
         servers.append(_web(net, address, 443, tls=True))

@@ -16,7 +16,18 @@ import pytest
 
 import capsule
 from tests.attacks.lab import in_lab
-from tests.integration.internet import ALLOWED, DNS, METADATA, OTHER, OWN, SETUP, SIX, internet
+from tests.integration.internet import (
+    ALLOWED,
+    DNS,
+    METADATA,
+    OTHER,
+    OWN,
+    PRIVATE,
+    PUBLIC,
+    SETUP,
+    SIX,
+    internet,
+)
 from tests.integration.test_network import policy_for, told
 from tests.support import HANG, PYTHON, needs
 
@@ -101,7 +112,8 @@ WAYS = {
 LIES = {
     "loopback.example": "loopback address 127.0.0.1",
     "mapped.example": "loopback address 127.0.0.1",
-    "private.example": "private address 10.99.0.7",
+    "private.example": f"private address {PRIVATE}",
+    "public.example": f"host's own address {PUBLIC}",
     "own.example": f"private address {OWN}",
     "metadata.example": f"link-local address {METADATA}",
     "zero.example": "this host address 0.0.0.0",
@@ -218,7 +230,19 @@ def try_lies() -> Any:
     """What comes of each name, of one that leads elsewhere later, and of one that has both."""
     found: dict[str, Any] = {}
     with internet() as net:
-        for name in (*LIES, "mixed.example", "dead.example", "unknown.example", "six.example"):
+        for name in LIES:
+            body = f"get('http://{name}/hello')"
+            control = subprocess.run(probe(body), capture_output=True, text=True, check=False)
+            net.hits.clear()
+            result = capsule.run(
+                ["sh", "-c", 'python3 -c "$1"; curl -sSm9 http://allowed.example/hello', "sh",
+                 probe(body)[2]],
+                policy_for(net, name, "allowed.example"), text=True, timeout=HANG,
+            )  # fmt: skip
+            hits = sorted({address for address, _ in net.hits})
+            found[name] = [control.stdout, result.stdout + result.stderr, told(result), hits]
+        net.hits.clear()
+        for name in ("mixed.example", "dead.example", "unknown.example", "six.example"):
             result = capsule.run(
                 ["curl", "-sSm9", f"http://{name}/hello"],
                 policy_for(net, name), text=True, timeout=HANG,
@@ -247,9 +271,10 @@ def lies() -> dict[str, Any]:
 @pytest.mark.parametrize("name", LIES)
 def test_a_name_that_leads_inwards(name: str) -> None:
     """It may be reached by its rule, but not there; what would allow that is told."""
-    out, lines = lies()[name]
-    assert "hello" not in out
-    assert "reset" in out or "Couldn't connect" in out  # as soon as it was accepted
+    control, inside, lines, hits = lies()[name]
+    assert control == "reached\n"
+    assert inside == "ECONNRESET\nhello\n"
+    assert hits == [ALLOWED]
     assert any(f"it leads to a {LIES[name]}; --allow-net " in line for line in lines)
 
 
@@ -292,6 +317,69 @@ def test_what_is_not_there(name: str, said: str, line: str) -> None:
 def test_a_host_that_has_ipv6_alone() -> None:
     """It is dialled by that, whatever the address inside is."""
     assert lies()["six.example"][0] == "hello\n"
+
+
+# --- each kind of rule ----------------------------------------------------------------------------
+
+# A rule, what it lets be reached, and what it does not, with the errno inside.
+KINDS = {
+    "a name below": (
+        "*.wild.example:80", "get('http://a.b.wild.example/hello')",
+        "get('http://wild.example/hello')", "-2",
+    ),
+    "any name": (
+        "*:80", "get('http://other.example/hello')", f"tcp({OTHER!r}, 80)", "ECONNREFUSED",
+    ),
+    "an address": (
+        f"{OTHER}:80", f"tcp({OTHER!r}, 80)", f"tcp({ALLOWED!r}, 80)", "ECONNREFUSED",
+    ),
+    "an address of IPv6": (
+        f"[{SIX}]:80", f"tcp({SIX!r}, 80, socket.AF_INET6)", f"tcp({OTHER!r}, 80)", "ECONNREFUSED",
+    ),
+    "a network": (
+        "93.184.216.34/31:80", f"tcp({OTHER!r}, 80)", f"tcp({METADATA!r}, 80)", "ECONNRESET",
+    ),
+    "all of the internet": (
+        "0.0.0.0/0:80", f"tcp({ALLOWED!r}, 80)", f"tcp({PRIVATE!r}, 80)", "ECONNRESET",
+    ),
+    "this host's loopback": (
+        "localhost:80", "tcp('localhost', 80)", f"tcp({OWN!r}, 80)", "ECONNREFUSED",
+    ),
+    "a port": (
+        "allowed.example:443", "get('https://allowed.example/hello')", "tcp('allowed.example', 80)",
+        "ECONNREFUSED",
+    ),
+}  # fmt: skip
+
+
+def try_kinds() -> Any:
+    """(Control of what is refused, refused, reached) of each, the latter two in one capsule."""
+    found: dict[str, Any] = {}
+    with internet() as net:
+        for name, (rule, reached, refused, _) in KINDS.items():
+            control = subprocess.run(probe(refused), capture_output=True, text=True, check=False)
+            bodies = [probe(body)[2] for body in (refused, reached)]
+            words = ["sh", "-c", 'python3 -c "$1"; python3 -c "$2"', "sh", *bodies]
+            result = capsule.run(words, policy_for(net, rule), text=True, timeout=HANG)
+            found[name] = [control.stdout, result.stdout + result.stderr, told(result)]
+    return found
+
+
+@functools.cache
+def kinds() -> dict[str, Any]:
+    """What `try_kinds` has found in a lab."""
+    found: dict[str, Any] = in_lab(try_kinds, mounts=SETUP)
+    return found
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_of_rule(name: str) -> None:
+    """It lets be reached what it says, and nothing beside it."""
+    control, inside, lines = kinds()[name]
+    assert control == "reached\n"
+    assert inside == f"{KINDS[name][3]}\nreached\n"
+    assert any(line.startswith("reached ") for line in lines)
+    assert any(line.startswith("refused ") for line in lines)
 
 
 # Datagrams and beginnings at random, cut off and left open; then what is allowed, once more.

@@ -60,6 +60,27 @@ def test_a_run_imports_from_it_and_nothing_else() -> None:
     assert {found[name] for name in set(found) - BEFORE} == {"Bundle"}
 
 
+# What a start does without: a millisecond or more each.
+COSTLY = {
+    "collections", "contextlib", "dataclasses", "enum", "functools", "inspect", "json", "re", "socket",
+    "subprocess", "tempfile", "typing",
+}  # fmt: skip
+
+
+def test_a_run_imports_nothing_that_is_costly() -> None:
+    """As the command is started, without the module site."""
+    place = str(Path(bundle.PACKAGE).parent)
+    code = WHERE.replace('if name.startswith("capsule."):', "if True:")
+    code = f"import sys; sys.path.insert(0, {place!r})\n{code}"
+    with shared_directory() as cwd:
+        command = [sys.executable, "-I", "-S", "-c", code]
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -9, done.stderr
+    found = {line.split()[0] for line in done.stderr.splitlines()}
+    assert "capsule.process.launch" in found
+    assert not found & COSTLY
+
+
 def test_a_changed_source_counts(copy: Path) -> None:
     """A module is taken from its source once that has another size, or is younger."""
     api, result = copy / "capsule" / "api.py", copy / "capsule" / "process" / "result.py"
